@@ -1,0 +1,41 @@
+"""What can go wrong because of what a user gave; one sentence each, exit code 2 on the command line."""
+
+
+class PocketformerError(Exception):
+    """Base of every error that a user's input can cause; the message is one complete sentence."""
+
+
+class BadModel(PocketformerError):
+    """The source is no model that can be read: not ONNX, truncated, weights missing."""
+
+
+class UnsupportedOperator(BadModel):
+    """The source uses an operator, or a form of one, that cannot be compiled."""
+
+
+class BadDim(PocketformerError):
+    """A dimension is misspelt, unknown, or does not fit the model."""
+
+
+class BadRecipe(PocketformerError):
+    """A recipe's option is out of its range or does not fit the target."""
+
+
+class UnknownTarget(PocketformerError):
+    """No target has this name."""
+
+
+class LinkFailed(PocketformerError):
+    """The linker for this platform is missing or refused the objects."""
+
+
+class BadBundle(PocketformerError):
+    """A bundle is damaged, of another format version, or made for another machine."""
+
+
+class BadInput(PocketformerError):
+    """An input of a run is missing, unexpected, or of another dtype or shape."""
+
+
+class MissingPackage(PocketformerError):
+    """An optional package is needed for this call."""
