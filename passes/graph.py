@@ -1,0 +1,179 @@
+"""A Relax function as a graph: who produces a variable, who uses it, and how to replace a binding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import relax, tirx
+from tvm.ir import IRModule, SequentialSpan, SourceName, Span
+from tvm.ir import Op as RelaxOp
+
+
+def sources(expr: relax.Expr) -> tuple[str, ...]:
+    """The names of the source operators that `expr` stands for."""
+    span = expr.span
+    if span is None:
+        return ()
+    if isinstance(span, SequentialSpan):
+        return tuple(dict.fromkeys(inner.source_name.name for inner in span.spans))
+    return (span.source_name.name,)
+
+
+def join_spans(exprs: Iterable[relax.Expr]) -> Span | None:
+    """One span that names the source operators of all `exprs`."""
+    names = dict.fromkeys(name for expr in exprs for name in sources(expr))
+    spans = [Span(SourceName(name), 0, 0, 0, 0) for name in names]
+    return SequentialSpan(spans) if len(spans) > 1 else (spans[0] if spans else None)
+
+
+def op_name(expr: relax.Expr | None) -> str:
+    """`relax.matmul` for a call of that operator, else an empty string."""
+    if isinstance(expr, relax.Call) and isinstance(expr.op, RelaxOp):
+        return str(expr.op.name)
+    return ""
+
+
+def shape(expr: relax.Expr) -> list[int | tirx.PrimExpr]:
+    """The sizes of `expr`; known ones as int."""
+    return [int(size) if isinstance(size, tirx.IntImm) else size for size in expr.ty.shape]
+
+
+def scalar(expr: relax.Expr) -> float | None:
+    """The value of a constant with one element, else None."""
+    if not isinstance(expr, relax.Constant):
+        return None
+    value = constant(expr)
+    return float(value.reshape(-1)[0]) if value.size == 1 else None
+
+
+def constant(expr: relax.Constant) -> np.ndarray:
+    return np.asarray(expr.value.numpy())
+
+
+@dataclass
+class Replacement:
+    """What stands in place of a binding: bindings to put before it, and its new value."""
+
+    value: relax.Expr
+    before: list[relax.VarBinding] = field(default_factory=list)
+
+
+class Graph:
+    """The bindings of one Relax function, in order; a function has one block here."""
+
+    def __init__(self, func: relax.Function) -> None:
+        self.func = func
+        self.bindings = [binding for block in func.body.blocks for binding in block.bindings]
+        self.producer = {binding.var: binding.value for binding in self.bindings}
+        self.users: dict[relax.Var, list[relax.Var]] = {}
+        for binding in self.bindings:
+            for used in _used(binding.value):
+                self.users.setdefault(used, []).append(binding.var)
+        self.outputs = set(_used(func.body.body))
+        self.params = set(func.params)
+
+    def value(self, expr: relax.Expr) -> relax.Expr:
+        """What `expr` is bound to, or itself for a parameter or constant."""
+        while isinstance(expr, relax.Var) and expr in self.producer:
+            expr = self.producer[expr]
+            if not isinstance(expr, relax.Var):
+                break
+        return expr
+
+    def is_call(self, expr: relax.Expr, *names: str) -> bool:
+        return op_name(self.value(expr)) in names
+
+    def only_user(self, var: relax.Var) -> relax.Var | None:
+        """The one variable that is computed from `var`, or None if there are more or it is an output."""
+        users = self.users.get(var, [])
+        return users[0] if len(users) == 1 and var not in self.outputs else None
+
+    def __iter__(self) -> Iterator[tuple[relax.Var, relax.Expr]]:
+        return iter([(binding.var, binding.value) for binding in self.bindings])
+
+    def replaced(self, replacements: Mapping[relax.Var, Replacement]) -> relax.Function:
+        """The function with the given bindings replaced; what nobody uses any more is left out."""
+        bindings: list[relax.VarBinding] = []
+        for binding in self.bindings:
+            if new := replacements.get(binding.var):
+                bindings += [*new.before, relax.VarBinding(binding.var, new.value)]
+            else:
+                bindings.append(binding)
+        return rebuild(self.func, _live(bindings, self.outputs))
+
+
+def rebuild(
+    func: relax.Function,
+    bindings: list[relax.VarBinding],
+    params: list[relax.Var] | None = None,
+    outputs: relax.Expr | None = None,
+) -> relax.Function:
+    """`func` with other bindings, and if given, other parameters and outputs."""
+    body = func.body.body if outputs is None else outputs
+    seq = relax.SeqExpr([relax.DataflowBlock(bindings)], body)
+    return relax.Function(
+        list(func.params) if params is None else params, seq, None, func.is_pure, func.attrs
+    )
+
+
+def emit(
+    bindings: list[relax.VarBinding], value: relax.Expr, name: str, span: Span | None = None
+) -> relax.Var:
+    """Append a binding of `value` under `name`; returns its variable."""
+    normal = normalize(value, span)
+    var = relax.DataflowVar(name, normal.ty)
+    bindings.append(relax.VarBinding(var, normal))
+    return var
+
+
+def normalize(value: relax.Expr, span: Span | None = None) -> relax.Expr:
+    """`value` with its type inferred, and with `span` if given."""
+    normal = relax.BlockBuilder().normalize(value)
+    if span is not None and isinstance(normal, relax.Call):
+        spanned = relax.Call(normal.op, normal.args, normal.attrs, normal.ty_args, span)
+        normal = relax.BlockBuilder().normalize(spanned)
+    return normal
+
+
+def entry_functions(mod: IRModule) -> list[tuple[object, relax.Function]]:
+    """The functions that a user calls: those with a global symbol."""
+    return [
+        (gvar, func)
+        for gvar, func in mod.functions.items()
+        if isinstance(func, relax.Function) and func.attrs and "global_symbol" in func.attrs
+    ]
+
+
+def map_entries(
+    mod: IRModule, rewrite: Callable[[relax.Function], relax.Function]
+) -> IRModule:
+    """`mod` with every entry function rewritten."""
+    functions = dict(mod.functions.items())
+    for gvar, func in entry_functions(mod):
+        functions[gvar] = rewrite(func)
+    return IRModule(functions, attrs=mod.attrs)
+
+
+def _used(expr: relax.Expr) -> list[relax.Var]:
+    found: list[relax.Var] = []
+
+    def visit(node: relax.Expr) -> None:
+        if isinstance(node, relax.Var) and node not in found:
+            found.append(node)
+
+    relax.analysis.post_order_visit(expr, visit)
+    return found
+
+
+def _live(
+    bindings: list[relax.VarBinding], outputs: Iterable[relax.Var]
+) -> list[relax.VarBinding]:
+    wanted = set(outputs)
+    kept: list[relax.VarBinding] = []
+    for binding in reversed(bindings):
+        if binding.var in wanted:
+            wanted.update(_used(binding.value))
+            kept.append(binding)
+    return kept[::-1]
