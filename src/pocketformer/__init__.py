@@ -1,0 +1,71 @@
+"""Compiles Transformers for phones: PyTorch, ONNX or a Hugging Face folder in, a small fast bundle out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketformer import targets as targets
+    from pocketformer.compiler.build import compile as compile
+    from pocketformer.compiler.bundle import Bundle as Bundle
+    from pocketformer.compiler.bundle import Manifest as Manifest
+    from pocketformer.compiler.errors import BadBundle as BadBundle
+    from pocketformer.compiler.errors import BadDim as BadDim
+    from pocketformer.compiler.errors import BadInput as BadInput
+    from pocketformer.compiler.errors import BadModel as BadModel
+    from pocketformer.compiler.errors import BadRecipe as BadRecipe
+    from pocketformer.compiler.errors import LinkFailed as LinkFailed
+    from pocketformer.compiler.errors import MissingPackage as MissingPackage
+    from pocketformer.compiler.errors import PocketformerError as PocketformerError
+    from pocketformer.compiler.errors import UnknownTarget as UnknownTarget
+    from pocketformer.compiler.errors import UnsupportedOperator as UnsupportedOperator
+    from pocketformer.compiler.frontends import load as load
+    from pocketformer.compiler.model import Dim as Dim
+    from pocketformer.compiler.model import Model as Model
+    from pocketformer.compiler.model import TensorSpec as TensorSpec
+    from pocketformer.compiler.recipe import Float32 as Float32
+    from pocketformer.compiler.session import Session as Session
+    from pocketformer.targets import Target as Target
+
+__version__ = "0.1.0"
+
+# TVM alone takes a second to import, so that each name is fetched when it is first asked for.
+_HOMES = {
+    "load": "compiler.frontends",
+    "compile": "compiler.build",
+    "Model": "compiler.model",
+    "Dim": "compiler.model",
+    "TensorSpec": "compiler.model",
+    "Float32": "compiler.recipe",
+    "Bundle": "compiler.bundle",
+    "Manifest": "compiler.bundle",
+    "Session": "compiler.session",
+    "Target": "targets",
+    "PocketformerError": "compiler.errors",
+    "BadBundle": "compiler.errors",
+    "BadDim": "compiler.errors",
+    "BadInput": "compiler.errors",
+    "BadModel": "compiler.errors",
+    "BadRecipe": "compiler.errors",
+    "LinkFailed": "compiler.errors",
+    "MissingPackage": "compiler.errors",
+    "UnknownTarget": "compiler.errors",
+    "UnsupportedOperator": "compiler.errors",
+}
+
+__all__ = [*_HOMES, "targets"]    # noqa: PLE0604 - the names above, all strings
+
+
+def __getattr__(name: str) -> Any:
+    if name == "targets":
+        return import_module("pocketformer.targets")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pocketformer' has no attribute {name!r}")
+    value = getattr(import_module(f"pocketformer.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
