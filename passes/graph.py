@@ -72,7 +72,15 @@ class Graph:
             for used in _used(binding.value):
                 self.users.setdefault(used, []).append(binding.var)
         self.outputs = set(_used(func.body.body))
-        self.params = set(func.params)
+        self._weights = set(func.params[int(func.attrs["num_input"]) :])
+        for var, value in self.producer.items():
+            used = _used(value)
+            if isinstance(value, relax.Constant) or (used and self._weights.issuperset(used)):
+                self._weights.add(var)
+
+    def used(self, expr: relax.Expr) -> list[relax.Var]:
+        """The variables that occur in `expr`."""
+        return _used(expr)
 
     def value(self, expr: relax.Expr) -> relax.Expr:
         """What `expr` is bound to, or itself for a parameter or constant."""
@@ -81,6 +89,10 @@ class Graph:
             if not isinstance(expr, relax.Var):
                 break
         return expr
+
+    def is_weight(self, expr: relax.Expr) -> bool:
+        """Whether `expr` depends on weights and constants only, so that it can be computed now."""
+        return isinstance(expr, relax.Constant) or expr in self._weights
 
     def is_call(self, expr: relax.Expr, *names: str) -> bool:
         return op_name(self.value(expr)) in names

@@ -1,0 +1,169 @@
+"""Compute now what depends on weights alone: packed layouts, transposes, tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+
+from pocketformer.passes.graph import Graph, constant, entry_functions, op_name, rebuild, shape
+
+# A result of at most this many elements becomes part of the code, a larger one a weight.
+INLINE_ELEMENTS = 16
+# A larger expanded result costs more memory traffic when it is read than expanding it does.
+MAX_EXPANDED_BYTES = 1 << 20
+EXPANDING = ("relax.broadcast_to", "relax.repeat", "relax.tile")
+
+
+def fold_weights(
+    mod: IRModule, weights: Mapping[str, np.ndarray]
+) -> tuple[IRModule, dict[str, np.ndarray]]:
+    """Evaluate every binding of the entry functions that depends on weights only.
+
+    Returns the module, whose entry functions take the results as parameters after their inputs,
+    and all the weights that any of them takes. Equal results are computed and kept once.
+    """
+    folding = _Folding(weights)
+    functions = dict(mod.functions.items())
+    for gvar, func in entry_functions(mod):
+        functions[gvar] = folding.function(func)
+    return IRModule(functions, attrs=mod.attrs), folding.kept
+
+
+class _Folding:
+    """The results so far: `kept` by parameter name, `_names` from what was computed to that name."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weights = weights
+        self._names: dict[str, str] = {}
+        self.kept: dict[str, np.ndarray] = {}
+
+    def function(self, func: relax.Function) -> relax.Function:
+        graph = Graph(func)
+        inputs = int(func.attrs["num_input"])
+        weights = set(func.params[inputs:])
+        folded = {var for var, value in graph if _foldable(graph, var, value)}
+        kept = [binding for binding in graph.bindings if binding.var not in folded]
+        needed = {var for binding in kept for var in graph.used(binding.value)} | graph.outputs
+        params: list[relax.Var] = []
+        aliases: list[relax.VarBinding] = []
+        for var in [*func.params[inputs:], *(binding.var for binding in graph.bindings)]:
+            if var not in needed or not (var in weights or var in folded):
+                continue
+            if var in folded and _elements(var) <= INLINE_ELEMENTS:
+                value: relax.Expr = relax.const(self._evaluate(graph, var))
+            else:
+                value = relax.Var(self._keep(graph, var), var.ty)
+                params.append(value)
+            aliases.append(relax.VarBinding(var, value))
+        merged = list({param.name_hint: param for param in params}.values())
+        by_name = {param.name_hint: param for param in merged}
+        aliases = [
+            relax.VarBinding(alias.var, by_name.get(getattr(alias.value, "name_hint", ""), alias.value))
+            for alias in aliases
+        ]
+        return rebuild(func, [*aliases, *kept], [*func.params[:inputs], *merged])
+
+    def _keep(self, graph: Graph, var: relax.Var) -> str:
+        key = self._key(graph, var)
+        if key not in self._names:
+            name = var.name_hint
+            while name in self.kept:
+                name += "_"
+            self._names[key] = name
+            self.kept[name] = self._evaluate(graph, var)
+        return self._names[key]
+
+    def _key(self, graph: Graph, expr: relax.Expr) -> str:
+        """What `expr` computes from which weights, as a string."""
+        value = graph.value(expr)
+        if isinstance(value, relax.Constant):
+            return hashlib.sha256(constant(value).tobytes()).hexdigest() + str(value.ty)
+        if isinstance(value, relax.Call):
+            args = ",".join(self._key(graph, arg) for arg in value.args)
+            return f"{value.op}({args};{value.attrs};{value.ty})"
+        return value.name_hint if isinstance(value, relax.Var) else str(value)
+
+    def _evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
+        value = graph.value(expr)
+        if isinstance(value, relax.Var):
+            return self._weights[value.name_hint]
+        if isinstance(value, relax.Constant):
+            return constant(value)
+        if isinstance(value, relax.Tuple):
+            return [self._evaluate(graph, item) for item in value.fields]
+        if isinstance(value, relax.TupleGetItem):
+            return self._evaluate(graph, value.tuple_value)[int(value.index)]
+        if not isinstance(value, relax.Call):
+            return value
+        if not (compute := NUMPY.get(op_name(value))):
+            return _compiled(value, [self._evaluate(graph, arg) for arg in value.args])
+        return compute(value, *[self._evaluate(graph, arg) for arg in value.args])
+
+
+def _foldable(graph: Graph, var: relax.Var, value: relax.Expr) -> bool:
+    if not graph.is_weight(var):
+        return False
+    if op_name(value) not in EXPANDING:
+        return True
+    sizes = shape(value)
+    return all(isinstance(size, int) for size in sizes) and _bytes(value) <= MAX_EXPANDED_BYTES
+
+
+def _elements(expr: relax.Expr) -> int:
+    if not isinstance(expr.ty, relax.TensorType):
+        return INLINE_ELEMENTS + 1
+    return int(np.prod([int(size) for size in shape(expr)]))
+
+
+def _bytes(expr: relax.Expr) -> int:
+    return _elements(expr) * np.dtype(expr.ty.dtype).itemsize
+
+
+def _compiled(call: relax.Call, args: list[Any]) -> Any:
+    """The value of an operator that numpy has no equal of: compile and run it here."""
+    params = [
+        relax.Var(f"x{i}", arg.ty) if isinstance(arg.ty, relax.TensorType) else arg
+        for i, arg in enumerate(call.args)
+    ]
+    builder = relax.BlockBuilder()
+    tensors = [param for param in params if isinstance(param, relax.Var)]
+    with builder.function("main", tensors):
+        out = builder.emit(relax.Call(call.op, params, call.attrs, call.ty_args))
+        builder.emit_func_output(out)
+    program = tvm.compile(builder.get(), tvm.target.Target({"kind": "llvm"}))
+    values = [tvm.runtime.tensor(arg) for arg in args if isinstance(arg, np.ndarray)]
+    return relax.VirtualMachine(program, tvm.cpu())["main"](*values).numpy()
+
+
+def _pad(call: relax.Call, x: np.ndarray) -> np.ndarray:
+    widths = [int(width) for width in call.attrs.pad_width]
+    value = float(call.attrs.pad_value)
+    return np.pad(x, list(zip(widths[::2], widths[1::2], strict=True)), constant_values=value)
+
+
+def _target_shape(call: relax.Call, x: np.ndarray, _: Any = None) -> list[int]:
+    return [int(size) for size in shape(call)]
+
+
+NUMPY: dict[str, Callable[..., Any]] = {
+    "relax.permute_dims": lambda call, x: np.transpose(
+        x, None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+    ),
+    "relax.reshape": lambda call, x, _: np.reshape(x, _target_shape(call, x)),
+    "relax.expand_dims": lambda call, x: np.reshape(x, _target_shape(call, x)),
+    "relax.squeeze": lambda call, x: np.reshape(x, _target_shape(call, x)),
+    "relax.broadcast_to": lambda call, x, _: np.broadcast_to(x, _target_shape(call, x)),
+    "relax.concat": lambda call, parts: np.concatenate(parts, int(call.attrs.axis or 0)),
+    "relax.nn.pad": _pad,
+    "relax.astype": lambda call, x: x.astype(call.ty.dtype),
+    "relax.add": lambda call, x, y: np.add(x, y),
+    "relax.subtract": lambda call, x, y: np.subtract(x, y),
+    "relax.multiply": lambda call, x, y: np.multiply(x, y),
+    "relax.matmul": lambda call, x, y: np.matmul(x, y),
+}

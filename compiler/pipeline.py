@@ -1,0 +1,106 @@
+"""The order of all passes, top to bottom, and the loop that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import tvm
+from tvm.ir import IRModule
+from tvm.relax import transform
+
+from pocketformer.compiler.recipe import Recipe
+from pocketformer.passes.fold_arithmetic import FoldArithmetic
+from pocketformer.passes.fuse_attention import FuseAttention
+from pocketformer.passes.fuse_gelu import FuseGelu
+from pocketformer.passes.fuse_layer_norm import FuseLayerNorm
+from pocketformer.passes.fuse_linear import FuseLinear
+from pocketformer.passes.fuse_norm import FuseNorm
+from pocketformer.passes.fuse_rms_norm import FuseRmsNorm
+from pocketformer.passes.fuse_silu import FuseSilu
+from pocketformer.passes.lower_math import LowerMath
+from pocketformer.passes.pick_kernels import PickKernels
+from pocketformer.schedules.cpu.elementwise import ScheduleRest
+from pocketformer.targets import Target
+
+Pass = Callable[[IRModule], IRModule]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass and the name under which progress, timing and dumps know it."""
+
+    name: str
+    run: Pass
+
+
+def pipeline(target: Target, recipe: Recipe) -> Iterator[Step]:
+    """From an imported module to one whose fused operators are kernels with packed weights."""
+    yield from graph()
+    yield from precision(recipe)
+    yield from kernels(target)
+
+
+def graph() -> Iterator[Step]:
+    """What is true on every target: clean-up and fusion."""
+    yield Step("canonicalize", transform.CanonicalizeBindings())
+    yield Step("fold_arithmetic", FoldArithmetic())
+    yield Step("eliminate_common", transform.EliminateCommonSubexpr())
+    yield Step("fuse_gelu", FuseGelu())
+    yield Step("fuse_silu", FuseSilu())
+    yield Step("fuse_layer_norm", FuseLayerNorm())
+    yield Step("fuse_rms_norm", FuseRmsNorm())
+    yield Step("fuse_attention", FuseAttention())
+    yield Step("eliminate_common_masks", transform.EliminateCommonSubexpr())
+    yield Step("fuse_linear", FuseLinear())
+    yield Step("fuse_norm", FuseNorm())
+
+
+def precision(recipe: Recipe) -> Iterator[Step]:
+    """Casts and quantisation; nothing for float32."""
+    yield from ()
+
+
+def kernels(target: Target) -> Iterator[Step]:
+    """Our templates at their default points for the fused operators; the others are inlined."""
+    yield Step("pick_kernels", PickKernels(target))
+    yield Step("inline_unpicked", transform.InlinePrivateFunctions())
+    yield Step("fold_reshapes", FoldArithmetic())
+    yield Step("eliminate_common_reshapes", transform.EliminateCommonSubexpr())
+
+
+def finish(target: Target) -> Iterator[Step]:
+    """The rest: element-wise chains, schedules for them, then the virtual machine's code."""
+    yield Step("canonicalize_folded", transform.CanonicalizeBindings())
+    yield Step("legalize", transform.LegalizeOps())
+    yield Step("annotate_patterns", transform.AnnotateTIROpPattern())
+    yield Step("fuse_ops", transform.FuseOps())
+    yield Step("fuse_tir", transform.FuseTIR())
+    yield Step("schedule_rest", ScheduleRest(target))
+    yield Step("lower_math", LowerMath())
+    yield Step("rewrite_reshape", transform.RewriteDataflowReshape())
+    yield Step("to_non_dataflow", transform.ToNonDataflow())
+    yield Step("remove_purity", transform.RemovePurityChecking())
+    yield Step("lower_calls", transform.CallTIRRewrite())
+    yield Step("plan_memory", transform.StaticPlanBlockMemory())
+    yield Step("lower_alloc", transform.LowerAllocTensor())
+    yield Step("free_after_last_use", transform.KillAfterLastUse())
+    yield Step("lower_builtins", transform.LowerRuntimeBuiltin())
+    yield Step("compute_sizes", transform.ComputePrimValue())
+    yield Step("lower_shapes", transform.VMShapeLower())
+    yield Step("name_symbols", transform.AttachGlobalSymbol())
+
+
+def run(
+    mod: IRModule,
+    steps: Iterable[Step],
+    target: Target,
+    watch: Callable[[str, IRModule], None] | None = None,
+) -> IRModule:
+    """Apply `steps` in order; `watch` sees every step's name and the module that it gave."""
+    with target.tvm(), tvm.transform.PassContext(opt_level=3):
+        for step in steps:
+            mod = step.run(mod)
+            if watch:
+                watch(step.name, mod)
+    return mod

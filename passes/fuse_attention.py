@@ -1,0 +1,345 @@
+"""softmax(q @ k.T * scale + mask) @ v  ->  attention(q, k, v, mask), all [batch, length, heads, size].
+
+What surrounds the products is looked through: transposes (also of a key that is transposed twice),
+scales on either operand, masks that are added or selected, repeated key heads, a guard against NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tvm import relax
+from tvm.ir import IRModule
+
+from pocketformer.passes.composite import Composites
+from pocketformer.passes.graph import (
+    Graph,
+    Replacement,
+    emit,
+    entry_functions,
+    join_spans,
+    normalize,
+    op_name,
+    scalar,
+    shape,
+)
+from pocketformer.passes.refusal import Refused, note_refusal
+
+# exp() of a score below this is 0 beside any real one, so selecting it and adding it are the same.
+MASKED = -1e4
+BSHD_OF_BHSD = [0, 2, 1, 3]
+
+
+@dataclass
+class Scores:
+    """The product that a softmax is taken of; each mask with the factor that scaled it later."""
+
+    product: relax.Call
+    scale: float
+    masks: list[tuple[relax.Expr, float]]
+    passed: list[relax.Expr]
+
+
+@dataclass
+class Operand:
+    """An operand of a product: axis `i` is axis `order[i]` of `base`, times `scale`."""
+
+    base: relax.Expr
+    order: list[int]
+    scale: float = 1.0
+    repeats: int = 1
+    passed: list[relax.Expr] = field(default_factory=list)
+
+
+class FuseAttention:
+    """Finds attention by its softmax; what is no attention stays as it is, with the reason logged."""
+
+    def __call__(self, mod: IRModule) -> IRModule:
+        composites = Composites(mod)
+        return composites.module(
+            {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
+        )
+
+
+def attention(
+    query: relax.Expr,
+    key: relax.Expr,
+    value: relax.Expr,
+    mask: relax.Expr | None = None,
+    *,
+    scale: float,
+    zero_masked: bool = False,
+) -> relax.Expr:
+    """softmax(query @ key.T * scale + mask) @ value in plain operators.
+
+    Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
+    divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
+    With `zero_masked` a row whose keys are all masked gives zeros, not NaN.
+    Returns [batch, length, heads, value size].
+    """
+    repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
+    if repeats > 1:
+        key = relax.op.repeat(key, repeats, axis=2)
+        value = relax.op.repeat(value, repeats, axis=2)
+    q_bhsd = relax.op.permute_dims(query, BSHD_OF_BHSD)
+    k_bhds = relax.op.permute_dims(key, [0, 2, 3, 1])
+    v_bhsd = relax.op.permute_dims(value, BSHD_OF_BHSD)
+    scores = relax.op.multiply(relax.op.matmul(q_bhsd, k_bhds), relax.const(scale, "float32"))
+    if mask is not None:
+        scores = relax.op.add(scores, mask)
+    weights = relax.op.nn.softmax(scores, axis=-1)
+    if zero_masked:
+        weights = relax.op.where(
+            relax.op.isnan(weights), relax.const(0.0, "float32"), weights
+        )
+    return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
+
+
+def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
+    graph = Graph(func)
+    replacements = {}
+    for var, value in graph:
+        if op_name(value) != "relax.nn.softmax":
+            continue
+        try:
+            out, replacement = _match(graph, var, value, composites)
+            replacements[out] = replacement
+        except Refused as reason:
+            note_refusal("fuse_attention", value, reason)
+    return graph.replaced(replacements)
+
+
+def _match(
+    graph: Graph, probabilities: relax.Var, softmax: relax.Call, composites: Composites
+) -> tuple[relax.Var, Replacement]:
+    rank = len(shape(softmax))
+    if softmax.ty.dtype != "float32":
+        raise Refused(f"scores are {softmax.ty.dtype}, attention needs float32")
+    if int(softmax.attrs.axis) not in (-1, rank - 1):
+        raise Refused(f"softmax runs over axis {int(softmax.attrs.axis)} of {rank}")
+    if rank not in (3, 4):
+        raise Refused(f"scores have rank {rank}, attention needs 3 or 4")
+    scores = _scores(graph, softmax.args[0])
+    out, guard = _weighted_sum(graph, probabilities)
+    product = graph.producer[out]
+
+    query = _operand(graph, scores.product.args[0])
+    key = _operand(graph, scores.product.args[1])
+    value = _operand(graph, product.args[1])
+    if key.repeats != value.repeats or query.repeats != 1:
+        raise Refused("key heads and value heads are repeated differently")
+    if value.scale != 1.0:
+        raise Refused("the values are scaled")
+
+    before: list[relax.VarBinding] = []
+    name = out.name_hint
+    swapped = [*range(rank - 2), rank - 1, rank - 2]
+    args = [
+        _bshd(before, query, list(range(rank)), f"{name}_query"),
+        _bshd(before, key, swapped, f"{name}_key"),
+        _bshd(before, value, list(range(rank)), f"{name}_value"),
+    ]
+    if not all(isinstance(size, int) for arg in args for size in shape(arg)[2:]):
+        raise Refused("the number of heads or their size is not a constant")
+    if scores.masks:
+        args.append(_mask(before, scores.masks, shape(softmax), f"{name}_mask"))
+    options = {
+        "scale": scores.scale * query.scale * key.scale,
+        "zero_masked": bool(guard),
+    }
+    passed = [*query.passed, *key.passed, *value.passed, scores.product, *scores.passed]
+    span = join_spans([*passed, softmax, *guard, product])
+    call = composites.call("attention", args, lambda *a: attention(*a, **options), options, span)
+    return _place(graph, out, call, rank, before)
+
+
+def _scores(graph: Graph, expr: relax.Expr) -> Scores:
+    """Walk from a softmax up to the product of queries and keys."""
+    scale, masks, passed = 1.0, [], []
+    while True:
+        call = graph.value(expr)
+        name = op_name(call)
+        if name == "relax.matmul":
+            return Scores(call, scale, masks, passed[::-1])
+        passed.append(call)
+        if name == "relax.add":
+            product, mask = call.args if _is_product(graph, call.args[0]) else call.args[::-1]
+            masks.append((mask, scale))
+        elif name == "relax.where":
+            product, mask = _selected(graph, call)
+            masks.append((mask, scale))
+        elif name in ("relax.multiply", "relax.divide"):
+            product, factor = _scaled(graph, call)
+            scale *= factor
+        else:
+            raise Refused(f"softmax is taken of {name or 'an input'}, not of a product")
+        expr = product
+
+
+def _is_product(graph: Graph, expr: relax.Expr) -> bool:
+    call = graph.value(expr)
+    match op_name(call):
+        case "relax.matmul":
+            return True
+        case "relax.add":
+            return any(_is_product(graph, arg) for arg in call.args)
+        case "relax.multiply" | "relax.divide":
+            return any(scalar(arg) is not None for arg in call.args) and any(
+                _is_product(graph, arg) for arg in call.args
+            )
+        case "relax.where":
+            return any(_is_product(graph, arg) for arg in call.args[1:])
+    return False
+
+
+def _scaled(graph: Graph, call: relax.Call) -> tuple[relax.Expr, float]:
+    """The operand and the factor of a product with, or quotient by, a constant."""
+    left, right = call.args
+    if (factor := scalar(graph.value(right))) is not None:
+        return left, 1.0 / factor if op_name(call) == "relax.divide" else factor
+    if op_name(call) == "relax.multiply" and (factor := scalar(graph.value(left))) is not None:
+        return right, factor
+    raise Refused("the scores are scaled by something that is no constant")
+
+
+def _selected(graph: Graph, call: relax.Call) -> tuple[relax.Expr, relax.Expr]:
+    """The scores of where(condition, scores, -inf) in either order, and the mask that it adds."""
+    condition, if_true, if_false = call.args
+    zero = relax.const(0.0, "float32")
+    for kept, other, order in ((if_true, if_false, (0, 1)), (if_false, if_true, (1, 0))):
+        fill = scalar(graph.value(other))
+        if fill is not None and _is_product(graph, kept):
+            if fill > MASKED:
+                raise Refused(f"masked scores become {fill}, not -infinity")
+            values = (zero, relax.const(fill, "float32"))
+            return kept, relax.op.where(condition, values[order[0]], values[order[1]])
+    raise Refused("scores are selected from something that is no constant")
+
+
+def _weighted_sum(graph: Graph, var: relax.Var) -> tuple[relax.Var, list[relax.Expr]]:
+    """The product with the values, and the guard where(isnan(p), 0, p) before it, if any."""
+    if var in graph.outputs:
+        raise Refused("the attention probabilities are an output")
+    guard: list[relax.Expr] = []
+    users = graph.users.get(var, [])
+    is_nan = next((u for u in users if graph.is_call(u, "relax.isnan")), None)
+    if is_nan is not None:
+        selected = graph.only_user(is_nan)
+        select = graph.value(selected) if selected is not None else None
+        if op_name(select) != "relax.where" or scalar(graph.value(select.args[1])) != 0.0:
+            raise Refused("the attention probabilities are tested for NaN in an unknown way")
+        guard = [graph.producer[is_nan], select]
+        var, users = selected, graph.users.get(selected, [])
+    if len(users) != 1 or not graph.is_call(users[0], "relax.matmul"):
+        raise Refused("the attention probabilities are used by more than a product with the values")
+    if not graph.producer[users[0]].args[0].same_as(var):
+        raise Refused("the attention probabilities are not the left operand of the product")
+    return users[0], guard
+
+
+def _operand(graph: Graph, expr: relax.Expr) -> Operand:
+    """Look through transposes, constant factors and the repetition of key heads."""
+    operand = Operand(expr, list(range(len(shape(expr)))))
+    while True:
+        call = graph.value(operand.base)
+        match op_name(call):
+            case "relax.permute_dims":
+                axes = call.attrs.axes
+                rank = len(operand.order)
+                axes = list(range(rank))[::-1] if axes is None else [int(a) % rank for a in axes]
+                operand.order = [axes[axis] for axis in operand.order]
+                operand.base = call.args[0]
+            case "relax.multiply" | "relax.divide":
+                try:
+                    operand.base, factor = _scaled(graph, call)
+                except Refused:
+                    return operand
+                operand.scale *= factor
+            case "relax.reshape" if operand.repeats == 1 and (found := _repeated(graph, call)):
+                operand.base, operand.repeats, seen = found
+                operand.passed += seen
+            case _:
+                return operand
+        operand.passed.append(call)
+
+
+def _repeated(
+    graph: Graph, reshape: relax.Call
+) -> tuple[relax.Expr, int, list[relax.Expr]] | None:
+    """The heads that reshape(broadcast(heads[:, :, None])) repeats, and how often."""
+    wide = graph.value(reshape.args[0])
+    if op_name(wide) != "relax.broadcast_to" or len(shape(wide)) != 5 or len(shape(reshape)) != 4:
+        return None
+    narrow = shape(wide.args[0])
+    if len(narrow) != 5 or narrow[2] != 1:
+        return None
+    inner = graph.value(wide.args[0])
+    same = [narrow[0], narrow[1], narrow[3], narrow[4]]
+    if op_name(inner) not in ("relax.expand_dims", "relax.reshape"):
+        return None
+    if list(map(str, shape(inner.args[0]))) != list(map(str, same)):
+        return None
+    return inner.args[0], int(shape(wide)[2]), [wide, inner]
+
+
+def _bshd(
+    before: list[relax.VarBinding], operand: Operand, layout: list[int], name: str
+) -> relax.Expr:
+    """`operand` as [batch, length, heads, size]; `layout` tells where its operand axes stand."""
+    axes = [operand.order[axis] for axis in layout]
+    if len(axes) == 4:
+        axes = [axes[axis] for axis in BSHD_OF_BHSD]
+    expr = operand.base
+    if axes != list(range(len(axes))):
+        expr = emit(before, relax.op.permute_dims(expr, axes), name, join_spans(operand.passed))
+    if len(axes) == 3:
+        batch, length, size = shape(expr)
+        expr = emit(before, relax.op.reshape(expr, (batch, length, 1, size)), f"{name}_bshd")
+    return expr
+
+
+def _mask(
+    before: list[relax.VarBinding],
+    masks: list[tuple[relax.Expr, float]],
+    scores: list,
+    name: str,
+) -> relax.Expr:
+    """The sum of all masks as [batch or 1, heads or 1, length or 1, key length]."""
+    total: relax.Expr | None = None
+    for mask, factor in masks:
+        term = mask if isinstance(mask, relax.Var) else emit(before, mask, name)
+        if factor != 1.0:
+            term = emit(before, relax.op.multiply(term, relax.const(factor, "float32")), name)
+        total = term if total is None else emit(before, relax.op.add(total, term), name)
+    sizes = shape(total)
+    if len(sizes) > len(scores):
+        raise Refused(f"the mask has rank {len(sizes)}, the scores have {len(scores)}")
+    sizes = [1] * (len(scores) - len(sizes)) + sizes
+    for axis, (size, full) in enumerate(zip(sizes, scores, strict=True)):
+        if size != 1 and str(size) != str(full):
+            raise Refused(f"axis {axis} of the mask is {size}, that of the scores {full}")
+    if len(sizes) == 3:
+        sizes.insert(1, 1)
+    if list(map(str, shape(total))) != list(map(str, sizes)):
+        total = emit(before, relax.op.reshape(total, sizes), name)
+    if str(sizes[-1]) != str(scores[-1]):
+        total = emit(before, relax.op.broadcast_to(total, [*sizes[:-1], scores[-1]]), name)
+    return total
+
+
+def _place(
+    graph: Graph, out: relax.Var, call: relax.Call, rank: int, before: list[relax.VarBinding]
+) -> tuple[relax.Var, Replacement]:
+    """Put `call` where the product with the values stood, or better, where it was transposed."""
+    if rank == 4:
+        user = graph.only_user(out)
+        transpose = graph.value(user) if user is not None else None
+        if op_name(transpose) == "relax.permute_dims" and transpose.attrs.axes is not None:
+            if [int(axis) for axis in transpose.attrs.axes] == BSHD_OF_BHSD:
+                return user, Replacement(normalize(call, join_spans([call, transpose])), before)
+        heads = emit(before, call, f"{out.name_hint}_bshd")
+        back = normalize(relax.op.permute_dims(heads, BSHD_OF_BHSD), call.span)
+        return out, Replacement(back, before)
+    heads = emit(before, call, f"{out.name_hint}_bshd")
+    back = normalize(relax.op.reshape(heads, graph.producer[out].ty.shape), call.span)
+    return out, Replacement(back, before)

@@ -1,0 +1,93 @@
+"""layer_norm(x + r), rms_norm(x + r), layer_norm(x)  ->  norm(x, gamma, beta, r)."""
+
+from __future__ import annotations
+
+from tvm import relax
+from tvm.ir import IRModule
+
+from pocketformer.passes.composite import Composites
+from pocketformer.passes.graph import (
+    Graph,
+    Replacement,
+    entry_functions,
+    join_spans,
+    op_name,
+    shape,
+)
+from pocketformer.passes.refusal import Refused, note_refusal
+
+KINDS = {"relax.nn.layer_norm": "layer", "relax.nn.rms_norm": "rms"}
+
+
+class FuseNorm:
+    """Every norm over the last axis, with the sum before it when nothing else needs that sum."""
+
+    def __call__(self, mod: IRModule) -> IRModule:
+        composites = Composites(mod)
+        return composites.module(
+            {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
+        )
+
+
+def norm(
+    x: relax.Expr,
+    gamma: relax.Expr,
+    *rest: relax.Expr,
+    kind: str,
+    eps: float,
+    residual: bool,
+) -> relax.Expr:
+    """(x + residual), normalised over its last axis, in plain operators.
+
+    x and residual are [..., size], gamma and beta [size]. `kind` is layer (Ba et al. 2016, with
+    beta) or rms (Zhang and Sennrich 2019, without).
+    """
+    extra = list(rest)
+    beta = [extra.pop(0)] if kind == "layer" else []
+    if residual:
+        x = relax.op.add(x, extra.pop(0))
+    function = relax.op.nn.layer_norm if kind == "layer" else relax.op.nn.rms_norm
+    return function(x, gamma, *beta, axes=[-1], epsilon=eps)
+
+
+def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
+    graph = Graph(func)
+    replacements = {}
+    for var, value in graph:
+        if op_name(value) not in KINDS:
+            continue
+        try:
+            replacements[var] = Replacement(_match(graph, value, composites))
+        except Refused as reason:
+            note_refusal("fuse_norm", value, reason)
+    return graph.replaced(replacements)
+
+
+def _match(graph: Graph, call: relax.Call, composites: Composites) -> relax.Call:
+    x, gamma = call.args[:2]
+    rank = len(shape(x))
+    axes = [int(axis) % rank for axis in call.attrs.axes]
+    if axes != [rank - 1]:
+        raise Refused(f"it runs over axes {axes} of {rank}, not the last alone")
+    if call.ty.dtype != "float32":
+        raise Refused(f"its input is {call.ty.dtype}, a norm needs float32")
+    if not isinstance(shape(x)[-1], int):
+        raise Refused("the size of its last axis is not a constant")
+    args, passed, residual = [x, gamma, *call.args[2:]], [call], False
+    total = graph.value(x)
+    if (
+        op_name(total) == "relax.add"
+        and graph.only_user(x) is not None
+        and all(list(map(str, shape(term))) == list(map(str, shape(x))) for term in total.args)
+    ):
+        residual = True
+        args = [total.args[0], *args[1:], total.args[1]]
+        passed = [total, call]
+    options = {
+        "kind": KINDS[op_name(call)],
+        "eps": float(call.attrs.epsilon),
+        "residual": residual,
+    }
+    return composites.call(
+        "norm", args, lambda *params: norm(*params, **options), options, join_spans(passed)
+    )

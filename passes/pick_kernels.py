@@ -1,0 +1,249 @@
+"""linear(x, w, b), attention(…), norm(…)  ->  call_tir(kernel, (x, pack(w), b)): the target's own kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import relax, tirx
+from tvm.ir import GlobalVar, IRModule
+
+from pocketformer.passes.composite import composite_of, options_of
+from pocketformer.passes.graph import (
+    Graph,
+    Replacement,
+    emit,
+    entry_functions,
+    normalize,
+    op_name,
+    shape,
+)
+from pocketformer.passes.refusal import Refused, note_refusal
+from pocketformer.schedules.cpu import Kernel, pick
+from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Norm, Softmax
+from pocketformer.targets import Target
+
+Size = int | tirx.PrimExpr
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A workload, the arguments of its kernel (what `pack` is for stands at `packed`), its result."""
+
+    workload: Any
+    args: list[relax.Expr]
+    out: list[Size]
+    packed: int | None = None
+
+
+@dataclass(frozen=True)
+class PickKernels:
+    """Every fused operator gets the kernel of the first template that matches it."""
+
+    target: Target
+
+    def __call__(self, mod: IRModule) -> IRModule:
+        picker = _Picker(mod, self.target)
+        return picker.module({gvar: picker.function(f) for gvar, f in entry_functions(mod)})
+
+
+class _Picker:
+    """The kernels picked so far; the same workload is built once."""
+
+    def __init__(self, mod: IRModule, target: Target) -> None:
+        self._mod = mod
+        self._target = target
+        self._builder = relax.BlockBuilder(mod)
+        self._kernels: dict[Any, tuple[Kernel, GlobalVar] | None] = {}
+
+    def module(self, entries: dict[GlobalVar, relax.Function]) -> IRModule:
+        functions = dict(self._builder.get().functions.items())
+        names = {gvar.name_hint: gvar for gvar in functions}
+        for gvar, func in entries.items():
+            functions[names[gvar.name_hint]] = func
+        return IRModule(functions, attrs=self._mod.attrs)
+
+    def function(self, func: relax.Function) -> relax.Function:
+        graph = Graph(func)
+        replacements = {}
+        for var, value in graph:
+            before: list[relax.VarBinding] = []
+            if (plan := self._plan(graph, before, var, value)) is None:
+                continue
+            try:
+                replacements[var] = self._call(before, plan, var, value)
+            except Refused as reason:
+                note_refusal("pick_kernels", value, reason)
+        return graph.replaced(replacements)
+
+    def _plan(
+        self, graph: Graph, before: list[relax.VarBinding], var: relax.Var, value: relax.Expr
+    ) -> Plan | None:
+        if found := composite_of(self._mod, value):
+            name, composite = found
+            return PLANS[name](before, var.name_hint, value, options_of(composite))
+        plan = OPERATOR_PLANS.get(op_name(value))
+        return plan(before, var.name_hint, value, {}) if plan else None
+
+    def _call(
+        self, before: list[relax.VarBinding], plan: Plan, var: relax.Var, value: relax.Call
+    ) -> Replacement:
+        kernel, gvar = self._kernel(plan.workload)
+        args = list(plan.args)
+        if plan.packed is not None and kernel.pack is not None:
+            args[plan.packed] = emit(
+                before, kernel.pack(args[plan.packed]), f"{var.name_hint}_packed"
+            )
+        out_type = relax.TensorType(plan.out, value.ty.dtype)
+        call = normalize(relax.call_tir(gvar, args, out_type), value.span)
+        if _same(plan.out, shape(value)):
+            return Replacement(call, before)
+        flat = emit(before, call, f"{var.name_hint}_flat", value.span)
+        return Replacement(normalize(relax.op.reshape(flat, value.ty.shape), value.span), before)
+
+    def _kernel(self, workload: Any) -> tuple[Kernel, GlobalVar]:
+        if workload not in self._kernels:
+            self._kernels[workload] = None
+            if (kernel := pick(workload, self._target)) is not None:
+                gvar = self._builder.add_func(kernel.func, kernel.symbol)
+                self._kernels[workload] = kernel, gvar
+        if (picked := self._kernels[workload]) is None:
+            raise Refused(f"no kernel template for {workload}")
+        return picked
+
+
+def _linear(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan:
+    x, weight, *extra = call.args
+    k, n = shape(weight)
+    rows, x = _rows(before, x, f"{name}_x")
+    args = [x, weight]
+    if options["bias"]:
+        args.append(_flat(before, extra.pop(0), [n], f"{name}_bias"))
+    if options["residual"]:
+        args.append(_flat(before, extra.pop(0), [rows, n], f"{name}_residual"))
+    workload = Linear(
+        m=_known(rows),
+        n=n,
+        k=k,
+        bias=bool(options["bias"]),
+        activation=options["activation"],
+        residual=bool(options["residual"]),
+    )
+    return Plan(workload, args, [rows, n], packed=1)
+
+
+def _attention(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan:
+    query, key, value = call.args[:3]
+    batch, q_len, heads, size = shape(query)
+    _, kv_len, kv_heads, _ = shape(key)
+    value_size = shape(value)[-1]
+    mask = tuple(axis != 1 for axis in shape(call.args[3])[:3]) if len(call.args) > 3 else None
+    workload = Attention(
+        batch=_known(batch),
+        q_len=_known(q_len),
+        kv_len=_known(kv_len),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=size,
+        value_size=value_size,
+        scale=options["scale"],
+        mask=mask,
+        zero_masked=bool(options["zero_masked"]),
+    )
+    return Plan(workload, list(call.args), [batch, q_len, heads, value_size])
+
+
+def _norm(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan:
+    x, *extra = call.args
+    size = shape(x)[-1]
+    rows, x = _rows(before, x, f"{name}_x")
+    if options["residual"]:
+        extra[-1] = _flat(before, extra[-1], [rows, size], f"{name}_residual")
+    workload = Norm(
+        rows=_known(rows),
+        size=size,
+        kind=options["kind"],
+        eps=options["eps"],
+        residual=bool(options["residual"]),
+        keep_sum=False,
+        bias=options["kind"] == "layer",
+    )
+    args = [x, *extra[-1:], *extra[:-1]] if options["residual"] else [x, *extra]
+    return Plan(workload, args, [rows, size])
+
+
+def _softmax(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan | None:
+    if int(call.attrs.axis) not in (-1, len(shape(call)) - 1) or call.ty.dtype != "float32":
+        return None
+    rows, x = _rows(before, call.args[0], f"{name}_x")
+    size = shape(call)[-1]
+    return Plan(Softmax(rows=_known(rows), size=_known(size)), [x], [rows, size])
+
+
+def _batch_matmul(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan | None:
+    left, right = call.args
+    if call.ty.dtype != "float32" or len(shape(left)) < 3 or len(shape(left)) != len(shape(right)):
+        return None
+    if not _same(shape(left)[:-2], shape(right)[:-2]):
+        return None
+    batch = _product(shape(left)[:-2])
+    m, k = shape(left)[-2:]
+    n = shape(right)[-1]
+    args = [
+        _flat(before, left, [batch, m, k], f"{name}_left"),
+        _flat(before, right, [batch, k, n], f"{name}_right"),
+    ]
+    workload = BatchMatmul(
+        batch=_known(batch), m=_known(m), n=_known(n), k=_known(k), transpose_b=False
+    )
+    return Plan(workload, args, [batch, m, n])
+
+
+PLANS: dict[str, Callable[..., Plan]] = {
+    "linear": _linear,
+    "attention": _attention,
+    "norm": _norm,
+}
+OPERATOR_PLANS: dict[str, Callable[..., Plan | None]] = {
+    "relax.nn.softmax": _softmax,
+    "relax.matmul": _batch_matmul,
+}
+
+
+def _rows(before: list[relax.VarBinding], x: relax.Expr, name: str) -> tuple[Size, relax.Expr]:
+    """The number of rows of `x`, all axes but the last taken together, and `x` as [rows, size]."""
+    sizes = shape(x)
+    rows = _product(sizes[:-1])
+    return rows, _flat(before, x, [rows, sizes[-1]], name)
+
+
+def _flat(
+    before: list[relax.VarBinding], x: relax.Expr, sizes: list[Size], name: str
+) -> relax.Expr:
+    return x if _same(shape(x), sizes) else emit(before, relax.op.reshape(x, sizes), name)
+
+
+def _product(sizes: list[Size]) -> Size:
+    total: Size = 1
+    for size in sizes:
+        total = size if isinstance(total, int) and total == 1 else total * size
+    return total
+
+
+def _known(size: Size) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+def _same(left: list[Size], right: list[Size]) -> bool:
+    return list(map(str, left)) == list(map(str, right))
