@@ -1,4 +1,4 @@
-"""Compiles Transformers for phones: PyTorch, ONNX or a Hugging Face folder in, a small fast bundle out."""
+"""Compiles Transformers for phones: PyTorch, ONNX or a Hugging Face folder in, a bundle out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from pocketformer import targets as targets
     from pocketformer.compiler.build import compile as compile
     from pocketformer.compiler.bundle import Bundle as Bundle
-    from pocketformer.compiler.bundle import Manifest as Manifest
     from pocketformer.compiler.errors import BadBundle as BadBundle
     from pocketformer.compiler.errors import BadDim as BadDim
     from pocketformer.compiler.errors import BadInput as BadInput
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.errors import UnknownTarget as UnknownTarget
     from pocketformer.compiler.errors import UnsupportedOperator as UnsupportedOperator
     from pocketformer.compiler.frontends import load as load
+    from pocketformer.compiler.manifest import Manifest as Manifest
     from pocketformer.compiler.model import Dim as Dim
     from pocketformer.compiler.model import Model as Model
     from pocketformer.compiler.model import TensorSpec as TensorSpec
@@ -39,7 +39,7 @@ _HOMES = {
     "TensorSpec": "compiler.model",
     "Float32": "compiler.recipe",
     "Bundle": "compiler.bundle",
-    "Manifest": "compiler.bundle",
+    "Manifest": "compiler.manifest",
     "Session": "compiler.session",
     "Target": "targets",
     "PocketformerError": "compiler.errors",

@@ -1,0 +1,132 @@
+"""Race engines on one model: a process each, alternating blocks of calls, fixed threads."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from pocketformer.compiler.arrays import read_arrays
+from pocketformer.compiler.errors import BadInput
+from pocketformer.compiler.worker import Worker
+
+BLOCK = 10    # calls until the next engine's turn: all engines meet the same moods of the machine
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An engine ("module:Class" of an Engine) with the model that it loads."""
+
+    label: str
+    engine: str
+    path: Path
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one engine took; `run_bytes` are its peak less what its imported libraries take."""
+
+    label: str
+    calls: int
+    min_ms: float
+    median_ms: float
+    load_ms: float
+    run_bytes: int
+
+
+def race(
+    contenders: Sequence[Contender],
+    inputs: Path,
+    threads: int = 1,
+    runs: int = 60,
+    outputs: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Time each contender on the arrays of the file `inputs` (.npz), `runs` calls each.
+
+    With a folder `outputs`, also writes what each gave to LABEL.npz there.
+    Raises PocketformerError where a contender cannot load or run its model.
+    """
+    report = progress or (lambda step, fraction: None)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(each.engine, threads)) for each in contenders]
+        loads, peaks = [], []
+        for each, worker in zip(contenders, workers, strict=True):
+            report(f"loading {each.label}", 0.0)
+            loads.append(
+                worker.ask(
+                    "load",
+                    path=str(each.path),
+                    inputs=str(inputs),
+                    threads=threads,
+                    sizes=dict(each.sizes),
+                )
+            )
+            first = worker.ask("time", calls=1)
+            peaks.append(max(loads[-1]["peak_bytes"], first["peak_bytes"]) - worker.baseline_bytes)
+            if outputs is not None:
+                worker.ask("save", path=str(outputs / f"{each.label}.npz"))
+        times: list[list[float]] = [[] for _ in contenders]
+        while len(times[0]) < runs:
+            report(f"timing {len(contenders)} engines in turn", len(times[0]) / runs)
+            calls = min(BLOCK, runs - len(times[0]))
+            for taken, worker in zip(times, workers, strict=True):
+                worker.ask("time", calls=1)    # wakes the core and fills the caches
+                taken.extend(worker.ask("time", calls=calls)["result"])
+    return [
+        Result(
+            each.label,
+            len(taken),
+            min(taken),
+            statistics.median(taken),
+            load["seconds"] * 1e3,
+            peak,
+        )
+        for each, taken, load, peak in zip(contenders, times, loads, peaks, strict=True)
+    ]
+
+
+def largest_error(ours: Path, theirs: Path) -> float:
+    """The largest difference of two .npz files' arrays, relative to each array's largest value.
+
+    Outputs are matched by name, or by order where the names differ.
+    """
+    left, right = read_arrays(ours), read_arrays(theirs)
+    if len(left) != len(right):
+        raise BadInput(f"one engine gave {len(left)} outputs, the other {len(right)}")
+    pairs = (
+        [(left[name], right[name]) for name in left]
+        if left.keys() == right.keys()
+        else list(zip(left.values(), right.values(), strict=True))
+    )
+    return max(_error(a, b) for a, b in pairs)
+
+
+def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    if ours.shape != theirs.shape:
+        raise BadInput(f"one engine gave the shape {ours.shape}, the other {theirs.shape}")
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
+    difference = np.where(a == b, 0.0, np.abs(a - b))    # equal infinities do not differ
+    return float(np.max(np.nan_to_num(difference, nan=np.inf), initial=0.0) / scale)
+
+
+def onnx_sizes(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """What the symbolic dimensions of the ONNX file at `path` are for these arrays."""
+    graph = onnx.load(path, load_external_data=False).graph
+    sizes = {}
+    for item in graph.input:
+        if item.name in inputs:
+            axes = item.type.tensor_type.shape.dim
+            for axis, size in zip(axes, inputs[item.name].shape, strict=True):
+                if axis.dim_param:
+                    sizes[axis.dim_param] = size
+    return sizes

@@ -1,0 +1,43 @@
+"""The command line: `pocketformer compile | run | bench | inspect | targets`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import pocketformer
+from pocketformer.compiler.cli.bench import bench
+from pocketformer.compiler.cli.compile import compile
+from pocketformer.compiler.cli.inspect import inspect
+from pocketformer.compiler.cli.run import run
+from pocketformer.compiler.cli.targets import targets
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compiles Transformers for phones.",
+)
+for command in (compile, run, bench, inspect, targets):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pocketformer {pocketformer.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `pocketformer` itself."""
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,113 @@
+"""What the commands share: consoles, errors as exit codes, progress, `NAME=VALUE` options."""
+
+from __future__ import annotations
+
+import functools
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pocketformer.compiler.errors import PocketformerError
+
+USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
+
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        metavar="NAME=SIZE",
+        help="A dimension's size (seq=128), range (seq=1..512) or buckets (seq=16,32,64); "
+        "NAME is an axis or INPUT.AXIS. May be repeated.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-j", min=1, help="Worker threads; one a big core by default."),
+]
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def guarded(command: Command) -> Command:
+    """A command that ends with one sentence on stderr and an exit code, not with a traceback.
+
+    2 is the user's mistake, 1 is ours, 130 is Ctrl-C. `--debug` adds the traceback.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            err.print("[yellow]Interrupted; nothing was written.[/]")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if options.get("debug"):
+                traceback.print_exc()
+            sentence, code = describe(error)
+            err.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+            raise typer.Exit(code) from None
+
+    return run    # type: ignore[return-value]
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code for an error."""
+    if isinstance(error, PocketformerError):
+        return str(error), USER_ERROR
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}", USER_ERROR
+    lines = str(error).strip().splitlines() or [""]
+    return (
+        f"unexpected {type(error).__name__}: {lines[-1][:300]}"
+        " (run again with --debug for the traceback)",
+        OUR_ERROR,
+    )
+
+
+@contextmanager
+def progress(first_step: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, gone at the end; yields what sets its step and its fraction."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(first_step, total=1.0)
+
+        def report(step: str, fraction: float) -> None:
+            bar.update(task, description=step, completed=fraction)
+
+        yield report
+
+
+def key_values(options: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """`["seq=128"]` as `{"seq": "128"}`; `flag` is the option's name for the message."""
+    pairs = {}
+    for text in options or ():
+        key, equals, value = text.partition("=")
+        if not (key.strip() and equals and value.strip()):
+            raise PocketformerError(f"{flag} takes NAME=VALUE, not {text!r}")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,94 @@
+"""`pocketformer compile`: from a model file to a bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pocketformer.compiler.cli.common import (
+    Debug,
+    Dims,
+    Json,
+    err,
+    guarded,
+    key_values,
+    out,
+    print_json,
+    progress,
+)
+from pocketformer.compiler.errors import PocketformerError
+
+
+@guarded
+def compile(
+    model: Annotated[
+        Path, typer.Argument(help="An .onnx file or a Hugging Face folder.", show_default=False)
+    ],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="A name of `pocketformer targets`.")
+    ] = "host",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The bundle to write; the model's name + .pf."),
+    ] = None,
+    dim: Dims = None,
+    component: Annotated[
+        str | None,
+        typer.Option(help="Which part of a folder's model, such as encoder or decoder."),
+    ] = None,
+    embed_weights: Annotated[
+        bool, typer.Option("--embed-weights", help="Put the weights into the .so, too.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Tell which kernel runs each operator of the source."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a model into a bundle."""
+    from pocketformer import targets
+    from pocketformer.compiler import report
+
+    targets.load(target)    # a misspelt target is told now, not after minutes of work
+    dims = key_values(dim, "--dim")
+    destination = output or Path(f"{_stem(model, component)}.pf")
+    if not destination.absolute().parent.is_dir():
+        raise PocketformerError(f"the folder of {destination} does not exist; create it first")
+
+    start = time.perf_counter()
+    with progress(f"reading {model.name}") as step:
+        from pocketformer.compiler.build import compile as compile_model
+        from pocketformer.compiler.bundle import Bundle
+
+        bundle = compile_model(
+            model,
+            target=target,
+            dims=dims,
+            component=component,
+            embed_weights=embed_weights,
+            progress=step,
+        )
+        step(f"writing {destination}", 1.0)
+        bundle.save(destination)
+        written = Bundle.load(destination, check_machine=False)
+    seconds = time.perf_counter() - start
+    if json:
+        record = report.bundle_record(written)
+        if not explain:
+            del record["operators"]
+        print_json({"bundle": str(destination), "seconds": round(seconds, 3), **record})
+        return
+    if explain:
+        out.print(report.operator_table(written.manifest.operators))
+    out.print(report.bundle_card(written))
+    err.print(f"[green]Wrote {destination}[/] in {seconds:.1f} s.", highlight=False)
+
+
+def _stem(model: Path, component: str | None) -> str:
+    name = model.resolve().name
+    stem = name[: -len(".onnx")] if name.endswith(".onnx") else name
+    return f"{stem}-{component}" if component else stem

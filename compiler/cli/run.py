@@ -1,0 +1,105 @@
+"""`pocketformer run`: a bundle on given inputs, or on made-up ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from pocketformer.compiler.arrays import Arrays, write_arrays
+from pocketformer.compiler.cli.common import (
+    Debug,
+    Json,
+    Threads,
+    err,
+    guarded,
+    key_values,
+    out,
+    print_json,
+    progress,
+)
+from pocketformer.compiler.errors import BadInput
+
+
+@guarded
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+    inputs: Annotated[
+        Path | None, typer.Argument(help="An .npz file of the inputs.", show_default=False)
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME=FILE.npy", help="One input's array."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz file.")
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option("--dim", metavar="NAME=SIZE", help="A size for made-up inputs."),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a bundle and show what it gives; without inputs, on made-up ones."""
+    from pocketformer.compiler import report
+
+    given = read_inputs(inputs, input)
+    with progress(f"loading {bundle}") as step:
+        from pocketformer.compiler.session import Session
+
+        session = Session(bundle, threads=threads)
+        if not given:
+            given = _make_up(session.bundle.manifest, dim)
+        step("running", 0.5)
+        start = time.perf_counter()
+        outputs = session.run(**given)
+        milliseconds = (time.perf_counter() - start) * 1e3
+    if output:
+        write_arrays(output, outputs)
+    if json:
+        print_json({"ms": round(milliseconds, 3), "outputs": report.output_record(outputs)})
+        return
+    out.print(report.output_table(outputs))
+    err.print(f"First run: {milliseconds:.1f} ms.", highlight=False)
+
+
+def _make_up(manifest: Any, dim: Sequence[str] | None) -> Arrays:
+    from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
+
+    sizes = pick_sizes(manifest.dims, key_values(dim, "--dim"))
+    picked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    err.print(
+        "[yellow]note:[/] no inputs given, these are made up"
+        + (f" with {picked} (--dim picks others)" if picked else "")
+    )
+    return make_inputs(manifest.inputs, sizes)
+
+
+def read_inputs(archive: Path | None, single: Sequence[str] | None) -> Arrays:
+    """The arrays of an .npz file and of NAME=FILE.npy options. Raises BadInput."""
+    arrays: Arrays = {}
+    if archive:
+        loaded = _read(archive)
+        if isinstance(loaded, np.ndarray):
+            raise BadInput(f"{archive} holds one array and no name; give it as --input NAME=FILE")
+        with loaded:
+            arrays.update(loaded)
+    for name, path in key_values(single, "--input").items():
+        loaded = _read(Path(path))
+        if not isinstance(loaded, np.ndarray):
+            raise BadInput(f"{path} holds several arrays; give it without --input")
+        arrays[name] = loaded
+    return arrays
+
+
+def _read(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise BadInput(f"{path} is no .npy or .npz file of numbers") from None

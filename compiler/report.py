@@ -1,0 +1,243 @@
+"""What the command line shows: tables for people, records for `--json`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.bench import Result
+    from pocketformer.compiler.bundle import Bundle
+    from pocketformer.compiler.manifest import OperatorRecord
+    from pocketformer.compiler.model import Dim, Model, TensorSpec
+    from pocketformer.targets import Target
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes in decimal units with three digits: 86.7 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+
+
+def _plain(*headers: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header)
+    return table
+
+
+def _facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, escape(value))
+    return table
+
+
+# Targets
+
+
+def target_table(targets: Iterable[Target]) -> Table:
+    table = _plain("target", "system", "compiled for", "vectors", "what it is")
+    for target in targets:
+        system, vectors = f"{target.arch} {target.os}", f"{target.vector_bits} bit"
+        table.add_row(target.name, system, target.mcpu, vectors, escape(target.description))
+    return table
+
+
+def target_card(target: Target) -> Table:
+    cores = ", ".join(f"{cluster.count} x {cluster.name}" for cluster in target.cores)
+    return _facts(
+        [
+            ("target", target.name),
+            ("what it is", target.description),
+            ("triple", target.triple),
+            ("compiled for", target.mcpu),
+            ("instructions", ", ".join(sorted(target.isa))),
+            ("vectors", f"{target.vector_registers} registers of {target.vector_bits} bit"),
+            ("cores", cores or "unknown"),
+            ("threads", str(target.threads)),
+        ]
+    )
+
+
+def target_record(target: Target) -> dict[str, Any]:
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in asdict(target).items()
+    }
+
+
+# Models and bundles
+
+
+def _signature(
+    inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], dims: Mapping[str, Dim]
+) -> Table:
+    table = _plain("", "name", "dtype", "shape")
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs:
+            shape = " x ".join(map(str, spec.shape)) or "a number"
+            table.add_row(kind, escape(spec.name), spec.dtype, escape(shape))
+    for name, dim in dims.items():
+        table.add_row("dimension", escape(name), "", str(dim))
+    return table
+
+
+def _signature_record(
+    inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], dims: Mapping[str, Dim]
+) -> dict[str, Any]:
+    return {
+        "inputs": [asdict(spec) for spec in inputs],
+        "outputs": [asdict(spec) for spec in outputs],
+        "dims": {name: asdict(dim) for name, dim in dims.items()},
+    }
+
+
+def model_card(model: Model) -> RenderableType:
+    weights = sum(array.nbytes for array in model.weights.values())
+    counts = Counter(operator.kind for operator in model.operators)
+    operators = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    facts = _facts(
+        [
+            ("model", model.name),
+            ("weights", f"{len(model.weights)} tensors, {human_bytes(weights)}"),
+            ("operators", f"{len(model.operators)}: {operators}"),
+        ]
+    )
+    return Group(facts, _signature(model.inputs, model.outputs, model.dims))
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        **_signature_record(model.inputs, model.outputs, model.dims),
+        "weights": {
+            "count": len(model.weights),
+            "bytes": sum(array.nbytes for array in model.weights.values()),
+        },
+        "operators": dict(Counter(operator.kind for operator in model.operators).most_common()),
+    }
+
+
+def bundle_card(bundle: Bundle) -> RenderableType:
+    manifest = bundle.manifest
+    sizes = ", ".join(
+        f"{name} {human_bytes(file.bytes)}" for name, file in manifest.files.items()
+    )
+    entries = ", ".join(
+        " ".join(f"{name}={size}" for name, size in entry.dims.items()) or "any size"
+        for entry in manifest.entries
+    )
+    weights = manifest.weights
+    held = f"{weights.count} tensors, {human_bytes(weights.bytes)}" if weights else "in the library"
+    kernels = Counter(record.kernel for record in manifest.operators if record.kernel)
+    facts = _facts(
+        [
+            ("bundle", f"{manifest.name}, {manifest.recipe}"),
+            ("for", f"{manifest.target.name}: {manifest.target}"),
+            ("files", sizes),
+            ("weights", held),
+            ("entries", entries),
+            ("kernels", f"{len(kernels)}, for {len(manifest.operators)} operators"),
+            ("made", f"{manifest.created} by pocketformer {manifest.pocketformer_version}"),
+            ("runs in", f"TVM {manifest.tvm_version}, tvm-ffi {manifest.tvm_ffi_version}"),
+        ]
+    )
+    return Group(facts, _signature(manifest.inputs, manifest.outputs, manifest.dims))
+
+
+def bundle_record(bundle: Bundle) -> dict[str, Any]:
+    """The manifest as plain data."""
+    return asdict(bundle.manifest)
+
+
+# Operators and kernels
+
+
+def kernel_table(records: Iterable[OperatorRecord]) -> Table:
+    table = _plain("kernel", "operators")
+    counts = Counter(record.kernel for record in records if record.kernel)
+    for kernel, count in counts.most_common():
+        table.add_row(escape(kernel), str(count))
+    return table
+
+
+def operator_table(records: Sequence[OperatorRecord]) -> Table:
+    """One row for the operators that differ in the numbers of their names alone, such as layers."""
+    groups: dict[tuple[str, ...], list[OperatorRecord]] = {}
+    for record in records:
+        key = (re.sub(r"\d+", "#", record.name), record.kind, record.kernel or "", record.note)
+        groups.setdefault(key, []).append(record)
+    table = _plain("operators", "kind", "count", "kernel", "note")
+    for (_, kind, kernel, note), members in groups.items():
+        names = _merge([record.name for record in members])
+        cells = (Text(text, overflow="fold") for text in (names, kind, str(len(members)), kernel))
+        table.add_row(*cells, Text(note))
+    return table
+
+
+def _merge(names: Sequence[str]) -> str:
+    """`layer.0/q`, `layer.1/q`, `layer.2/q` as `layer.{0-2}/q`."""
+    pieces = [re.split(r"(\d+)", name) for name in names]
+    merged = []
+    for column in zip(*pieces, strict=True):
+        if len(set(column)) == 1:
+            merged.append(column[0])
+        else:
+            numbers = sorted(map(int, column))
+            merged.append(f"{{{numbers[0]}-{numbers[-1]}}}")
+    return "".join(merged)
+
+
+# Runs and races
+
+
+def output_table(outputs: Mapping[str, np.ndarray]) -> Table:
+    table = _plain("output", "dtype", "shape", "least", "mean", "largest")
+    for name, record in output_record(outputs).items():
+        numbers = [
+            "" if record[key] is None else f"{record[key]:.4g}" for key in ("min", "mean", "max")
+        ]
+        table.add_row(
+            escape(name), record["dtype"], " x ".join(map(str, record["shape"])), *numbers
+        )
+    return table
+
+
+def output_record(outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    def describe(array: np.ndarray) -> dict[str, Any]:
+        wide = array.astype(np.float64)
+        numbers = (wide.min(), wide.mean(), wide.max()) if wide.size else (None,) * 3
+        least, mean, most = (
+            float(x) if x is not None and np.isfinite(x) else None for x in numbers
+        )
+        shape, dtype = list(array.shape), str(array.dtype)
+        return {"shape": shape, "dtype": dtype, "min": least, "mean": mean, "max": most}
+
+    return {name: describe(array) for name, array in outputs.items()}
+
+
+def race_table(results: Sequence[Result], threads: int) -> Table:
+    plural = "thread" if threads == 1 else "threads"
+    table = _plain("engine", "min ms", "median ms", "load ms", "memory", "ours / its")
+    table.title = f"{results[0].calls} calls each, {threads} {plural}"
+    ours = results[0]
+    for result in results:
+        ratio = "" if result is ours else f"{ours.min_ms / result.min_ms:.3f}"
+        times = (f"{each:.2f}" for each in (result.min_ms, result.median_ms, result.load_ms))
+        table.add_row(result.label, *times, human_bytes(result.run_bytes), ratio)
+    return table
