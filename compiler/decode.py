@@ -1,0 +1,100 @@
+"""Untrusted JSON -> frozen dataclasses: every field present, of its type, and no other field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pocketformer.compiler.errors import BadBundle, PocketformerError
+
+T = TypeVar("T")
+_NAMES = {int: "a whole number", str: "text", bool: "true or false"}
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object that `text` holds; BadBundle for other text, or for a name given twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name is given twice")
+        return found
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadBundle(f"{where} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadBundle(f"{where} holds no JSON object")
+    return value
+
+
+def decode(kind: type[T], value: object, where: str) -> T:
+    """`value`, as `json` reads it, as a dataclass `kind`; `where` names it in an error.
+
+    Raises BadBundle that says which field is wrong. A dataclass's own checks count as well.
+    """
+    if not isinstance(value, dict):
+        raise BadBundle(f"{where} is {_show(value)}, not an object")
+    hints: dict[str, Any] = _hints(kind)    # type: ignore[arg-type]
+    for name in value:
+        if name not in hints:
+            raise BadBundle(f"{where} has an unknown field {name!r}")
+    for name in hints:
+        if name not in value:
+            raise BadBundle(f"{where} lacks the field {name!r}")
+    fields = {name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+    try:
+        return kind(**fields)
+    except PocketformerError as error:
+        raise BadBundle(f"{where} is wrong: {error}") from None
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _decode(hint: Any, value: object, where: str) -> Any:
+    if hint in _NAMES:
+        if type(value) is not hint:                 # a bool is an int for isinstance
+            raise BadBundle(f"{where} is {_show(value)}, not {_NAMES[hint]}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return decode(hint, value, where)           # type: ignore[arg-type]
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _decode_union(of, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BadBundle(f"{where} is {_show(value)}, not a list")
+        return tuple(_decode(of[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    assert origin is Mapping, hint
+    if not isinstance(value, dict):
+        raise BadBundle(f"{where} is {_show(value)}, not an object")
+    return {key: _decode(of[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+
+
+def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    plain = [kind for kind in kinds if kind in _NAMES]
+    if type(value) in plain:
+        return value
+    rest = [kind for kind in kinds if kind not in plain and kind is not type(None)]
+    if rest:
+        return _decode(rest[0], value, where)
+    raise BadBundle(f"{where} is {_show(value)}, not {' or '.join(_NAMES[kind] for kind in plain)}")
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
