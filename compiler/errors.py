@@ -25,6 +25,10 @@ class UnknownTarget(PocketformerError):
     """No target has this name."""
 
 
+class BadTarget(PocketformerError):
+    """A device file is malformed, or LLVM does not know what it names."""
+
+
 class LinkFailed(PocketformerError):
     """The linker for this platform is missing or refused the objects."""
 
