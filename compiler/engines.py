@@ -43,7 +43,9 @@ class Pocketformer(Engine):
 
     def __init__(self) -> None:
         from pocketformer.compiler.session import Session
+        from pocketformer.compiler.vm import runtime
 
+        runtime()    # else the first bundle pays for its import
         self._session_type = Session
 
     def load(self, path: str, inputs: str, threads: int, sizes: Mapping[str, int]) -> None:
@@ -51,7 +53,7 @@ class Pocketformer(Engine):
         self.session = self._session_type(path, threads=threads)
 
     def call(self) -> Arrays:
-        return self.session.run(**self.inputs)
+        return self.session.run(self.inputs)
 
 
 class Onnxruntime(Engine):

@@ -233,11 +233,16 @@ def output_record(outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]
 
 def race_table(results: Sequence[Result], threads: int) -> Table:
     plural = "thread" if threads == 1 else "threads"
-    table = _plain("engine", "min ms", "median ms", "load ms", "memory", "ours / its")
+    headers = ["engine", "min ms", "median ms", "load ms", "memory"]
+    rival = results[-1]
+    if len(results) > 1:
+        headers.append(f"of {rival.label}'s")
+    table = _plain(*headers)
     table.title = f"{results[0].calls} calls each, {threads} {plural}"
-    ours = results[0]
     for result in results:
-        ratio = "" if result is ours else f"{ours.min_ms / result.min_ms:.3f}"
         times = (f"{each:.2f}" for each in (result.min_ms, result.median_ms, result.load_ms))
-        table.add_row(result.label, *times, human_bytes(result.run_bytes), ratio)
+        cells = [result.label, *times, human_bytes(result.run_bytes)]
+        if len(results) > 1:
+            cells.append(f"{result.min_ms / rival.min_ms:.3f}")
+        table.add_row(*cells)
     return table

@@ -19,7 +19,6 @@ from pocketformer.compiler.cli.common import (
     print_json,
     progress,
 )
-from pocketformer.compiler.errors import PocketformerError
 
 
 @guarded
@@ -56,9 +55,6 @@ def compile(
     targets.load(target)    # a misspelt target is told now, not after minutes of work
     dims = key_values(dim, "--dim")
     destination = output or Path(f"{_stem(model, component)}.pf")
-    if not destination.absolute().parent.is_dir():
-        raise PocketformerError(f"the folder of {destination} does not exist; create it first")
-
     start = time.perf_counter()
     with progress(f"reading {model.name}") as step:
         from pocketformer.compiler.build import compile as compile_model

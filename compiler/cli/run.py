@@ -58,7 +58,7 @@ def run(
             given = _make_up(session.bundle.manifest, dim)
         step("running", 0.5)
         start = time.perf_counter()
-        outputs = session.run(**given)
+        outputs = session.run(given)
         milliseconds = (time.perf_counter() - start) * 1e3
     if output:
         write_arrays(output, outputs)
