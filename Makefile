@@ -13,7 +13,7 @@ help:
 	@echo "make clean   remove .venv and what the tools left behind"
 
 demo: $(VENV)/.done-run
-	@$(RUN) examples/demo.py
+	@$(RUN) -m examples.demo
 
 test: $(VENV)/.done-dev
 	$(RUN) -m pytest $(PYTEST_ARGS)

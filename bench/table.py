@@ -10,8 +10,8 @@ Record = dict[str, Any]
 
 NOTES = """\
 Each engine runs in a process of its own, in turns of ten calls. The ratio is that of the minima, to
-the faster of onnxruntime's rows. Memory is the peak of loading and running, less what the engine's
-libraries take. The error is the largest difference to onnxruntime, relative to the largest value."""
+the faster of onnxruntime's rows. Memory is the peak of loading and running, less the engine's own
+libraries. The error is the largest difference to onnxruntime, relative to the largest value."""
 
 
 def markdown(record: Record) -> str:
