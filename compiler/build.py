@@ -155,7 +155,7 @@ def _describe(
 
 
 def _weight_names(func: relax.Function) -> list[str]:
-    return [str(param.name_hint) for param in func.params[int(func.attrs["num_input"]) :]]
+    return [str(param.name) for param in func.params[int(func.attrs["num_input"]) :]]
 
 
 def _embedded(mod: IRModule, weights: Mapping[str, np.ndarray]) -> IRModule:

@@ -75,7 +75,7 @@ class Explanation(logging.Handler):
             for block in func.body.blocks:
                 for binding in block.bindings:
                     names = sources(binding.value)
-                    self._operators[binding.var.name_hint] = names
+                    self._operators[binding.var.name] = names
                     if kernel := _kernel(binding.value):
                         self._kernels.update(dict.fromkeys(names, kernel))
 
@@ -91,7 +91,7 @@ class Explanation(logging.Handler):
                         for name in _bound(inner):
                             self._ran(name, call.op.name_hint)
                     if kernel := _kernel(call):
-                        self._ran(binding.var.name_hint, kernel)
+                        self._ran(binding.var.name, kernel)
 
     def _ran(self, variable: str, kernel: str) -> None:
         for operator in self._operators.get(variable, ()):
@@ -99,7 +99,7 @@ class Explanation(logging.Handler):
 
 
 def _bound(func: relax.Function) -> list[str]:
-    return [binding.var.name_hint for block in func.body.blocks for binding in block.bindings]
+    return [binding.var.name for block in func.body.blocks for binding in block.bindings]
 
 
 def _kernel(expr: relax.Expr) -> str | None:

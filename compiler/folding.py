@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.ir import IRModule
+from tvm.ir import GenericConst, IRModule
 
-from pocketformer.passes.graph import Graph, constant, entry_functions, op_name, rebuild, shape
+from pocketformer.passes.graph import (
+    Graph,
+    constant,
+    dtype,
+    entry_functions,
+    op_name,
+    rebuild,
+    shape,
+)
 
 # A result of at most this many elements becomes part of the code, a larger one a weight.
 INLINE_ELEMENTS = 16
@@ -36,7 +44,7 @@ def fold_weights(
 
 
 class _Folding:
-    """The results so far: `kept` by parameter name, `_names` from what was computed to that name."""
+    """The results so far: `kept` by parameter name, `_names` from what was computed to it."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
@@ -50,29 +58,23 @@ class _Folding:
         folded = {var for var, value in graph if _foldable(graph, var, value)}
         kept = [binding for binding in graph.bindings if binding.var not in folded]
         needed = {var for binding in kept for var in graph.used(binding.value)} | graph.outputs
-        params: list[relax.Var] = []
+        params: dict[str, relax.Var] = {}
         aliases: list[relax.VarBinding] = []
         for var in [*func.params[inputs:], *(binding.var for binding in graph.bindings)]:
             if var not in needed or not (var in weights or var in folded):
                 continue
             if var in folded and _elements(var) <= INLINE_ELEMENTS:
-                value: relax.Expr = relax.const(self._evaluate(graph, var))
+                value = relax.const(self._evaluate(graph, var))
             else:
-                value = relax.Var(self._keep(graph, var), var.ty)
-                params.append(value)
+                name = self._keep(graph, var)
+                value = params.setdefault(name, relax.Var(name, var.ty))
             aliases.append(relax.VarBinding(var, value))
-        merged = list({param.name_hint: param for param in params}.values())
-        by_name = {param.name_hint: param for param in merged}
-        aliases = [
-            relax.VarBinding(alias.var, by_name.get(getattr(alias.value, "name_hint", ""), alias.value))
-            for alias in aliases
-        ]
-        return rebuild(func, [*aliases, *kept], [*func.params[:inputs], *merged])
+        return rebuild(func, [*aliases, *kept], [*func.params[:inputs], *params.values()])
 
     def _keep(self, graph: Graph, var: relax.Var) -> str:
         key = self._key(graph, var)
         if key not in self._names:
-            name = var.name_hint
+            name = var.name
             while name in self.kept:
                 name += "_"
             self._names[key] = name
@@ -82,28 +84,29 @@ class _Folding:
     def _key(self, graph: Graph, expr: relax.Expr) -> str:
         """What `expr` computes from which weights, as a string."""
         value = graph.value(expr)
-        if isinstance(value, relax.Constant):
+        if isinstance(value, GenericConst):
             return hashlib.sha256(constant(value).tobytes()).hexdigest() + str(value.ty)
         if isinstance(value, relax.Call):
             args = ",".join(self._key(graph, arg) for arg in value.args)
             return f"{value.op}({args};{value.attrs};{value.ty})"
-        return value.name_hint if isinstance(value, relax.Var) else str(value)
+        return value.name if isinstance(value, relax.Var) else str(value)
 
     def _evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
         value = graph.value(expr)
-        if isinstance(value, relax.Var):
-            return self._weights[value.name_hint]
-        if isinstance(value, relax.Constant):
-            return constant(value)
-        if isinstance(value, relax.Tuple):
-            return [self._evaluate(graph, item) for item in value.fields]
-        if isinstance(value, relax.TupleGetItem):
-            return self._evaluate(graph, value.tuple_value)[int(value.index)]
-        if not isinstance(value, relax.Call):
-            return value
-        if not (compute := NUMPY.get(op_name(value))):
-            return _compiled(value, [self._evaluate(graph, arg) for arg in value.args])
-        return compute(value, *[self._evaluate(graph, arg) for arg in value.args])
+        match value:
+            case GenericConst():
+                return constant(value)
+            case relax.Tuple():
+                return [self._evaluate(graph, item) for item in value.fields]
+            case relax.TupleGetItem():
+                return self._evaluate(graph, value.tuple_value)[int(value.index)]
+            case relax.Call():
+                args = [self._evaluate(graph, arg) for arg in value.args]
+                compute = NUMPY.get(op_name(value))
+                return compute(value, *args) if compute else _compiled(value, args)
+            case relax.Var():
+                return self._weights[value.name]
+        return value    # a shape
 
 
 def _foldable(graph: Graph, var: relax.Var, value: relax.Expr) -> bool:
@@ -122,7 +125,7 @@ def _elements(expr: relax.Expr) -> int:
 
 
 def _bytes(expr: relax.Expr) -> int:
-    return _elements(expr) * np.dtype(expr.ty.dtype).itemsize
+    return _elements(expr) * np.dtype(dtype(expr)).itemsize
 
 
 def _compiled(call: relax.Call, args: list[Any]) -> Any:
@@ -161,7 +164,7 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "relax.broadcast_to": lambda call, x, _: np.broadcast_to(x, _target_shape(call, x)),
     "relax.concat": lambda call, parts: np.concatenate(parts, int(call.attrs.axis or 0)),
     "relax.nn.pad": _pad,
-    "relax.astype": lambda call, x: x.astype(call.ty.dtype),
+    "relax.astype": lambda call, x: x.astype(dtype(call)),
     "relax.add": lambda call, x, y: np.add(x, y),
     "relax.subtract": lambda call, x, y: np.subtract(x, y),
     "relax.multiply": lambda call, x, y: np.multiply(x, y),

@@ -19,6 +19,7 @@ from pocketformer.passes.fuse_norm import FuseNorm
 from pocketformer.passes.fuse_rms_norm import FuseRmsNorm
 from pocketformer.passes.fuse_silu import FuseSilu
 from pocketformer.passes.lower_math import LowerMath
+from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.targets import Target
@@ -53,6 +54,7 @@ def graph() -> Iterator[Step]:
     yield Step("fuse_attention", FuseAttention())
     yield Step("eliminate_common_masks", transform.EliminateCommonSubexpr())
     yield Step("fuse_linear", FuseLinear())
+    yield Step("merge_qkv", MergeQkv())
     yield Step("fuse_norm", FuseNorm())
 
 

@@ -1,4 +1,4 @@
-"""softmax(q @ k.T * scale + mask) @ v  ->  attention(q, k, v, mask), all [batch, length, heads, size].
+"""softmax(q @ k.T * scale + mask) @ v  ->  attention(q, k, v, mask), [batch, length, heads, size].
 
 What surrounds the products is looked through: transposes (also of a key that is transposed twice),
 scales on either operand, masks that are added or selected, repeated key heads, a guard against NaN.
@@ -15,11 +15,13 @@ from pocketformer.passes.composite import Composites
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
+    dtype,
     emit,
     entry_functions,
     join_spans,
     normalize,
     op_name,
+    same_sizes,
     scalar,
     shape,
 )
@@ -52,7 +54,7 @@ class Operand:
 
 
 class FuseAttention:
-    """Finds attention by its softmax; what is no attention stays as it is, with the reason logged."""
+    """Finds attention by its softmax; what is none stays as it is, with the reason logged."""
 
     def __call__(self, mod: IRModule) -> IRModule:
         composites = Composites(mod)
@@ -68,14 +70,12 @@ def attention(
     mask: relax.Expr | None = None,
     *,
     scale: float,
-    zero_masked: bool = False,
 ) -> relax.Expr:
     """softmax(query @ key.T * scale + mask) @ value in plain operators.
 
     Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
     divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
-    With `zero_masked` a row whose keys are all masked gives zeros, not NaN.
-    Returns [batch, length, heads, value size].
+    Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
     """
     repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
     if repeats > 1:
@@ -88,11 +88,18 @@ def attention(
     if mask is not None:
         scores = relax.op.add(scores, mask)
     weights = relax.op.nn.softmax(scores, axis=-1)
-    if zero_masked:
-        weights = relax.op.where(
-            relax.op.isnan(weights), relax.const(0.0, "float32"), weights
-        )
+    weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
     return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
+
+
+def packed_attention(
+    qkv: relax.Expr, mask: relax.Expr | None = None, *, scale: float
+) -> relax.Expr:
+    """`attention` of query, key and value that are one tensor [batch, length, 3, heads, size]."""
+    builder = relax.BlockBuilder.current()
+    parts = builder.emit(relax.op.split(qkv, 3, axis=2))
+    query, key, value = (builder.emit(relax.op.squeeze(parts[i], axis=[2])) for i in range(3))
+    return attention(query, key, value, mask, scale=scale)
 
 
 def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
@@ -113,8 +120,8 @@ def _match(
     graph: Graph, probabilities: relax.Var, softmax: relax.Call, composites: Composites
 ) -> tuple[relax.Var, Replacement]:
     rank = len(shape(softmax))
-    if softmax.ty.dtype != "float32":
-        raise Refused(f"scores are {softmax.ty.dtype}, attention needs float32")
+    if dtype(softmax) != "float32":
+        raise Refused(f"scores are {dtype(softmax)}, attention needs float32")
     if int(softmax.attrs.axis) not in (-1, rank - 1):
         raise Refused(f"softmax runs over axis {int(softmax.attrs.axis)} of {rank}")
     if rank not in (3, 4):
@@ -132,7 +139,7 @@ def _match(
         raise Refused("the values are scaled")
 
     before: list[relax.VarBinding] = []
-    name = out.name_hint
+    name = out.name
     swapped = [*range(rank - 2), rank - 1, rank - 2]
     args = [
         _bshd(before, query, list(range(rank)), f"{name}_query"),
@@ -143,13 +150,12 @@ def _match(
         raise Refused("the number of heads or their size is not a constant")
     if scores.masks:
         args.append(_mask(before, scores.masks, shape(softmax), f"{name}_mask"))
-    options = {
-        "scale": scores.scale * query.scale * key.scale,
-        "zero_masked": bool(guard),
-    }
+    scale = scores.scale * query.scale * key.scale
     passed = [*query.passed, *key.passed, *value.passed, scores.product, *scores.passed]
     span = join_spans([*passed, softmax, *guard, product])
-    call = composites.call("attention", args, lambda *a: attention(*a, **options), options, span)
+    call = composites.call(
+        "attention", args, lambda *a: attention(*a, scale=scale), {"scale": scale}, span
+    )
     return _place(graph, out, call, rank, before)
 
 
@@ -244,9 +250,7 @@ def _operand(graph: Graph, expr: relax.Expr) -> Operand:
         call = graph.value(operand.base)
         match op_name(call):
             case "relax.permute_dims":
-                axes = call.attrs.axes
-                rank = len(operand.order)
-                axes = list(range(rank))[::-1] if axes is None else [int(a) % rank for a in axes]
+                axes = _axes(call)
                 operand.order = [axes[axis] for axis in operand.order]
                 operand.base = call.args[0]
             case "relax.multiply" | "relax.divide":
@@ -277,7 +281,7 @@ def _repeated(
     same = [narrow[0], narrow[1], narrow[3], narrow[4]]
     if op_name(inner) not in ("relax.expand_dims", "relax.reshape"):
         return None
-    if list(map(str, shape(inner.args[0]))) != list(map(str, same)):
+    if not same_sizes(shape(inner.args[0]), same):
         return None
     return inner.args[0], int(shape(wide)[2]), [wide, inner]
 
@@ -320,7 +324,7 @@ def _mask(
             raise Refused(f"axis {axis} of the mask is {size}, that of the scores {full}")
     if len(sizes) == 3:
         sizes.insert(1, 1)
-    if list(map(str, shape(total))) != list(map(str, sizes)):
+    if not same_sizes(shape(total), sizes):
         total = emit(before, relax.op.reshape(total, sizes), name)
     if str(sizes[-1]) != str(scores[-1]):
         total = emit(before, relax.op.broadcast_to(total, [*sizes[:-1], scores[-1]]), name)
@@ -334,12 +338,17 @@ def _place(
     if rank == 4:
         user = graph.only_user(out)
         transpose = graph.value(user) if user is not None else None
-        if op_name(transpose) == "relax.permute_dims" and transpose.attrs.axes is not None:
-            if [int(axis) for axis in transpose.attrs.axes] == BSHD_OF_BHSD:
-                return user, Replacement(normalize(call, join_spans([call, transpose])), before)
-        heads = emit(before, call, f"{out.name_hint}_bshd")
+        if op_name(transpose) == "relax.permute_dims" and _axes(transpose) == BSHD_OF_BHSD:
+            return user, Replacement(normalize(call, join_spans([call, transpose])), before)
+        heads = emit(before, call, f"{out.name}_bshd")
         back = normalize(relax.op.permute_dims(heads, BSHD_OF_BHSD), call.span)
         return out, Replacement(back, before)
-    heads = emit(before, call, f"{out.name_hint}_bshd")
+    heads = emit(before, call, f"{out.name}_bshd")
     back = normalize(relax.op.reshape(heads, graph.producer[out].ty.shape), call.span)
     return out, Replacement(back, before)
+
+
+def _axes(transpose: relax.Call) -> list[int]:
+    rank = len(shape(transpose))
+    axes = transpose.attrs.axes
+    return list(range(rank))[::-1] if axes is None else [int(axis) % rank for axis in axes]

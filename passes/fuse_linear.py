@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from tvm import relax
 from tvm.ir import IRModule
@@ -11,10 +12,14 @@ from pocketformer.passes.composite import Composites
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
+    Size,
+    dtype,
+    emit,
     entry_functions,
     join_spans,
+    normalize,
     op_name,
-    scalar,
+    same_sizes,
     shape,
 )
 from pocketformer.passes.refusal import Refused, note_refusal
@@ -48,7 +53,12 @@ class FuseLinear:
 
 
 def linear(
-    x: relax.Expr, weight: relax.Expr, *rest: relax.Expr, bias: bool, activation: str, residual: bool
+    x: relax.Expr,
+    weight: relax.Expr,
+    *rest: relax.Expr,
+    bias: bool,
+    activation: str,
+    residual: bool,
 ) -> relax.Expr:
     """activation(x @ weight + bias) + residual in plain operators.
 
@@ -70,75 +80,113 @@ def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
         if op_name(value) != "relax.matmul" or not graph.is_weight(value.args[1]):
             continue
         try:
-            out, call = _match(graph, var, value, composites, replacements)
-            replacements[out] = Replacement(call)
+            match = _match(graph, var, value, replacements)
+            replacements[match.out] = _replacement(graph, match, composites)
         except Refused as reason:
             note_refusal("fuse_linear", value, reason)
     return graph.replaced(replacements)
 
 
+@dataclass
+class Match:
+    """A product with a weight and what follows it, up to `out`."""
+
+    out: relax.Var
+    args: list[relax.Expr]
+    passed: list[relax.Expr]
+    bias: bool = False
+    activation: str = ""
+    residual: bool = False
+
+    def take(self, graph: Graph, user: relax.Var) -> None:
+        """Let the match reach up to `user`."""
+        while not self.out.same_as(user):
+            self.out = graph.users[self.out][0]
+            self.passed.append(graph.producer[self.out])
+
+
 def _match(
-    graph: Graph,
-    var: relax.Var,
-    product: relax.Call,
-    composites: Composites,
-    taken: dict[relax.Var, Replacement],
-) -> tuple[relax.Var, relax.Call]:
+    graph: Graph, var: relax.Var, product: relax.Call, taken: Mapping[relax.Var, Replacement]
+) -> Match:
     x, weight = product.args
-    if product.ty.dtype != "float32":
-        raise Refused(f"the product is {product.ty.dtype}, a linear needs float32")
+    if dtype(product) != "float32":
+        raise Refused(f"the product is {dtype(product)}, a linear needs float32")
     if len(shape(weight)) != 2:
         raise Refused(f"the weight has rank {len(shape(weight))}, a linear needs 2")
     if len(shape(x)) < 2:
         raise Refused("the input is a vector")
-    args, passed, out = [x, weight], [product], var
-    options = {"bias": False, "activation": "", "residual": False}
+    match = Match(var, [x, weight], [product])
 
-    user, other = _sum(graph, out)
+    user, other = _sum(graph, match.out)
     if other is not None and graph.is_weight(other) and _is_bias(other, shape(product)[-1]):
-        options["bias"] = True
-        args.append(other)
-        passed.append(graph.producer[user])
-        out = user
+        match.bias = True
+        match.args.append(other)
+        match.take(graph, user)
 
-    user = graph.only_user(out)
+    user = _next(graph, match.out)
     if user is not None and (name := OPERATORS.get(op_name(graph.producer[user]))):
-        options["activation"] = name
-        passed.append(graph.producer[user])
-        out = user
+        match.activation = name
+        match.take(graph, user)
 
-    user, other = _sum(graph, out)
-    if other is not None and user not in taken and _same_shape(other, product):
-        options["residual"] = True
-        args.append(other)
-        passed.append(graph.producer[user])
-        out = user
+    user, other = _sum(graph, match.out)
+    if other is not None and user not in taken and _is_residual(other, graph.producer[user]):
+        match.residual = True
+        match.args.append(other)
+        match.take(graph, user)
+    return match
 
-    def body(*params: relax.Expr) -> relax.Expr:
-        return linear(*params, **options)
 
-    return out, composites.call("linear", args, body, options, join_spans(passed))
+def _replacement(graph: Graph, match: Match, composites: Composites) -> Replacement:
+    options = {
+        "bias": match.bias,
+        "activation": match.activation,
+        "residual": match.residual,
+    }
+    sizes = shape(match.passed[0])
+    before: list[relax.VarBinding] = []
+    name = match.out.name
+    if match.residual and not same_sizes(shape(match.args[-1]), sizes):
+        match.args[-1] = emit(before, relax.op.reshape(match.args[-1], sizes), f"{name}_residual")
+    call = composites.call(
+        "linear", match.args, lambda *a: linear(*a, **options), options, join_spans(match.passed)
+    )
+    if same_sizes(shape(match.out), sizes):
+        return Replacement(call, before)
+    flat = emit(before, call, f"{name}_linear")
+    return Replacement(normalize(relax.op.reshape(flat, match.out.ty.shape), call.span), before)
+
+
+def _next(graph: Graph, var: relax.Var) -> relax.Var | None:
+    """What alone uses `var`, seen through reshapes that keep its last axis."""
+    user = graph.only_user(var)
+    while user is not None and graph.is_call(user, "relax.reshape"):
+        if not same_sizes(shape(user)[-1:], shape(var)[-1:]):
+            return None
+        user = graph.only_user(user)
+    return user
 
 
 def _sum(graph: Graph, var: relax.Var) -> tuple[relax.Var | None, relax.Expr | None]:
-    """The sum that alone uses `var`, and its other term."""
-    user = graph.only_user(var)
+    """The sum that alone uses `var`, perhaps reshaped, and its other term."""
+    user = _next(graph, var)
     if user is None or not graph.is_call(user, "relax.add"):
         return None, None
     left, right = graph.producer[user].args
     if left.same_as(right):
         return None, None
-    return user, right if left.same_as(var) else left
+    return user, right if _comes_from(graph, left, var) else left
 
 
-def _is_bias(expr: relax.Expr, size: object) -> bool:
+def _comes_from(graph: Graph, expr: relax.Expr, var: relax.Var) -> bool:
+    while graph.is_call(expr, "relax.reshape") and not expr.same_as(var):
+        expr = graph.value(expr).args[0]
+    return expr.same_as(var)
+
+
+def _is_bias(expr: relax.Expr, size: Size) -> bool:
     sizes = shape(expr)
-    return bool(sizes) and sizes[-1] == size and all(s == 1 for s in sizes[:-1])
+    return bool(sizes) and same_sizes(sizes[-1:], [size]) and all(s == 1 for s in sizes[:-1])
 
 
-def _same_shape(expr: relax.Expr, product: relax.Call) -> bool:
-    return (
-        scalar(expr) is None
-        and expr.ty.dtype == product.ty.dtype
-        and list(map(str, shape(expr))) == list(map(str, shape(product)))
-    )
+def _is_residual(expr: relax.Expr, total: relax.Call) -> bool:
+    return dtype(expr) == dtype(total) and same_sizes(shape(expr), shape(total))

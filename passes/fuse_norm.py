@@ -9,9 +9,11 @@ from pocketformer.passes.composite import Composites
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
+    dtype,
     entry_functions,
     join_spans,
     op_name,
+    same_sizes,
     shape,
 )
 from pocketformer.passes.refusal import Refused, note_refusal
@@ -69,8 +71,8 @@ def _match(graph: Graph, call: relax.Call, composites: Composites) -> relax.Call
     axes = [int(axis) % rank for axis in call.attrs.axes]
     if axes != [rank - 1]:
         raise Refused(f"it runs over axes {axes} of {rank}, not the last alone")
-    if call.ty.dtype != "float32":
-        raise Refused(f"its input is {call.ty.dtype}, a norm needs float32")
+    if dtype(call) != "float32":
+        raise Refused(f"its input is {dtype(call)}, a norm needs float32")
     if not isinstance(shape(x)[-1], int):
         raise Refused("the size of its last axis is not a constant")
     args, passed, residual = [x, gamma, *call.args[2:]], [call], False
@@ -78,7 +80,7 @@ def _match(graph: Graph, call: relax.Call, composites: Composites) -> relax.Call
     if (
         op_name(total) == "relax.add"
         and graph.only_user(x) is not None
-        and all(list(map(str, shape(term))) == list(map(str, shape(x))) for term in total.args)
+        and all(same_sizes(shape(term), shape(x)) for term in total.args)
     ):
         residual = True
         args = [total.args[0], *args[1:], total.args[1]]

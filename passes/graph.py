@@ -1,4 +1,4 @@
-"""A Relax function as a graph: who produces a variable, who uses it, and how to replace a binding."""
+"""A Relax function as a graph: who produces a variable, who uses it, how to replace a binding."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from tvm import relax, tirx
-from tvm.ir import IRModule, SequentialSpan, SourceName, Span
+from tvm.ir import Expr, GenericConst, IRModule, SequentialSpan, SourceName, Span
 from tvm.ir import Op as RelaxOp
+
+Size = int | Expr    # a known size, or an expression in symbolic dimensions
 
 
 def sources(expr: relax.Expr) -> tuple[str, ...]:
@@ -35,20 +37,30 @@ def op_name(expr: relax.Expr | None) -> str:
     return ""
 
 
-def shape(expr: relax.Expr) -> list[int | tirx.PrimExpr]:
+def shape(expr: relax.Expr) -> list[Size]:
     """The sizes of `expr`; known ones as int."""
     return [int(size) if isinstance(size, tirx.IntImm) else size for size in expr.ty.shape]
 
 
+def dtype(expr: relax.Expr) -> str:
+    """The element type of a tensor by its numpy name."""
+    return str(expr.ty.dtype.dtype)
+
+
+def same_sizes(left: list[Size], right: list[Size]) -> bool:
+    """Whether two shapes are the same, axis by axis and as they are written."""
+    return list(map(str, left)) == list(map(str, right))
+
+
 def scalar(expr: relax.Expr) -> float | None:
     """The value of a constant with one element, else None."""
-    if not isinstance(expr, relax.Constant):
+    if not isinstance(expr, GenericConst):
         return None
     value = constant(expr)
     return float(value.reshape(-1)[0]) if value.size == 1 else None
 
 
-def constant(expr: relax.Constant) -> np.ndarray:
+def constant(expr: GenericConst) -> np.ndarray:
     return np.asarray(expr.value.numpy())
 
 
@@ -75,7 +87,7 @@ class Graph:
         self._weights = set(func.params[int(func.attrs["num_input"]) :])
         for var, value in self.producer.items():
             used = _used(value)
-            if isinstance(value, relax.Constant) or (used and self._weights.issuperset(used)):
+            if isinstance(value, GenericConst) or (used and self._weights.issuperset(used)):
                 self._weights.add(var)
 
     def used(self, expr: relax.Expr) -> list[relax.Var]:
@@ -92,13 +104,13 @@ class Graph:
 
     def is_weight(self, expr: relax.Expr) -> bool:
         """Whether `expr` depends on weights and constants only, so that it can be computed now."""
-        return isinstance(expr, relax.Constant) or expr in self._weights
+        return isinstance(expr, GenericConst) or expr in self._weights
 
     def is_call(self, expr: relax.Expr, *names: str) -> bool:
         return op_name(self.value(expr)) in names
 
     def only_user(self, var: relax.Var) -> relax.Var | None:
-        """The one variable that is computed from `var`, or None if there are more or it is an output."""
+        """The one variable computed from `var`; None if there are more or it is an output."""
         users = self.users.get(var, [])
         return users[0] if len(users) == 1 and var not in self.outputs else None
 
@@ -120,14 +132,12 @@ def rebuild(
     func: relax.Function,
     bindings: list[relax.VarBinding],
     params: list[relax.Var] | None = None,
-    outputs: relax.Expr | None = None,
 ) -> relax.Function:
-    """`func` with other bindings, and if given, other parameters and outputs."""
-    body = func.body.body if outputs is None else outputs
-    seq = relax.SeqExpr([relax.DataflowBlock(bindings)], body)
-    return relax.Function(
-        list(func.params) if params is None else params, seq, None, func.is_pure, func.attrs
-    )
+    """`func` with other bindings, and if given, other parameters."""
+    seq = relax.SeqExpr([relax.DataflowBlock(bindings)], func.body.body)
+    body = relax.BlockBuilder().normalize(seq)
+    params = list(func.params) if params is None else params
+    return relax.Function(params, body, func.ret_ty, func.is_pure, func.attrs)
 
 
 def emit(

@@ -1,4 +1,4 @@
-"""linear(x, w, b), attention(…), norm(…)  ->  call_tir(kernel, (x, pack(w), b)): the target's own kernels."""
+"""linear(x, w, b), attention(q, k, v), norm(x, g)  ->  call_tir(kernel, (x, pack(w), b)), …"""
 
 from __future__ import annotations
 
@@ -6,32 +6,40 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax, tirx
+from tvm import relax
 from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.passes.composite import composite_of, options_of
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
+    Size,
+    dtype,
     emit,
     entry_functions,
     normalize,
     op_name,
+    same_sizes,
     shape,
 )
 from pocketformer.passes.refusal import Refused, note_refusal
 from pocketformer.schedules.cpu import Kernel, pick
-from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Norm, Softmax
+from pocketformer.schedules.workloads import (
+    Attention,
+    BatchMatmul,
+    Linear,
+    Norm,
+    Softmax,
+    Workload,
+)
 from pocketformer.targets import Target
-
-Size = int | tirx.PrimExpr
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A workload, the arguments of its kernel (what `pack` is for stands at `packed`), its result."""
+    """A workload, its kernel's arguments (the one to pack stands at `packed`) and result shape."""
 
-    workload: Any
+    workload: Workload
     args: list[relax.Expr]
     out: list[Size]
     packed: int | None = None
@@ -55,7 +63,7 @@ class _Picker:
         self._mod = mod
         self._target = target
         self._builder = relax.BlockBuilder(mod)
-        self._kernels: dict[Any, tuple[Kernel, GlobalVar] | None] = {}
+        self._kernels: dict[Workload, tuple[Kernel, GlobalVar]] = {}
 
     def module(self, entries: dict[GlobalVar, relax.Function]) -> IRModule:
         functions = dict(self._builder.get().functions.items())
@@ -82,9 +90,9 @@ class _Picker:
     ) -> Plan | None:
         if found := composite_of(self._mod, value):
             name, composite = found
-            return PLANS[name](before, var.name_hint, value, options_of(composite))
+            return PLANS[name](before, var.name, value, options_of(composite))
         plan = OPERATOR_PLANS.get(op_name(value))
-        return plan(before, var.name_hint, value, {}) if plan else None
+        return plan(before, var.name, value, {}) if plan else None
 
     def _call(
         self, before: list[relax.VarBinding], plan: Plan, var: relax.Var, value: relax.Call
@@ -93,24 +101,25 @@ class _Picker:
         args = list(plan.args)
         if plan.packed is not None and kernel.pack is not None:
             args[plan.packed] = emit(
-                before, kernel.pack(args[plan.packed]), f"{var.name_hint}_packed"
+                before, kernel.pack(args[plan.packed]), f"{var.name}_packed"
             )
-        out_type = relax.TensorType(plan.out, value.ty.dtype)
+        out_type = relax.TensorType(plan.out, dtype(value))
         call = normalize(relax.call_tir(gvar, args, out_type), value.span)
-        if _same(plan.out, shape(value)):
+        if same_sizes(plan.out, shape(value)):
             return Replacement(call, before)
-        flat = emit(before, call, f"{var.name_hint}_flat", value.span)
+        flat = emit(before, call, f"{var.name}_flat", value.span)
         return Replacement(normalize(relax.op.reshape(flat, value.ty.shape), value.span), before)
 
-    def _kernel(self, workload: Any) -> tuple[Kernel, GlobalVar]:
+    def _kernel(self, workload: Workload) -> tuple[Kernel, GlobalVar]:
         if workload not in self._kernels:
-            self._kernels[workload] = None
-            if (kernel := pick(workload, self._target)) is not None:
-                gvar = self._builder.add_func(kernel.func, kernel.symbol)
-                self._kernels[workload] = kernel, gvar
-        if (picked := self._kernels[workload]) is None:
-            raise Refused(f"no kernel template for {workload}")
-        return picked
+            try:
+                kernel = pick(workload, self._target)
+            except LookupError as error:
+                raise Refused(str(error)) from None
+            # A name of its own in this module, as two workloads may run the same kernel.
+            func = kernel.func.without_attr("global_symbol")
+            self._kernels[workload] = kernel, self._builder.add_func(func, kernel.name)
+        return self._kernels[workload]
 
 
 def _linear(
@@ -138,11 +147,15 @@ def _linear(
 def _attention(
     before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
 ) -> Plan:
-    query, key, value = call.args[:3]
-    batch, q_len, heads, size = shape(query)
-    _, kv_len, kv_heads, _ = shape(key)
-    value_size = shape(value)[-1]
-    mask = tuple(axis != 1 for axis in shape(call.args[3])[:3]) if len(call.args) > 3 else None
+    packed = bool(options.get("packed"))
+    masks = call.args[1 if packed else 3 :]
+    if packed:
+        batch, q_len, _, heads, size = shape(call.args[0])
+        kv_len, kv_heads, value_size = q_len, heads, size
+    else:
+        batch, q_len, heads, size = shape(call.args[0])
+        _, kv_len, kv_heads, _ = shape(call.args[1])
+        value_size = shape(call.args[2])[-1]
     workload = Attention(
         batch=_known(batch),
         q_len=_known(q_len),
@@ -152,8 +165,8 @@ def _attention(
         head_size=size,
         value_size=value_size,
         scale=options["scale"],
-        mask=mask,
-        zero_masked=bool(options["zero_masked"]),
+        mask=tuple(axis != 1 for axis in shape(masks[0])[:3]) if masks else None,
+        packed=packed,
     )
     return Plan(workload, list(call.args), [batch, q_len, heads, value_size])
 
@@ -182,7 +195,7 @@ def _norm(
 def _softmax(
     before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
 ) -> Plan | None:
-    if int(call.attrs.axis) not in (-1, len(shape(call)) - 1) or call.ty.dtype != "float32":
+    if int(call.attrs.axis) not in (-1, len(shape(call)) - 1) or dtype(call) != "float32":
         return None
     rows, x = _rows(before, call.args[0], f"{name}_x")
     size = shape(call)[-1]
@@ -193,9 +206,9 @@ def _batch_matmul(
     before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
 ) -> Plan | None:
     left, right = call.args
-    if call.ty.dtype != "float32" or len(shape(left)) < 3 or len(shape(left)) != len(shape(right)):
+    if dtype(call) != "float32" or len(shape(left)) < 3 or len(shape(left)) != len(shape(right)):
         return None
-    if not _same(shape(left)[:-2], shape(right)[:-2]):
+    if not same_sizes(shape(left)[:-2], shape(right)[:-2]):
         return None
     batch = _product(shape(left)[:-2])
     m, k = shape(left)[-2:]
@@ -231,7 +244,7 @@ def _rows(before: list[relax.VarBinding], x: relax.Expr, name: str) -> tuple[Siz
 def _flat(
     before: list[relax.VarBinding], x: relax.Expr, sizes: list[Size], name: str
 ) -> relax.Expr:
-    return x if _same(shape(x), sizes) else emit(before, relax.op.reshape(x, sizes), name)
+    return x if same_sizes(shape(x), sizes) else emit(before, relax.op.reshape(x, sizes), name)
 
 
 def _product(sizes: list[Size]) -> Size:
@@ -244,6 +257,3 @@ def _product(sizes: list[Size]) -> Size:
 def _known(size: Size) -> int | None:
     return size if isinstance(size, int) else None
 
-
-def _same(left: list[Size], right: list[Size]) -> bool:
-    return list(map(str, left)) == list(map(str, right))
