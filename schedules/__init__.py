@@ -1,0 +1,1 @@
+"""What kernels compute (workloads) and how, per kind of processor."""

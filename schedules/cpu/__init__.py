@@ -1,0 +1,31 @@
+"""Float32 kernels for processors: `pick` the one for a workload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pocketformer.schedules.cpu.attention import FusedAttention
+from pocketformer.schedules.cpu.gemm import Gemm
+from pocketformer.schedules.cpu.kernel import Kernel
+from pocketformer.schedules.cpu.norm import RowNorm
+from pocketformer.schedules.workloads import Workload
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
+
+__all__ = ["TEMPLATES", "Kernel", "pick"]
+
+# The first whose `matches` holds is taken.
+TEMPLATES: tuple[Any, ...] = (Gemm, FusedAttention, RowNorm)
+
+
+def pick(workload: Workload, target: Target) -> Kernel:
+    """The untuned kernel for `workload`, its PrimFunc named after the kernel.
+
+    Its arguments are the workload's inputs in the order that its docstring gives (a weight packed),
+    then its outputs. Raises LookupError if no template matches.
+    """
+    for template in TEMPLATES:
+        if template.matches(workload):
+            return template.default(target, workload).kernel(workload, target)
+    raise LookupError(f"no kernel computes {workload}")

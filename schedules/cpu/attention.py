@@ -1,0 +1,327 @@
+"""Fused attention: scores, softmax and weighted sum of a few queries at a time, inside the cache.
+
+The keys are first laid out as panels [panel, head_size, key of the panel], as GEMM weights are. Then
+a tile of queries walks over blocks of keys and keeps, per query, the greatest score so far, the sum
+of exponentials and the weighted sum; when the greatest score grows, the sums are scaled down
+(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from pocketformer.schedules.cpu import math
+from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of, reduce_add, reduce_max
+from pocketformer.schedules.cpu.kernel import (
+    Buffer,
+    Expr,
+    Kernel,
+    ceil_div,
+    load,
+    loop,
+    parallel_loop,
+    prim_func,
+    registers,
+    splat,
+    store,
+    transpose,
+    when,
+    workspace,
+)
+from pocketformer.schedules.workloads import Attention
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
+
+WORTH_SHARING = 1 << 16      # multiply-adds
+LOWEST = -3.4028234663852886e38
+
+
+@dataclass(frozen=True)
+class FusedAttention:
+    """`rows` queries by `keys` scores, and by `columns` of the result, in registers; softmax over
+    `block` keys at a time."""
+
+    isa: str
+    rows: int
+    keys: int
+    columns: int
+    block: int
+
+    @property
+    def name(self) -> str:
+        return f"f32_attention_{self.rows}x{self.keys}x{self.columns}b{self.block}_{self.isa}"
+
+    @staticmethod
+    def matches(workload: object) -> bool:
+        return isinstance(workload, Attention)
+
+    @classmethod
+    def space(cls, target: Target, workload: Attention) -> Iterator[FusedAttention]:
+        default = cls.default(target, workload)
+        for blocks in (4, 8, 16, 32):
+            yield cls(default.isa, default.rows, default.keys, default.columns,
+                      blocks * default.keys)
+
+    @classmethod
+    def default(cls, target: Target, workload: Attention) -> FusedAttention:
+        isa = isa_of(target)
+        rows, keys, columns = isa.attention_tile
+        # The block's scores take half of a first cache of 32 KiB.
+        return cls(isa.name, rows, keys, columns, (1 << 12) // rows // keys * keys)
+
+    def kernel(self, workload: Attention, target: Target) -> Kernel:
+        return Kernel(self.name, self.build(workload, target))
+
+    def build(self, workload: Attention, target: Target) -> tirx.PrimFunc:
+        """q, k, v (or qkv), mask? -> out."""
+        with prim_func(self.name) as function:
+            _Writer(self, workload, Inputs(function, workload)).write()
+        return function.func
+
+
+class _Writer:
+    """Writes one attention kernel."""
+
+    def __init__(self, point: FusedAttention, workload: Attention, inputs: Inputs) -> None:
+        self.point, self.workload, self.inputs = point, workload, inputs
+        self.lanes = isa_named(point.isa).lanes
+        self.by_lane = isa_named(point.isa).by_lane
+        self.batch, self.q_len, self.kv_len = inputs.batch, inputs.q_len, inputs.kv_len
+        self.panels = ceil_div(self.kv_len, point.keys)
+        self.block_panels = point.block // point.keys
+        self.size = workload.head_size
+        self.state = ceil_div(point.rows, self.lanes) * self.lanes
+
+    def write(self) -> None:
+        work, point = self.workload, self.point
+        tiles = ceil_div(self.q_len, point.rows)
+        share = not all(isinstance(size, int) for size in (self.batch, tiles, self.kv_len)) or (
+            self.batch * self.q_len * self.kv_len * work.heads * work.head_size >= WORTH_SHARING)
+        panels = workspace(self.batch * work.kv_heads, self.panels, self.size, point.keys)
+        with parallel_loop(self.batch * work.kv_heads, share) as pair:
+            self._lay_out_keys(panels, pair)
+        with parallel_loop(self.batch * work.heads * tiles, share) as task:
+            pair, tile = task // tiles, task % tiles
+            batch, head = pair // work.heads, pair % work.heads
+            kv_head = head // (work.heads // work.kv_heads)
+            self._tile(panels, batch, head, kv_head, tile * point.rows)
+
+    def _lay_out_keys(self, panels: Buffer, pair: Expr) -> None:
+        """panels[pair, panel, d, key]; keys past the end repeat the last one, their weight is 0."""
+        lanes, size = self.lanes, self.size
+        batch, head = pair // self.workload.kv_heads, pair % self.workload.kv_heads
+        with loop(self.panels) as panel:
+            for column in range(0, self.point.keys, lanes):
+                def key(i: int, d: Expr, width: int, column: int = column) -> Expr:
+                    at = tirx.min(panel * self.point.keys + column + i, self.kv_len - 1)
+                    return self.inputs.k(batch, at, head, d, width)
+
+                with loop(size // lanes) as step:
+                    square = [key(i, step * lanes, lanes) for i in range(lanes)]
+                    for i, vector in enumerate(transpose(square)):
+                        store(panels, vector, pair, panel, step * lanes + i, column)
+                for d in range(size // lanes * lanes, size):
+                    for i in range(lanes):
+                        store(panels, key(i, d, 1), pair, panel, d, column + i)
+
+    def _tile(
+        self, panels: Buffer, batch: Expr, head: Expr, kv_head: Expr, first: Expr
+    ) -> None:
+        """All keys for the `rows` queries from `first` on."""
+        work, point, lanes = self.workload, self.point, self.lanes
+        queries = self._queries(batch, head, first)
+        weights = registers(point.rows, point.block)
+        result = registers(point.rows, work.value_size)
+        greatest, total, scale = (registers(self.state) for _ in range(3))
+        for r in range(0, self.state, lanes):
+            store(greatest, splat(LOWEST, lanes), r)
+            store(total, splat(0.0, lanes), r)
+        with loop(point.rows) as r:
+            for start, width in _widths(work.value_size, lanes):
+                store(result, splat(0.0, width), r, start)
+        visible = self.kv_len
+        if work.causal:
+            last = tirx.min(first + point.rows, self.q_len) - 1
+            visible = tirx.max(tirx.min(last + self.inputs.past + 1, self.kv_len), 0)
+        pair = batch * work.kv_heads + kv_head
+        with loop(ceil_div(visible, point.block)) as block:
+            start = block * point.block
+            count = tirx.min(visible - start, point.block)
+            with loop(ceil_div(count, point.keys)) as chunk:
+                panel = block * self.block_panels + chunk
+                self._scores(panels, queries, weights, batch, head, first, pair, panel, chunk)
+            self._softmax(weights, ceil_div(count, point.keys), greatest, total, scale)
+            for column, width, vectors in _groups(work.value_size, lanes, point.columns):
+                self._weigh(weights, result, scale, batch, kv_head, start, count,
+                            column, width, vectors)
+        self._write(result, total, batch, head, first)
+
+    def _queries(self, batch: Expr, head: Expr, first: Expr) -> Callable[[Expr], list[Expr]]:
+        """The scaled queries of a tile; gives those at d, and repeats the last past the end."""
+        rows, lanes, size = self.point.rows, self.lanes, self.size
+
+        def row(r: Expr, d: Expr, width: int) -> Expr:
+            at = first + r if self.q_len_fits() else tirx.min(first + r, self.q_len - 1)
+            return self.inputs.q(batch, at, head, d, width) * splat(self.workload.scale, width)
+
+        if not self.by_lane:
+            held = registers(rows, size)
+            with loop(rows) as r:
+                for d, width in _widths(size, lanes):
+                    store(held, row(r, d, width), r, d)
+            return lambda d: [held[r, d] for r in range(rows)]
+
+        turned = registers(size, rows)
+        for r in range(0, rows, lanes):
+            with loop(size // lanes) as step:
+                square = [row(r + i, step * lanes, lanes) for i in range(lanes)]
+                for i, vector in enumerate(transpose(square)):
+                    store(turned, vector, step * lanes + i, r)
+            for d in range(size // lanes * lanes, size):
+                for i in range(lanes):
+                    store(turned, row(r + i, d, 1), d, r + i)
+
+        def at(d: Expr) -> list[Expr]:
+            near = registers(rows)
+            for r in range(0, rows, lanes):
+                store(near, load(turned, d, r, lanes=lanes), r)
+            return [near[r] for r in range(rows)]
+        return at
+
+    def q_len_fits(self) -> bool:
+        return isinstance(self.q_len, int) and self.q_len % self.point.rows == 0
+
+    def _scores(
+        self, panels: Buffer, queries: Callable[[Expr], list[Expr]], weights: Buffer,
+        batch: Expr, head: Expr, first: Expr, pair: Expr, panel: Expr, chunk: Expr,
+    ) -> None:
+        """weights[:, chunk] = mask + queries @ one panel of keys."""
+        rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
+        start = self.inputs.mask_tile(batch, head, first, panel * keys, rows, keys, lanes)
+        sums = registers(rows, keys)
+        for r in range(rows):
+            for column in range(0, keys, lanes):
+                store(sums, start(r, column), r, column)
+        with loop(self.size) as d:
+            numbers = queries(d)
+            for r in range(rows):
+                for column in range(0, keys, lanes):
+                    product = splat(numbers[r], lanes) * load(
+                        panels, pair, panel, d, column, lanes=lanes)
+                    store(sums, load(sums, r, column, lanes=lanes) + product, r, column)
+        for r in range(rows):
+            for column in range(0, keys, lanes):
+                store(weights, load(sums, r, column, lanes=lanes), r, chunk * keys + column)
+
+    def _softmax(
+        self, weights: Buffer, chunks: Expr, greatest: Buffer, total: Buffer, scale: Buffer
+    ) -> None:
+        """Scores to exponentials; `scale` is by how much the sums so far shrink."""
+        keys, lanes = self.point.keys, self.lanes
+        ways = keys // lanes
+        with loop(self.point.rows) as r:
+            most = registers(keys)
+            for way in range(ways):
+                store(most, splat(LOWEST, lanes), way * lanes)
+            with loop(chunks) as chunk:
+                for way in range(ways):
+                    score = load(weights, r, chunk * keys + way * lanes, lanes=lanes)
+                    store(most, tirx.max(load(most, way * lanes, lanes=lanes), score), way * lanes)
+            vector = load(most, 0, lanes=lanes)
+            for way in range(1, ways):
+                vector = tirx.max(vector, load(most, way * lanes, lanes=lanes))
+            top = T.bind(tirx.max(greatest[r], reduce_max(vector)))
+            store(scale, greatest[r] - top, r)
+            store(greatest, top, r)
+            sums = registers(keys)
+            for way in range(ways):
+                store(sums, splat(0.0, lanes), way * lanes)
+            with loop(chunks) as chunk:
+                for way in range(ways):
+                    at = chunk * keys + way * lanes
+                    weight = T.bind(math.exp(load(weights, r, at, lanes=lanes) - splat(top, lanes)))
+                    store(weights, weight, r, at)
+                    store(sums, load(sums, way * lanes, lanes=lanes) + weight, way * lanes)
+            vector = load(sums, 0, lanes=lanes)
+            for way in range(1, ways):
+                vector = vector + load(sums, way * lanes, lanes=lanes)
+            added = reduce_add(vector)
+            shrink = T.bind(math.exp(scale[r]))
+            store(scale, shrink, r)
+            store(total, total[r] * shrink + added, r)
+
+    def _weigh(
+        self, weights: Buffer, result: Buffer, scale: Buffer, batch: Expr, head: Expr,
+        start: Expr, count: Expr, column: int, width: int, vectors: int,
+    ) -> None:
+        """result[:, columns] = result * scale + weights @ the block's values."""
+        rows = self.point.rows
+        sums = registers(rows, vectors * width)
+        for r in range(rows):
+            for v in range(vectors):
+                held = load(result, r, column + v * width, lanes=width)
+                store(sums, held * splat(scale[r], width), r, v * width)
+
+        def add(key: Expr, numbers: list[Expr]) -> None:
+            for r in range(rows):
+                for v in range(vectors):
+                    value = self.inputs.v(batch, start + key, head, column + v * width, width)
+                    product = splat(numbers[r], width) * value
+                    store(sums, load(sums, r, v * width, lanes=width) + product, r, v * width)
+
+        steps = 4 if self.by_lane else 1
+        with loop(count // steps) as step:
+            if self.by_lane:
+                near = registers(rows, steps)
+                for r in range(rows):
+                    store(near, load(weights, r, step * steps, lanes=steps), r, 0)
+                for u in range(steps):
+                    add(step * steps + u, [near[r, u] for r in range(rows)])
+            else:
+                add(step, [weights[r, step] for r in range(rows)])
+        if steps > 1:
+            with loop(count % steps) as rest:
+                key = count // steps * steps + rest
+                add(key, [weights[r, key] for r in range(rows)])
+        for r in range(rows):
+            for v in range(vectors):
+                store(result, load(sums, r, v * width, lanes=width), r, column + v * width)
+
+    def _write(
+        self, result: Buffer, total: Buffer, batch: Expr, head: Expr, first: Expr
+    ) -> None:
+        with loop(self.point.rows) as r, when(self.q_len_fits() or first + r < self.q_len):
+            divisor = T.bind(tirx.Select(
+                total[r] == T.float32(0.0), T.float32(0.0), T.float32(1.0) / total[r]))
+            for column, width in _widths(self.workload.value_size, self.lanes):
+                value = load(result, r, column, lanes=width) * splat(divisor, width)
+                store(self.inputs.out, value, batch, first + r, head, column)
+
+
+def _widths(size: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """(start, lanes) of the vectors that cover `size`: whole ones, then halves of halves."""
+    start = 0
+    while start < size:
+        while lanes > size - start:
+            lanes //= 2
+        yield start, lanes
+        start += lanes
+
+
+def _groups(size: int, lanes: int, columns: int) -> Iterator[tuple[int, int, int]]:
+    """(start, lanes, vectors) of the column groups, each at most `columns` wide."""
+    full = list(_widths(size, lanes))
+    whole = [start for start, width in full if width == lanes]
+    most = columns // lanes
+    for i in range(0, len(whole), most):
+        yield whole[i], lanes, min(most, len(whole) - i)
+    for start, width in full:
+        if width < lanes:
+            yield start, width, 1

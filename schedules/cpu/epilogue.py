@@ -1,0 +1,110 @@
+"""How a linear kernel begins and ends a tile: bias, activation, residual, the part-full panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm.tirx.script.builder import ir as T
+
+from pocketformer.schedules.cpu import math
+from pocketformer.schedules.cpu.kernel import (
+    Buffer,
+    Builder,
+    Expr,
+    ceil_div,
+    load,
+    loop,
+    registers,
+    splat,
+    store,
+    when,
+)
+from pocketformer.schedules.workloads import Linear
+
+
+class Epilogue:
+    """Takes the arguments bias, residual and out of `function`, and writes to out."""
+
+    def __init__(
+        self, function: Builder, workload: Linear, m: Expr, columns: int, lanes: int
+    ) -> None:
+        n = workload.n
+        self.bias = function.argument("bias", (n,)) if workload.bias else None
+        self.residual = function.argument("residual", (m, n)) if workload.residual else None
+        self.out = function.argument("out", (m, n))
+        self.activation = workload.activation
+        self.columns, self.lanes = columns, lanes
+        self.panels = ceil_div(n, columns)
+        self.live = n - (self.panels - 1) * columns       # columns of the last panel
+        self.first: Buffer | None = None
+
+    def begin(self, panel: Expr) -> None:
+        """Fetch what is the same for all tiles of a panel."""
+        if self.bias is None:
+            return
+        self.first = registers(self.columns)
+        for column in range(0, self.columns, self.lanes):
+            if not self._always_full(column):
+                store(self.first, splat(0.0, self.lanes), column)
+            self._guarded(panel, column, lambda column, lanes: store(
+                self.first, load(self.bias, panel * self.columns + column, lanes=lanes), column))
+
+    def start(self, total: Buffer, rows: int) -> None:
+        """Set the sums to the bias, or to 0."""
+        for r in range(rows):
+            for column in range(0, self.columns, self.lanes):
+                value = (splat(0.0, self.lanes) if self.first is None
+                         else load(self.first, column, lanes=self.lanes))
+                store(total, value, r, column)
+
+    def finish(
+        self, total: Buffer, panel: Expr, row: Expr, rows: int, limit: Expr | None
+    ) -> None:
+        """Write the tile from `row` on; rows from `limit` on are left out."""
+        if not self.activation and self.live == self.columns:
+            for r in range(rows):
+                with when(True if limit is None else row + r < limit):
+                    for column in range(0, self.columns, self.lanes):
+                        self._write(panel, row + r, column,
+                                    load(total, r, column, lanes=self.lanes))
+            return
+        # A loop over rows keeps the code short, but its index must not touch the registers.
+        staged = registers(rows, self.columns)
+        for r in range(rows):
+            for column in range(0, self.columns, self.lanes):
+                store(staged, load(total, r, column, lanes=self.lanes), r, column)
+        with loop(rows) as r, when(True if limit is None else row + r < limit):
+            for column in range(0, self.columns, self.lanes):
+                value = math.ACTIVATIONS[self.activation](
+                    load(staged, r, column, lanes=self.lanes))
+                if self._always_full(column):
+                    self._write(panel, row + r, column, value)
+                    continue
+                store(staged, value, r, column)
+                self._guarded(panel, column, lambda column, lanes: self._write(
+                    panel, row + r, column, load(staged, r, column, lanes=lanes)))
+
+    def _write(self, panel: Expr, row: Expr, column: int, value: Expr) -> None:
+        at = panel * self.columns + column
+        if self.residual is not None:
+            lanes = 1 if str(value.ty) == "float32" else self.lanes
+            value = value + load(self.residual, row, at, lanes=lanes)
+        store(self.out, value, row, at)
+
+    def _always_full(self, column: int) -> bool:
+        return column + self.lanes <= self.live
+
+    def _guarded(
+        self, panel: Expr, column: int, action: Callable[[int, int], None]
+    ) -> None:
+        """`action(column, lanes)` for a vector of the panel, number by number where it is cut."""
+        if self._always_full(column):
+            action(column, self.lanes)
+            return
+        if self.panels > 1:
+            with T.If(panel < self.panels - 1), T.Then():
+                action(column, self.lanes)
+        if column < self.live:
+            with when(True if self.panels == 1 else panel == self.panels - 1):
+                for cut in range(column, self.live):
+                    action(cut, 1)

@@ -1,0 +1,298 @@
+"""Linear layers: a tile of the result stays in registers while panels of packed weights stream by.
+
+Weights lie as [panel, k, column of the panel], the last panel filled up with zeros. Rows of x are
+read where they lie; where the instruction set multiplies by a lane of a register (Arm), they are
+first packed, so that one load brings the same k of several rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tvm import relax, tirx
+from tvm.tirx.script.builder import ir as T
+
+from pocketformer.schedules.cpu.epilogue import Epilogue
+from pocketformer.schedules.cpu.intrinsics import Isa, isa_named, isa_of
+from pocketformer.schedules.cpu.kernel import (
+    Buffer,
+    Expr,
+    Kernel,
+    ceil_div,
+    load,
+    loop,
+    parallel_loop,
+    prim_func,
+    registers,
+    splat,
+    store,
+    transpose,
+    workspace,
+)
+from pocketformer.schedules.workloads import Linear
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
+
+WORTH_SHARING = 1 << 17    # multiply-adds: some 2 us of one core, twice what a launch costs
+TASKS = 16                 # enough for eight uneven cores
+PACKED_ROWS = 128          # rows of x packed at a time: with k = 768, 384 KiB
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A `rows` x `columns` tile; the k loop takes `unroll` steps at a time.
+
+    `columns` decides how the weights lie, so it must be the same for all kernels that share them.
+    """
+
+    isa: str
+    rows: int
+    columns: int
+    unroll: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"f32_gemm_{self.rows}x{self.columns}k{self.unroll}_{self.isa}"
+
+    @staticmethod
+    def matches(workload: object) -> bool:
+        return isinstance(workload, Linear)
+
+    @classmethod
+    def space(cls, target: Target, workload: Linear) -> Iterator[Gemm]:
+        """Every tile that fits the registers of `target`."""
+        isa = isa_of(target)
+        for vectors in range(1, 7):
+            for rows in range(1, 17):
+                spare = 1 + (ceil_div(rows, isa.lanes) if isa.by_lane else vectors)
+                if 4 <= rows * vectors <= isa.registers - spare:
+                    for unroll in (1, 2, 4):
+                        yield cls(isa.name, rows, vectors * isa.lanes, unroll)
+
+    @classmethod
+    def default(cls, target: Target, workload: Linear) -> Gemm:
+        """The best tile whose panels waste little of `workload.n`; it depends on n alone."""
+        isa = isa_of(target)
+        rows, columns = min(
+            isa.tiles,
+            # Every place down the table costs some 2 % of speed.
+            key=lambda tile: ceil_div(workload.n, tile[1]) * tile[1]
+            * (1.0 + 0.02 * isa.tiles.index(tile)),
+        )
+        return cls(isa.name, rows, columns, 4 if isa.by_lane else 1)
+
+    def packed_shape(self, workload: Linear) -> tuple[int, int, int]:
+        """[panel, k, column]."""
+        return (ceil_div(workload.n, self.columns), workload.k, self.columns)
+
+    def pack(self, weight: relax.Expr, workload: Linear) -> relax.Expr:
+        """Relax operations that put `weight` [k, n] into `packed_shape`."""
+        panels, k, columns = self.packed_shape(workload)
+        if panels * columns != workload.n:
+            weight = relax.op.nn.pad(weight, [0, 0, 0, panels * columns - workload.n])
+        return relax.op.permute_dims(relax.op.reshape(weight, (k, panels, columns)), [1, 0, 2])
+
+    def kernel(self, workload: Linear, target: Target) -> Kernel:
+        return Kernel(
+            self.name,
+            self.build(workload, target),
+            lambda weight: self.pack(weight, workload),
+            self.packed_shape(workload),
+        )
+
+    def build(self, workload: Linear, target: Target) -> tirx.PrimFunc:
+        """x[m, k], weight, bias[n]?, residual[m, n]? -> out[m, n]."""
+        return _Writer(self, workload).write()
+
+
+class _Writer:
+    """Writes one kernel: which tiles there are, and what each does."""
+
+    def __init__(self, point: Gemm, workload: Linear) -> None:
+        self.point, self.workload = point, workload
+        self.isa: Isa = isa_named(point.isa)
+        self.panels = ceil_div(workload.n, point.columns)
+        self.vectors = point.columns // self.isa.lanes
+        self.x: Buffer = None
+        self.weight: Buffer = None
+
+    def write(self) -> tirx.PrimFunc:
+        work, point = self.workload, self.point
+        with prim_func(point.name) as function:
+            self.m = function.size("m", work.m)
+            self.x = function.argument("x", (self.m, work.k))
+            self.weight = function.argument("weight", point.packed_shape(work))
+            self.end = Epilogue(function, work, self.m, point.columns, self.isa.lanes)
+            if self.isa.by_lane and work.m != 1:
+                self._packed_blocks()
+            else:
+                self._share(0, self.m, None)
+        return function.func
+
+    def _packed_blocks(self) -> None:
+        """Pack a block of rows of x, multiply it, and go on to the next."""
+        rows, k, m = self.point.rows, self.workload.k, self.m
+        block = PACKED_ROWS // rows * rows
+        if isinstance(m, int) and m <= block:
+            block = ceil_div(m, rows) * rows
+        packed = workspace(block // rows, k, rows)
+        if block == m:
+            self._pack(packed, 0, m)
+            self._share(0, m, packed)
+            return
+        with loop(ceil_div(m, block)) as number:
+            first = number * block
+            count = tirx.min(m - first, block)
+            self._pack(packed, first, count)
+            self._share(first, count, packed)
+
+    def _pack(self, packed: Buffer, first: Expr, count: Expr) -> None:
+        """packed[tile, k, row] = x[first + tile * rows + row, k]; rows past the end repeat it."""
+        rows, k, lanes = self.point.rows, self.workload.k, self.isa.lanes
+        with parallel_loop(ceil_div(count, rows), self._worthwhile()) as tile:
+            def row(r: int) -> Expr:
+                return tirx.min(first + tile * rows + r, self.m - 1)
+
+            for r in range(0, rows, lanes):
+                with loop(k // lanes) as step:
+                    block = [load(self.x, row(r + i), step * lanes, lanes=lanes)
+                             for i in range(lanes)]
+                    for i, vector in enumerate(transpose(block)):
+                        store(packed, vector, tile, step * lanes + i, r)
+                for last in range(k // lanes * lanes, k):
+                    for i in range(lanes):
+                        store(packed, self.x[row(r + i), last], tile, last, r + i)
+
+    def _worthwhile(self) -> bool:
+        work = self.workload
+        return (work.m or 1 << 6) * work.n * work.k >= WORTH_SHARING
+
+    def _share(self, first: Expr, count: Expr, packed: Buffer | None) -> None:
+        """Multiply `count` rows from row `first`; a task is a panel and a group of row tiles."""
+        rows = self.point.rows
+        groups = ceil_div(TASKS, self.panels)
+        if isinstance(count, int):
+            groups = min(groups, max(1, count // rows))
+        tiles = count // rows
+        per_group = ceil_div(tiles, groups)
+        with parallel_loop(self.panels * groups, self._worthwhile()) as task:
+            panel, group = task // groups, task % groups
+            self.end.begin(panel)
+            start = group * per_group
+            with loop(tirx.min(per_group, tiles - start) if groups > 1 else tiles) as i:
+                self._tile(panel, first, (start + i) * rows, rows, packed)
+            if isinstance(count, int):
+                if count % rows:
+                    with T.If(group == groups - 1), T.Then():
+                        self._tile(panel, first, tiles * rows, count % rows, packed)
+            else:
+                with T.If(tirx.all(group == groups - 1, count % rows > 0)), T.Then():
+                    self._tail(panel, first, tiles * rows, count, packed, rows)
+
+    def _tail(
+        self, panel: Expr, first: Expr, row: Expr, count: Expr, packed: Buffer | None, rows: int
+    ) -> None:
+        """The least of rows, rows / 2, ... 1 that holds the rows left over."""
+        smaller = rows // 2
+        if smaller == 0:
+            self._tile(panel, first, row, rows, packed)
+            return
+        with T.If(count - row > smaller):
+            with T.Then():
+                self._tile(panel, first, row, rows, packed, count)
+            with T.Else():
+                self._tail(panel, first, row, count, packed, smaller)
+
+    def _tile(
+        self, panel: Expr, first: Expr, row: Expr, rows: int, packed: Buffer | None,
+        count: Expr | None = None,
+    ) -> None:
+        """`rows` rows of one panel from row `first + row`; those from `count` on are not stored."""
+        at = first + row
+        if rows == 1:
+            total = self._single_row(panel, at)
+        else:
+            total = registers(rows, self.point.columns)
+            self.end.start(total, rows)
+            if packed is None:
+                left = self._from_memory(at, rows, count is not None)
+            else:
+                left = self._from_lanes(packed, row // self.point.rows, rows)
+            self._multiply(panel, total, rows, left)
+        self.end.finish(total, panel, at, rows, None if count is None else first + count)
+
+    def _from_memory(self, row: Expr, rows: int, clamp: bool) -> Callable[[Expr, int], list[Expr]]:
+        def left(k: Expr, steps: int) -> list[Expr]:
+            return [
+                self.x[tirx.min(row + r, self.m - 1) if clamp else row + r, k + u]
+                for u in range(steps) for r in range(rows)
+            ]
+        return left
+
+    def _from_lanes(
+        self, packed: Buffer, tile: Expr, rows: int
+    ) -> Callable[[Expr, int], list[Expr]]:
+        lanes = self.isa.lanes
+        padded = ceil_div(rows, lanes) * lanes
+
+        def left(k: Expr, steps: int) -> list[Expr]:
+            held = registers(steps, padded)
+            for u in range(steps):
+                for r in range(0, padded, lanes):
+                    store(held, load(packed, tile, k + u, r, lanes=lanes), u, r)
+            return [held[u, r] for u in range(steps) for r in range(rows)]
+        return left
+
+    def _multiply(
+        self, panel: Expr, total: Buffer, rows: int, left: Callable[[Expr, int], list[Expr]]
+    ) -> None:
+        lanes, k, unroll = self.isa.lanes, self.workload.k, self.point.unroll
+
+        def steps(at: Any, count: int) -> None:
+            numbers = left(at, count)
+            for u in range(count):
+                for r in range(rows):
+                    for v in range(self.vectors):
+                        column = v * lanes
+                        weight = load(self.weight, panel, at + u, column, lanes=lanes)
+                        product = splat(numbers[u * rows + r], lanes) * weight
+                        store(total, load(total, r, column, lanes=lanes) + product, r, column)
+
+        with loop(k // unroll) as step:
+            steps(step * unroll, unroll)
+        if k % unroll:
+            steps(k // unroll * unroll, k % unroll)
+
+    def _single_row(self, panel: Expr, row: Expr) -> Buffer:
+        """One row: several sums a column, since one would wait for its own last addition."""
+        lanes, k, columns = self.isa.lanes, self.workload.k, self.point.columns
+        ways = 4
+        sums = registers(ways, columns)
+        for way in range(ways):
+            for v in range(self.vectors):
+                store(sums, splat(0.0, lanes), way, v * lanes)
+
+        def add(at: Any, way: int, number: Expr) -> None:
+            for v in range(self.vectors):
+                product = splat(number, lanes) * load(
+                    self.weight, panel, at, v * lanes, lanes=lanes)
+                store(sums, load(sums, way, v * lanes, lanes=lanes) + product, way, v * lanes)
+
+        with loop(k // ways) as step:
+            held = registers(ways)
+            store(held, load(self.x, row, step * ways, lanes=ways), 0)
+            for way in range(ways):
+                number = held[way] if self.isa.by_lane else self.x[row, step * ways + way]
+                add(step * ways + way, way, number)
+        for last in range(k // ways * ways, k):
+            add(last, last % ways, self.x[row, last])
+        total = registers(1, columns)
+        self.end.start(total, 1)
+        for v in range(self.vectors):
+            parts = [load(sums, way, v * lanes, lanes=lanes) for way in range(ways)]
+            value = (parts[0] + parts[1]) + (parts[2] + parts[3])
+            store(total, load(total, 0, v * lanes, lanes=lanes) + value, 0, v * lanes)
+        return total

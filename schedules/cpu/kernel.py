@@ -1,0 +1,141 @@
+"""A kernel, and a few words for writing one with TVM's builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+Expr = Any
+Buffer = Any
+
+# TVM's operator kind "opaque": no pass may fuse anything into a kernel.
+_OPAQUE = 8
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A finished PrimFunc; `pack` turns a weight [k, n] into the `packed_shape` that it reads."""
+
+    name: str
+    func: tirx.PrimFunc
+    pack: Callable[[Any], Any] | None = None
+    packed_shape: tuple[int, ...] | None = None
+
+
+class Builder:
+    """Collects a PrimFunc: arguments in order, symbolic sizes by name."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, tirx.Var] = {}
+        self.func: Any = None
+
+    def size(self, name: str, value: int | None) -> Any:
+        """`value`, or where it is None the variable `name`, one for all its uses."""
+        if value is not None:
+            return value
+        return self._sizes.setdefault(name, tirx.Var(name, "int64"))
+
+    def argument(self, name: str, shape: Sequence[Any], dtype: str = "float32") -> Buffer:
+        """The next argument of the function."""
+        sizes = [tirx.IntImm("int64", s) if isinstance(s, int) else s for s in shape]
+        return T.arg(name, T.buffer(sizes, dtype))
+
+
+@contextmanager
+def prim_func(name: str) -> Iterator[Builder]:
+    """Build a PrimFunc in the `with` body; afterwards it is the builder's `func`."""
+    builder = Builder()
+    with IRBuilder() as ir_builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
+            yield builder
+        builder.func = ir_builder.get()
+
+
+def registers(*shape: int) -> Buffer:
+    """A float32 buffer that LLVM keeps in registers where every index is a constant."""
+    return T.alloc_buffer(shape, "float32", scope="local")
+
+
+def workspace(*shape: Any) -> Buffer:
+    """A float32 buffer shared by all threads."""
+    return T.alloc_buffer(shape, "float32", scope="global")
+
+
+def load(buffer: Buffer, *index: Any, lanes: int) -> Expr:
+    """`lanes` neighbours along the last axis."""
+    if lanes == 1:
+        return buffer[index]
+    return buffer[index[:-1] + (T.ramp(index[-1], 1, lanes),)]    # noqa: RUF005 (Python 3.10)
+
+
+def store(buffer: Buffer, value: Expr, *index: Any) -> None:
+    """Write a scalar, or a vector along the last axis."""
+    lanes = lanes_of(value)
+    last = T.ramp(index[-1], 1, lanes) if lanes > 1 else index[-1]
+    T.buffer_store(buffer, value, [*index[:-1], last])
+
+
+def lanes_of(value: Expr) -> int:
+    """1 for a scalar."""
+    return int(str(value.ty).partition("x")[2] or 1)
+
+
+def splat(value: Expr | float, lanes: int) -> Expr:
+    """`value` in every lane."""
+    if isinstance(value, float | int):
+        value = T.float32(float(value))
+    return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+@contextmanager
+def when(condition: Any) -> Iterator[None]:
+    """The body runs where `condition` holds; a Python True adds no test."""
+    if condition is True:
+        yield
+    else:
+        with T.If(condition), T.Then():
+            yield
+
+
+def ceil_div(a: Any, b: int) -> Any:
+    """a / b rounded up, for numbers and expressions."""
+    return (a + (b - 1)) // b
+
+
+def loop(extent: Any) -> Any:
+    """A serial loop."""
+    return T.serial(extent)
+
+
+def parallel_loop(extent: Any, worthwhile: bool) -> Any:
+    """A loop over threads, or a serial one where the work is too little to share."""
+    return T.parallel(extent) if worthwhile else T.serial(extent)
+
+
+def transpose(rows: list[Expr]) -> list[Expr]:
+    """Vectors of as many lanes as there are, transposed in registers, in log2(lanes) rounds."""
+    lanes = len(rows)
+    vectors = [T.bind(row) for row in rows]
+    distance = 1
+    while distance < lanes:
+        swapped = list(vectors)
+        for i in range(lanes):
+            if i & distance:
+                continue
+            low, high = vectors[i], vectors[i + distance]
+            take = [lane for lane in range(lanes)]
+            first = [x if not x & distance else lanes + x - distance for x in take]
+            second = [x + distance if not x & distance else lanes + x for x in take]
+            swapped[i] = T.bind(tirx.Shuffle([low, high], first))
+            swapped[i + distance] = T.bind(tirx.Shuffle([low, high], second))
+        vectors = swapped
+        distance *= 2
+    return vectors

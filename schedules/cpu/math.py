@@ -1,0 +1,198 @@
+"""Polynomials and rational functions in place of libm: exp, erf, tanh, sigmoid and activations.
+
+Every function takes a float32 expression, scalar or vector, and returns one of the same type that
+names its argument once (`Let`), so nothing is computed twice. They use only add, multiply, divide,
+compare and integer shifts, which every vector unit has. NaN gives NaN; infinities give the limits.
+Results below 2**-126 are 0.
+
+The coefficients were fitted for this file: reweighted least squares in float64 for the smallest
+greatest relative error, then rounded to float32. The errors below are against float64, over every
+range where the result is finite (tests/schedules/test_math.py).
+
+    exp       relative 2e-7
+    exp2      relative 2e-7
+    erf       relative 5e-7
+    tanh      relative 5e-7
+    sigmoid   relative 3e-7 (for x > -86)
+    gelu      absolute 4e-7 * max(1, |x|)
+    silu, gelu_tanh, quick_gelu   absolute 4e-7 * max(1, |x|)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+
+Expr = Any     # a tirx expression of float32, scalar or vector
+
+# 1.5 * 2**23: adding it leaves a float's nearest integer in the low bits of its pattern.
+_ROUND = 12582912.0
+_LOG2E = 1.4426950408889634
+# ln 2 in two parts; the first has so few bits that its product with any exponent is exact.
+_LN2_HIGH = 0.693359375
+_LN2_LOW = -2.12194440e-4
+
+_EXP = (0.49999993, 0.16666521, 0.04166839, 0.00836871, 0.00138146)   # (e^r - 1 - r) / r^2
+_ERF_P = (1.12837911, 0.191549808, 0.0528753884, 0.00380814145, 0.000284687383, 2.02591286e-06)
+_ERF_Q = (1.0, 0.503089249, 0.114559419, 0.0150550511, 0.00117072102, 3.78318327e-05)
+_TANH_P = (1.0, 0.134444982, 0.00357159786, 2.18946589e-05, 1.52304107e-08)
+_TANH_Q = (1.0, 0.467778265, 0.0261644423, 0.000341129198, 8.52244455e-07)
+_ERF_LIMIT = 3.95      # from here on erf is 1 - 2e-8, which float32 cannot tell from 1
+_TANH_LIMIT = 8.0      # tanh(8) is 1 - 2.3e-7
+
+
+def constant(value: float, like: Expr) -> Expr:
+    """`value` in the type of the expression `like`."""
+    return tirx.const(value, str(like.ty))
+
+
+def let(value: Expr, body: Callable[[Expr], Expr], name: str = "t") -> Expr:
+    """`body` of a variable that stands for `value`."""
+    variable = tirx.Var(name, value.ty)
+    return tirx.Let(variable, value, body(variable))
+
+
+def polynomial(x: Expr, coefficients: tuple[float, ...]) -> Expr:
+    """The polynomial with these coefficients, the constant first, by Horner's rule."""
+    result = constant(coefficients[-1], x)
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + constant(coefficient, x)
+    return result
+
+
+def _at_least(low: float, x: Expr) -> Expr:
+    return tirx.max(constant(low, x), x)     # this order lets NaN through
+
+
+def _at_most(high: float, x: Expr) -> Expr:
+    return tirx.min(constant(high, x), x)
+
+
+def _integer_type(x: Expr) -> str:
+    return str(x.ty).replace("float32", "int32")
+
+
+def _half_power_of_two(rounded: Expr) -> Expr:
+    """2**(n - 1) where `rounded` is n + _ROUND and n in -126..128; 0 for n = -126."""
+    dtype = _integer_type(rounded)
+    bits = tirx.reinterpret(dtype, rounded) + tirx.const(126, dtype)
+    return tirx.reinterpret(str(rounded.ty), bits << tirx.const(23, dtype))
+
+
+def exp(x: Expr) -> Expr:
+    """e**x as 2**n * e**r, |r| <= ln(2) / 2; the factor 2 that 2**(n - 1) lacks is in the terms."""
+    terms = (2.0, 2.0, *(2.0 * c for c in _EXP))
+
+    def reduced(x: Expr) -> Expr:
+        return let(
+            x * constant(_LOG2E, x) + constant(_ROUND, x),
+            lambda rounded: let(
+                rounded - constant(_ROUND, x),
+                lambda n: let(
+                    x - n * constant(_LN2_HIGH, x) - n * constant(_LN2_LOW, x),
+                    lambda r: polynomial(r, terms) * _half_power_of_two(rounded),
+                    "r",
+                ),
+                "n",
+            ),
+            "rounded",
+        )
+
+    return let(_at_most(89.0, _at_least(-87.3, x)), reduced, "x")
+
+
+def exp2(x: Expr) -> Expr:
+    """2**x, as `exp` with r = (x - n) ln 2, which is exact but for one rounding."""
+    terms = (2.0, 2.0, *(2.0 * c for c in _EXP))
+
+    def reduced(x: Expr) -> Expr:
+        return let(
+            x + constant(_ROUND, x),
+            lambda rounded: let(
+                (x - (rounded - constant(_ROUND, x))) * constant(1.0 / _LOG2E, x),
+                lambda r: polynomial(r, terms) * _half_power_of_two(rounded),
+                "r",
+            ),
+            "rounded",
+        )
+
+    return let(_at_most(128.25, _at_least(-126.0, x)), reduced, "x")
+
+
+def _odd_rational(
+    x: Expr, limit: float, top: tuple[float, ...], bottom: tuple[float, ...]
+) -> Expr:
+    """x * top(x^2) / bottom(x^2) with x held within +-limit and the result within +-1."""
+    def quotient(x: Expr) -> Expr:
+        return let(
+            x * x,
+            lambda square: x * polynomial(square, top) / polynomial(square, bottom),
+            "square",
+        )
+
+    held = _at_most(limit, _at_least(-limit, x))
+    return _at_most(1.0, _at_least(-1.0, let(held, quotient, "x")))
+
+
+def erf(x: Expr) -> Expr:
+    """The error function."""
+    return _odd_rational(x, _ERF_LIMIT, _ERF_P, _ERF_Q)
+
+
+def tanh(x: Expr) -> Expr:
+    """The hyperbolic tangent."""
+    return _odd_rational(x, _TANH_LIMIT, _TANH_P, _TANH_Q)
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1 / (1 + e**-x)."""
+    one = constant(1.0, x)
+    return one / (one + exp(constant(0.0, x) - x))
+
+
+def relu(x: Expr) -> Expr:
+    """max(x, 0)."""
+    return _at_least(0.0, x)
+
+
+def silu(x: Expr) -> Expr:
+    """x * sigmoid(x)."""
+    return let(x, lambda x: x * sigmoid(x), "x")
+
+
+def quick_gelu(x: Expr) -> Expr:
+    """x * sigmoid(1.702 x)."""
+    return let(x, lambda x: x * sigmoid(constant(1.702, x) * x), "x")
+
+
+def gelu(x: Expr) -> Expr:
+    """x / 2 * (1 + erf(x / sqrt(2)))."""
+    def body(x: Expr) -> Expr:
+        half = constant(0.5, x) * x
+        return half + half * erf(x * constant(0.7071067811865476, x))
+
+    return let(x, body, "x")
+
+
+def gelu_tanh(x: Expr) -> Expr:
+    """x / 2 * (1 + tanh(z)), z = sqrt(2 / pi) * (x + 0.044715 x^3), which is x * sigmoid(2 z)."""
+    def body(x: Expr) -> Expr:
+        slope = constant(1.5957691216057308, x)
+        cubic = constant(0.07135481282738084, x)
+        return x * sigmoid(x * (slope + cubic * (x * x)))
+
+    return let(x, body, "x")
+
+
+ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
+    "": lambda x: x,
+    "relu": relu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "quick_gelu": quick_gelu,
+}

@@ -1,0 +1,143 @@
+"""Workloads: what a kernel computes. How it is computed is the business of the templates in cpu/.
+
+A size of None is known only at run time. `str` of a workload is short, stable and usable in names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "quick_gelu")
+
+
+def _text(size: int | None) -> str:
+    return "any" if size is None else str(size)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """activation(x[m, k] @ weight[k, n] + bias[n]) + residual[m, n], all float32."""
+
+    m: int | None
+    n: int
+    k: int
+    bias: bool = False
+    activation: str = ""
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.activation in ACTIVATIONS, self.activation
+
+    def __str__(self) -> str:
+        parts = ["bias"] * self.bias + [self.activation] * bool(self.activation)
+        return "_".join(
+            [f"linear_{_text(self.m)}x{self.n}x{self.k}", *parts, *["residual"] * self.residual]
+        )
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(q @ k.T * scale + mask) @ v for every batch and head.
+
+    q [batch, q_len, heads, head_size], k [batch, kv_len, kv_heads, head_size],
+    v [batch, kv_len, kv_heads, value_size]; out [batch, q_len, heads, value_size]. Query head h
+    reads key head h // (heads // kv_heads). With `packed`, the one input in place of q, k and v is
+    qkv [batch, q_len, 3, heads, head_size], which is read where it lies.
+
+    `mask` tells for the axes batch, head, query (and key, full where not given) of the mask whether
+    they are full-size (True) or 1; None is no mask. A mask is added (mask_dtype "float32") or keeps
+    the keys where it is true ("bool"). `causal` hides key j from query i where
+    j > i + kv_len - q_len.
+
+    A query whose keys are all hidden by -inf, by a boolean mask or by `causal` gives zeros (a plain
+    softmax would give NaN); by a finite value such as the lowest float32, the mean of all values,
+    as with a plain softmax.
+    """
+
+    batch: int | None
+    q_len: int | None
+    kv_len: int | None
+    heads: int
+    kv_heads: int
+    head_size: int
+    value_size: int
+    scale: float
+    mask: tuple[bool, ...] | None = None
+    mask_dtype: str = "float32"
+    causal: bool = False
+    packed: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.heads % self.kv_heads == 0
+        assert self.mask is None or len(self.mask) in (3, 4)
+        assert self.mask_dtype in ("float32", "bool")
+        if self.packed:
+            assert self.heads == self.kv_heads
+            assert self.head_size == self.value_size
+            assert self.q_len == self.kv_len
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(_text, (self.batch, self.q_len, self.kv_len)))
+        heads = str(self.heads) if self.heads == self.kv_heads else f"{self.heads}of{self.kv_heads}"
+        size = str(self.head_size)
+        if self.value_size != self.head_size:
+            size += f"v{self.value_size}"
+        flags = (*(self.mask or (True,) * 3), True)[:4]
+        axes = "".join(name for name, full in zip("bhqk", flags, strict=True) if full)
+        parts = [f"attention_{sizes}_{heads}x{size}"]
+        if self.mask is not None:
+            parts.append(("mask" if self.mask_dtype == "float32" else "keep") + axes)
+        return "_".join([*parts, *["causal"] * self.causal, *["packed"] * self.packed])
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Layer or RMS normalisation of x[rows, size] (plus residual), times weight (plus bias).
+
+    Inputs: x, residual?, weight[size], bias[size]?. Outputs: y, and with `keep_sum` x + residual.
+    """
+
+    rows: int | None
+    size: int
+    kind: str
+    eps: float
+    residual: bool = False
+    keep_sum: bool = False
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("layer", "rms"), self.kind
+        assert self.residual or not self.keep_sum
+
+    def __str__(self) -> str:
+        parts = ["residual"] * self.residual + ["sum"] * self.keep_sum + ["bias"] * self.bias
+        return "_".join([f"{self.kind}norm_{_text(self.rows)}x{self.size}", *parts])
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """softmax over the last axis of x[rows, size]."""
+
+    rows: int | None
+    size: int | None
+
+    def __str__(self) -> str:
+        return f"softmax_{_text(self.rows)}x{_text(self.size)}"
+
+
+@dataclass(frozen=True)
+class BatchMatmul:
+    """a[batch, m, k] @ b[batch, k, n]; with `transpose_b`, b is [batch, n, k]."""
+
+    batch: int | None
+    m: int | None
+    n: int | None
+    k: int | None
+    transpose_b: bool = False
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(_text, (self.batch, self.m, self.n, self.k)))
+        return f"batch_matmul_{sizes}" + "_tb" * self.transpose_b
+
+
+Workload = Linear | Attention | Norm | Softmax | BatchMatmul
