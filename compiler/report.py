@@ -50,11 +50,13 @@ def _facts(pairs: Iterable[tuple[str, str]]) -> Table:
 # Targets
 
 
-def target_table(targets: Iterable[Target]) -> Table:
-    table = _plain("target", "system", "compiled for", "vectors", "what it is")
-    for target in targets:
-        system, vectors = f"{target.arch} {target.os}", f"{target.vector_bits} bit"
-        table.add_row(target.name, system, target.mcpu, vectors, escape(target.description))
+def target_table(devices: Iterable[Target], host: str) -> Table:
+    """A row for this machine, which is a `host`, and one a device."""
+    table = _plain("target", "system", "compiled for", "what it is")
+    table.add_row("host", host, "its processor", "this machine")
+    for each in devices:
+        system = f"{each.arch} {each.os}"
+        table.add_row(each.name, system, each.mcpu, escape(each.description))
     return table
 
 
@@ -75,9 +77,11 @@ def target_card(target: Target) -> Table:
 
 
 def target_record(target: Target) -> dict[str, Any]:
+    derived = ("triple", "threads", "vector_bits", "vector_registers", "page_size")
     return {
-        name: sorted(value) if isinstance(value, frozenset) else value
-        for name, value in asdict(target).items()
+        **asdict(target),
+        "isa": sorted(target.isa),
+        **{name: getattr(target, name) for name in derived},
     }
 
 

@@ -97,6 +97,14 @@ def test_every_public_name_is_there():
         assert getattr(pocketformer, name) is not None
 
 
+def test_every_error_is_public():
+    import pocketformer
+    from pocketformer.compiler import errors
+
+    mine = {name for name in vars(errors) if isinstance(getattr(errors, name), type)}
+    assert mine <= set(pocketformer.__all__)
+
+
 def test_unknown_name_is_an_attribute_error():
     import pocketformer
 

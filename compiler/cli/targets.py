@@ -18,12 +18,17 @@ def targets(
     """List the targets, or show one with its cores, instructions and caches."""
     from pocketformer import targets as known
     from pocketformer.compiler import report
+    from pocketformer.compiler.machine import this_machine
+    from pocketformer.targets.device_file import read_device
 
-    chosen = [known.load(each) for each in ([name] if name else known.available())]
-    if json:
-        records = [report.target_record(each) for each in chosen]
-        print_json(records[0] if name else records)
+    if name and json:
+        print_json(report.target_record(known.load(name)))
     elif name:
-        out.print(report.target_card(chosen[0]))
+        out.print(report.target_card(known.load(name)))
+    elif json:
+        print_json([report.target_record(known.load(each)) for each in known.available()])
     else:
-        out.print(report.target_table(chosen))
+        files = [known.DEVICES / f"{each}.toml" for each in known.available()]
+        # As written: to check a file, or to detect the host, means to wait seconds for LLVM.
+        devices = [read_device(file) for file in files if file.exists()]
+        out.print(report.target_table(devices, str(this_machine())))

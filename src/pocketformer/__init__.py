@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.errors import BadInput as BadInput
     from pocketformer.compiler.errors import BadModel as BadModel
     from pocketformer.compiler.errors import BadRecipe as BadRecipe
+    from pocketformer.compiler.errors import BadTarget as BadTarget
     from pocketformer.compiler.errors import LinkFailed as LinkFailed
     from pocketformer.compiler.errors import MissingPackage as MissingPackage
     from pocketformer.compiler.errors import PocketformerError as PocketformerError
@@ -48,6 +49,7 @@ _HOMES = {
     "BadInput": "compiler.errors",
     "BadModel": "compiler.errors",
     "BadRecipe": "compiler.errors",
+    "BadTarget": "compiler.errors",
     "LinkFailed": "compiler.errors",
     "MissingPackage": "compiler.errors",
     "UnknownTarget": "compiler.errors",
