@@ -1,0 +1,26 @@
+"""One converter for each ONNX operator, by name; operators of other domains have theirs in front."""
+
+from pocketformer.compiler.frontends.onnx_builder import Converter
+from pocketformer.compiler.frontends.onnx_ops import (
+    attention,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    normalization,
+    reduction,
+    shapes,
+    slices,
+)
+
+CONVERTERS: dict[str, Converter] = {
+    **shapes.CONVERTERS,
+    **elementwise.CONVERTERS,
+    **slices.CONVERTERS,
+    **indexing.CONVERTERS,
+    **creation.CONVERTERS,
+    **reduction.CONVERTERS,
+    **normalization.CONVERTERS,
+    **convolution.CONVERTERS,
+    **attention.CONVERTERS,
+}

@@ -1,0 +1,136 @@
+"""Operators that reduce, accumulate or contract axes: Reduce*, CumSum, MatMul, Gemm, Einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax
+from tvm.relax import op as R
+
+from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
+from pocketformer.compiler.frontends.onnx_node import Node
+from pocketformer.compiler.frontends.onnx_ops.elementwise import number
+from pocketformer.compiler.frontends.onnx_ops.fold import reduced_axes
+from pocketformer.compiler.frontends.onnx_values import Value
+
+Reducer = Callable[..., relax.Expr]
+
+
+def _reduce(make: Reducer, identity: Callable[[relax.Expr], relax.Expr] = lambda x: x) -> Converter:
+    """`identity` is what the operator does to each element where it reduces nothing."""
+
+    def run(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
+        x = b.tensor(inputs[0])
+        axes = reduced_axes(b, node, b.rank(x), inputs[1] if len(inputs) > 1 else None)
+        if not axes:
+            return identity(x)
+        return make(x, axes, bool(node.integer("keepdims", 1)))
+
+    return run
+
+
+def _log_sum_exp(x: relax.Expr, axes: list[int], keep: bool) -> relax.Expr:
+    top = R.max(x, axes, True)
+    total = R.add(R.log(R.sum(R.exp(R.subtract(x, top)), axes, True)), top)
+    return total if keep else R.squeeze(total, axes)
+
+
+def _cumsum(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
+    x = b.tensor(inputs[0])
+    axis = b.axis(int(b.constant(inputs[1], "axis").reshape(-1)[0]), b.rank(x))
+    backwards = bool(node.integer("reverse", 0))
+    x = R.flip(x, axis) if backwards else x
+    total = R.cumsum(x, axis, b.dtype(inputs[0]), bool(node.integer("exclusive", 0)))
+    return R.flip(total, axis) if backwards else total
+
+
+def _matmul(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
+    return matmul(b, b.tensor(inputs[0]), b.tensor(inputs[1]))
+
+
+def matmul(b: Builder, left: relax.Expr, right: relax.Expr) -> relax.Expr:
+    """left @ right, whose inner and batch sizes are made to agree."""
+    m, n = list(b.shape(left)), list(b.shape(right))
+    if not m or not n:
+        raise BadModel("it multiplies a scalar")
+    inner = -2 if len(n) > 1 else -1
+    if isinstance(m[-1], int) and isinstance(n[inner], int) and m[-1] != n[inner]:
+        raise BadModel(f"it multiplies the shapes {tuple(m)} and {tuple(n)}")
+    if not isinstance(n[inner], int) and not b.solver.equal(m[-1], n[inner]):
+        n[inner] = m[-1]
+    m[-1] = n[inner] if isinstance(n[inner], int) else m[-1]
+    common = b.broadcast_shape([m[:-2], n[:-2]]) if len(m) > 2 and len(n) > 2 else ()
+    for shape in (m, n) if common else ():
+        for index in range(-3, -len(shape) - 1, -1):
+            if not (isinstance(shape[index], int) and shape[index] == 1):
+                shape[index] = common[index + 2]
+    return R.matmul(b.cast_shape(left, m), b.cast_shape(right, n))
+
+
+def _gemm(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
+    sides = []
+    for value, flag in zip(inputs[:2], ("transA", "transB"), strict=True):
+        if b.rank(value) != 2:
+            raise BadModel(f"it multiplies a tensor of rank {b.rank(value)}, it needs 2")
+        sides.append(_transposed(b, value) if node.integer(flag, 0) else b.tensor(value))
+    result = b.emit(matmul(b, *sides))
+    if (alpha := node.number("alpha", 1.0)) != 1.0:
+        result = b.emit(R.multiply(result, number(b, alpha, result)))
+    if len(inputs) < 3 or inputs[2] is None:
+        return result
+    bias, beta = b.tensor(inputs[2]), node.number("beta", 1.0)
+    if beta != 1.0:
+        bias = b.emit(R.multiply(bias, number(b, beta, bias)))
+    return R.add(*b.broadcast(result, bias))
+
+
+def _transposed(b: Builder, value: Value) -> relax.Expr:
+    """A weight is stored transposed; anything else is transposed when the model runs."""
+    if isinstance(value, np.ndarray):
+        return b.tensor(b.transposed(value))    # no step at run time
+    return b.emit(R.permute_dims(value, [1, 0]))
+
+
+def _einsum(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
+    equation = node.text("equation").replace(" ", "")
+    tensors = [b.tensor(value) for value in inputs]
+    terms = equation.split("->")[0].split(",")
+    if len(terms) != len(tensors):
+        raise BadModel(f"its equation {equation!r} is not for {len(tensors)} tensors")
+    sizes: dict[str, Any] = {}
+    for index, (term, tensor) in enumerate(zip(terms, tensors, strict=True)):
+        if "." in term:
+            continue
+        shape = list(b.shape(tensor))
+        if len(term) != len(shape):
+            raise BadModel(f"{term!r} does not fit a tensor of rank {len(shape)}")
+        for axis, letter in enumerate(term):
+            known = sizes.setdefault(letter, shape[axis])
+            if isinstance(known, int) and isinstance(shape[axis], int) and known != shape[axis]:
+                raise BadModel(f"its equation {equation!r} makes {known} and {shape[axis]} one")
+            shape[axis] = known
+        tensors[index] = b.cast_shape(tensor, shape)
+    return R.einsum(tensors, equation)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "ReduceSum": _reduce(R.sum),
+    "ReduceMean": _reduce(R.mean),
+    "ReduceMax": _reduce(R.max),
+    "ReduceMin": _reduce(R.min),
+    "ReduceProd": _reduce(R.prod),
+    "ReduceL1": _reduce(lambda x, a, k: R.sum(R.abs(x), a, k), R.abs),
+    "ReduceL2": _reduce(lambda x, a, k: R.sqrt(R.sum(R.multiply(x, x), a, k)), R.abs),
+    "ReduceSumSquare": _reduce(
+        lambda x, a, k: R.sum(R.multiply(x, x), a, k), lambda x: R.multiply(x, x)
+    ),
+    "ReduceLogSum": _reduce(lambda x, a, k: R.log(R.sum(x, a, k)), R.log),
+    "ReduceLogSumExp": _reduce(_log_sum_exp),
+    "CumSum": _cumsum,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+}

@@ -1,0 +1,292 @@
+"""Operators that only rearrange: Reshape, Transpose, Expand, Concat, Pad and their family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm.relax import op as R
+
+from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
+from pocketformer.compiler.frontends.onnx_node import Node
+from pocketformer.compiler.frontends.onnx_ops import slices
+from pocketformer.compiler.frontends.onnx_ops.fold import LARGEST_FOLDED_BYTES
+from pocketformer.compiler.frontends.onnx_values import Size, Symbolic, Value, object_array
+
+PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+def _shape(b: Builder, node: Node, inputs: list[Value]) -> Value:
+    shape = list(b.shape(inputs[0]))
+    shape = shape[node.integer("start", 0) : node.integer("end", len(shape))]
+    return symbolic(shape, (len(shape),))
+
+
+def symbolic(sizes: Sequence[Size], shape: tuple[int, ...]) -> Value:
+    """Sizes as an int64 value: plain numbers where all are known."""
+    if all(isinstance(size, int) for size in sizes):
+        return np.array(sizes, dtype=np.int64).reshape(shape)
+    return Symbolic(object_array(list(sizes), shape), "int64")
+
+
+def _size(b: Builder, node: Node, inputs: list[Value]) -> Value:
+    return symbolic([b.solver.product(b.shape(inputs[0]))], ())
+
+
+def _identity(b: Builder, node: Node, inputs: list[Value]) -> Value:
+    return inputs[0]
+
+
+def _reshape(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    data, given = inputs[0], b.shape(inputs[0])
+    wanted = b.sizes(inputs[1], "shape")
+    if not node.integer("allowzero", 0):
+        if any(size == 0 and index >= len(given) for index, size in enumerate(wanted)
+               if isinstance(size, int)):    # fmt: skip
+            raise BadModel(f"it copies an axis that a tensor of rank {len(given)} does not have")
+        wanted = [
+            given[index] if isinstance(size, int) and size == 0 else size
+            for index, size in enumerate(wanted)
+        ]
+    return b.reshape(data, fill_unknown(b, given, wanted))
+
+
+def fill_unknown(b: Builder, given: Sequence[Size], wanted: Sequence[Size]) -> list[Size]:
+    """`wanted` with -1 replaced by what is left of the elements of a tensor of shape `given`."""
+    unknown = [i for i, size in enumerate(wanted) if isinstance(size, int) and size == -1]
+    known = [size for i, size in enumerate(wanted) if i not in unknown]
+    text = f"shape ({', '.join(map(str, given))}) as ({', '.join(map(str, wanted))})"
+    if len(unknown) > 1 or any(isinstance(size, int) and size < 0 for size in known):
+        raise BadModel(f"it cannot reshape {text}")
+    total, product = b.solver.product(given), b.solver.product(known)
+    result = list(wanted)
+    if unknown:
+        if isinstance(product, int) and product == 0:
+            raise BadModel(f"it cannot reshape {text}")
+        result[unknown[0]] = b.solver.simplify(total // product)
+        product = b.solver.product(result)
+    if isinstance(total, int) and isinstance(product, int) and total != product:
+        raise BadModel(f"it cannot reshape {text}")
+    b.check_shape(result)
+    return result
+
+
+def _flatten(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    shape, axis = b.shape(inputs[0]), node.integer("axis", 1)
+    if not -len(shape) <= axis <= len(shape):
+        raise BadModel(f"axis {axis} is outside a tensor of rank {len(shape)}")
+    axis = axis + len(shape) if axis < 0 else axis
+    return b.reshape(inputs[0], [b.solver.product(shape[:axis]), b.solver.product(shape[axis:])])
+
+
+def _axes(b: Builder, node: Node, inputs: list[Value], rank: int) -> list[int] | None:
+    """The axes attribute (before opset 13) or input, non-negative; None where there is neither."""
+    if len(inputs) > 1 and inputs[1] is not None:
+        axes = b.sizes(inputs[1], "axes")
+    elif "axes" in node.attributes:
+        axes = list(node.integers("axes"))
+    else:
+        return None
+    axes = [b.axis(axis, rank) for axis in axes]
+    if len(set(axes)) != len(axes):
+        raise BadModel(f"its axes {axes} repeat one")
+    return axes
+
+
+def _squeeze(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    shape = b.shape(inputs[0])
+    axes = _axes(b, node, inputs, len(shape))
+    if axes is None:
+        axes = [i for i, size in enumerate(shape) if isinstance(size, int) and size == 1]
+    for axis in axes:
+        if isinstance(shape[axis], int) and shape[axis] != 1:
+            raise BadModel(f"it removes axis {axis}, whose size is {shape[axis]} and not 1")
+    return b.reshape(inputs[0], [size for i, size in enumerate(shape) if i not in axes])
+
+
+def _unsqueeze(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    shape, data = list(b.shape(inputs[0])), inputs[0]
+    count = len(_axes(b, node, inputs, 64) or [])
+    axes = _axes(b, node, inputs, len(shape) + count)
+    if not axes:
+        raise BadModel("its axes are missing")
+    for axis in sorted(axes):
+        shape.insert(axis, 1)
+    b.check_shape(shape)
+    if isinstance(data, (np.ndarray, Symbolic)):
+        return b.reshape(data, shape)
+    return R.expand_dims(data, axes)
+
+
+def _transpose(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    rank = b.rank(inputs[0])
+    axes = node.integers("perm", range(rank)[::-1])
+    if sorted(axes) != list(range(rank)):
+        raise BadModel(f"perm {axes} is no order of {rank} axes")
+    return inputs[0] if axes == sorted(axes) else R.permute_dims(b.tensor(inputs[0]), axes)
+
+
+def _expand(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    shape = b.broadcast_shape([b.shape(inputs[0]), b.sizes(inputs[1], "shape")])
+    b.check_shape(shape)
+    return broadcast_to(b, inputs[0], shape)
+
+
+def broadcast_to(b: Builder, value: Value, shape: Sequence[Size]) -> Any:
+    if b.same_shape(b.shape(value), shape):
+        return value
+    if isinstance(value, (np.ndarray, Symbolic)) and all(isinstance(size, int) for size in shape):
+        array = value if isinstance(value, np.ndarray) else value.array
+        if math.prod(shape) * array.itemsize <= LARGEST_FOLDED_BYTES:
+            array = np.ascontiguousarray(np.broadcast_to(array, shape))
+            return array if isinstance(value, np.ndarray) else Symbolic(array, value.dtype)
+    tensor = b._agreeing(b.tensor(value), shape)
+    return tensor if b.same_shape(b.shape(tensor), shape) else R.broadcast_to(tensor, list(shape))
+
+
+def _tile(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    data, shape = inputs[0], b.shape(inputs[0])
+    repeats = b.sizes(inputs[1], "repeats")
+    if len(repeats) != len(shape):
+        raise BadModel(f"it has {len(repeats)} repeats for a tensor of rank {len(shape)}")
+    result = [b.solver.simplify(size * times) for size, times in zip(shape, repeats, strict=True)]
+    b.check_shape(result)
+    numbers = all(isinstance(times, int) for times in repeats)
+    if isinstance(data, np.ndarray) and numbers:
+        if math.prod(result) * data.itemsize <= LARGEST_FOLDED_BYTES:
+            return np.tile(data, repeats)
+    # Repeating an axis is broadcasting a new axis in front of it, which symbolic sizes allow too.
+    inner, wide = [], []
+    for size, times in zip(shape, repeats, strict=True):
+        inner += [1, size]
+        wide += [times, size]
+    spread = broadcast_to(b, b.emit(b.reshape(b.tensor(data), inner)), wide)
+    return b.reshape(b.emit(spread), result)
+
+
+def _concat(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    axis = b.axis(node.integer("axis"), b.rank(inputs[0]))
+    parts = [part for part in inputs if not _is_empty(b, part)]
+    if len(parts) <= 1:
+        return parts[0] if parts else inputs[0]
+    first = list(b.shape(parts[0]))
+    tensors = []
+    for part in parts:
+        shape = list(b.shape(part))
+        if len(shape) != len(first):
+            raise BadModel(f"it joins tensors of rank {len(first)} and {len(shape)}")
+        wanted = [*first[:axis], shape[axis], *first[axis + 1 :]]
+        if any(isinstance(x, int) and isinstance(y, int) and x != y
+               for x, y in zip(shape, wanted, strict=True)):    # fmt: skip
+            raise BadModel(f"it joins the shapes {tuple(first)} and {tuple(shape)}")
+        tensors.append(b.cast_shape(b.tensor(part), wanted))
+    return R.concat(tensors, axis)
+
+
+def _is_empty(b: Builder, value: Value) -> bool:
+    return any(isinstance(size, int) and size == 0 for size in b.shape(value))
+
+
+def _pad(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
+    data, pads, fill, axes = ([*inputs, None, None, None])[:4]
+    rank = b.rank(data)
+    mode = node.text("mode", "constant")
+    if mode not in PAD_MODES:
+        raise BadModel(f"it has no mode {mode!r}")
+    on = list(range(rank)) if axes is None else [b.axis(a, rank) for a in b.sizes(axes, "axes")]
+    amounts = b.sizes(pads, "pads")
+    if len(amounts) != 2 * len(on):
+        raise BadModel(f"it has {len(amounts)} pads for {len(on)} axes")
+    number = 0.0 if fill is None else float(b.constant(fill, "fill").reshape(-1)[0])
+    if any(not isinstance(amount, int) for amount in amounts):
+        if mode != "constant":
+            raise UnsupportedOperator(f"it pads by symbolic amounts in mode {mode!r}")
+        return _pad_by_joining(b, data, on, amounts, number)
+    width, cuts = [0] * (2 * rank), []
+    for index, axis in enumerate(on):
+        before, after = amounts[index], amounts[len(on) + index]
+        size = b.shape(data)[axis]
+        width[2 * axis], width[2 * axis + 1] = max(before, 0), max(after, 0)
+        if before < 0 or after < 0:
+            kept = b.solver.simplify(size + min(before, 0) + min(after, 0))
+            cuts.append(slices.Cut(axis, max(-before, 0), kept, 1))
+    data = slices.cut(b, data, cuts)
+    b.check_shape([
+        b.solver.simplify(size + width[2 * i] + width[2 * i + 1])
+        for i, size in enumerate(b.shape(data if not cuts else b.emit(data)))
+    ])    # fmt: skip
+    if not any(width):
+        return data
+    return R.nn.pad(b.tensor(data), width, PAD_MODES[mode], number)
+
+
+def _pad_by_joining(
+    b: Builder, data: Value, axes: list[int], amounts: list[Size], number: float
+) -> Any:
+    tensor, dtype = b.tensor(data), b.dtype(data)
+    for index, axis in enumerate(axes):
+        before, after = amounts[index], amounts[len(axes) + index]
+        shape = list(b.shape(tensor))
+        parts = [tensor]
+        for place, amount in ((0, before), (2, after)):
+            if isinstance(amount, int) and amount == 0:
+                continue
+            if not b.solver.proves(b.solver.at_least(amount, 0)):
+                raise UnsupportedOperator(f"it pads by {amount}, which may be negative")
+            block = R.full([*shape[:axis], amount, *shape[axis + 1 :]], b.literal(number, dtype))
+            parts.insert(place, b.emit(block))
+        tensor = b.emit(R.concat(parts, axis)) if len(parts) > 1 else tensor
+    return tensor
+
+
+def _depth_to_space(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    n, c, h, w = _image(b, inputs[0])
+    block = _block(node)
+    depth = b.solver.simplify(c // (block * block))
+    if node.text("mode", "DCR") == "DCR":
+        split, order = [n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2]
+    else:
+        split, order = [n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3]
+    parted = R.permute_dims(b.reshape(b.tensor(inputs[0]), split), order)
+    return R.reshape(parted, [n, depth, h * block, w * block])
+
+
+def _space_to_depth(b: Builder, node: Node, inputs: list[Value]) -> Any:
+    n, c, h, w = _image(b, inputs[0])
+    block = _block(node)
+    split = [n, c, b.solver.simplify(h // block), block, b.solver.simplify(w // block), block]
+    parted = R.permute_dims(b.reshape(b.tensor(inputs[0]), split), [0, 3, 5, 1, 2, 4])
+    return R.reshape(parted, [n, b.solver.simplify(c * block * block), split[2], split[4]])
+
+
+def _image(b: Builder, value: Value) -> tuple[Size, ...]:
+    if len(shape := b.shape(value)) != 4:
+        raise BadModel(f"its input has rank {len(shape)}, it needs 4")
+    return shape
+
+
+def _block(node: Node) -> int:
+    if not 0 < (block := node.integer("blocksize")) < 1024:
+        raise BadModel(f"its blocksize is {block}")
+    return block
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Shape": _shape,
+    "Size": _size,
+    "Identity": _identity,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Expand": _expand,
+    "Tile": _tile,
+    "Concat": _concat,
+    "Pad": _pad,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
+}

@@ -1,0 +1,9 @@
+"""The one table of how far our results may be from the reference's, relative to its largest value."""
+
+TOLERANCE = {
+    "float64": 1e-6,     # onnxruntime computes some of these in float32
+    "float32": 1e-4,
+    "float16": 2e-2,
+    "bfloat16": 5e-2,
+}    # fmt: skip
+# All other dtypes have to agree exactly.
