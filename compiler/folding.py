@@ -84,12 +84,19 @@ class _Folding:
     def _key(self, graph: Graph, expr: relax.Expr) -> str:
         """What `expr` computes from which weights, as a string."""
         value = graph.value(expr)
-        if isinstance(value, GenericConst):
-            return hashlib.sha256(constant(value).tobytes()).hexdigest() + str(value.ty)
-        if isinstance(value, relax.Call):
-            args = ",".join(self._key(graph, arg) for arg in value.args)
-            return f"{value.op}({args};{value.attrs};{value.ty})"
-        return value.name if isinstance(value, relax.Var) else str(value)
+        match value:
+            case GenericConst():
+                return hashlib.sha256(constant(value).tobytes()).hexdigest() + str(value.ty)
+            case relax.Tuple():
+                return "(" + ",".join(self._key(graph, item) for item in value.fields) + ")"
+            case relax.TupleGetItem():
+                return f"{self._key(graph, value.tuple_value)}[{value.index}]"
+            case relax.Call():
+                args = ",".join(self._key(graph, arg) for arg in value.args)
+                return f"{value.op}({args};{value.attrs};{value.ty})"
+            case relax.Var():
+                return str(value.name)
+        return str(value)    # a shape
 
     def _evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
         value = graph.value(expr)

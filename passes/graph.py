@@ -86,8 +86,7 @@ class Graph:
         self.outputs = set(_used(func.body.body))
         self._weights = set(func.params[int(func.attrs["num_input"]) :])
         for var, value in self.producer.items():
-            used = _used(value)
-            if isinstance(value, GenericConst) or (used and self._weights.issuperset(used)):
+            if self._weights.issuperset(_used(value)) and _is_static(var):
                 self._weights.add(var)
 
     def used(self, expr: relax.Expr) -> list[relax.Var]:
@@ -143,7 +142,13 @@ def rebuild(
 def emit(
     bindings: list[relax.VarBinding], value: relax.Expr, name: str, span: Span | None = None
 ) -> relax.Var:
-    """Append a binding of `value` under `name`; returns its variable."""
+    """Append a binding of `value` under `name`, its inner calls first; returns its variable."""
+    if isinstance(value, relax.Call):
+        args = [
+            emit(bindings, arg, name, span) if isinstance(arg, relax.Call) else arg
+            for arg in value.args
+        ]
+        value = relax.Call(value.op, args, value.attrs, value.ty_args, value.span)
     normal = normalize(value, span)
     var = relax.DataflowVar(name, normal.ty)
     bindings.append(relax.VarBinding(var, normal))
@@ -187,6 +192,16 @@ def _used(expr: relax.Expr) -> list[relax.Var]:
 
     relax.analysis.post_order_visit(expr, visit)
     return found
+
+
+def _is_static(expr: relax.Expr) -> bool:
+    fields = expr.ty.fields if isinstance(expr.ty, relax.TupleType) else [expr.ty]
+    return all(
+        isinstance(field, relax.TensorType)
+        and field.shape is not None
+        and all(isinstance(size, tirx.IntImm) for size in field.shape)
+        for field in fields
+    )
 
 
 def _live(

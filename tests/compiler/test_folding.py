@@ -49,6 +49,19 @@ def test_equal_results_are_kept_once():
     assert len(kept) == 1
 
 
+def test_joined_weights_of_different_layers_stay_apart():
+    def body(x, a, b, c, d):
+        first, second = op.concat([a, b], axis=1), op.concat([c, d], axis=1)
+        return [op.matmul(x, first), op.matmul(x, second)]
+
+    arrays = random((8, 8), *[(8, 4)] * 4)
+    weights = dict(zip("abcd", arrays[1:], strict=True))
+    before = module({"x": (8, 8)}, dict.fromkeys("abcd", (8, 4)), body)
+    after, kept = folded(before, weights)
+    for got, expected in zip(run(after, arrays[0], *kept.values()), run(before, *arrays), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 def test_small_results_become_part_of_the_code():
     def body(x, w):
         return op.add(x, op.reshape(op.multiply(w, relax.const(0.5)), (1, 8)))
