@@ -20,6 +20,8 @@ USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
 
 out = Console()
 err = Console(stderr=True)
+if not out.is_terminal:
+    out.width = 200    # a file or a pipe has no edge to fold a table at
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
