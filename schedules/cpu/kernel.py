@@ -54,7 +54,8 @@ def prim_func(name: str) -> Iterator[Builder]:
     with IRBuilder() as ir_builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
+            T.func_attr({
+                "tirx.noalias": True, "op_pattern": _OPAQUE, "tirx.is_scheduled": True})
             yield builder
         builder.func = ir_builder.get()
 
