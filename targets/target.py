@@ -21,10 +21,10 @@ class Platform:
 
 # Android runs with 4 or 16 KiB pages, Linux on ARM with up to 64 KiB (a Raspberry Pi 5: 16 KiB).
 PLATFORMS = {
-    ("x86_64", "linux"): Platform("x86_64-linux-gnu", 4096),
-    ("aarch64", "linux"): Platform("aarch64-linux-gnu", 65536),
-    ("aarch64", "android"): Platform("aarch64-linux-android", 16384),
-    ("arm", "android"): Platform("armv7a-linux-androideabi", 16384),
+    ("x86_64", "linux"): Platform("x86_64-unknown-linux-gnu", 4096),
+    ("aarch64", "linux"): Platform("aarch64-unknown-linux-gnu", 65536),
+    ("aarch64", "android"): Platform("aarch64-unknown-linux-android", 16384),
+    ("arm", "android"): Platform("armv7a-unknown-linux-androideabi", 16384),
 }
 
 
