@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pocketformer.schedules.cpu.attention import FusedAttention
+from pocketformer.schedules.cpu.batch_matmul import TiledBatchMatmul
 from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.kernel import Kernel
 from pocketformer.schedules.cpu.norm import RowNorm
+from pocketformer.schedules.cpu.softmax import RowSoftmax
 from pocketformer.schedules.workloads import Workload
 
 if TYPE_CHECKING:
@@ -16,7 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["TEMPLATES", "Kernel", "pick"]
 
 # The first whose `matches` holds is taken.
-TEMPLATES: tuple[Any, ...] = (Gemm, FusedAttention, RowNorm)
+TEMPLATES: tuple[Any, ...] = (
+    Gemm,
+    FusedAttention,
+    RowNorm,
+    RowSoftmax,
+    TiledBatchMatmul,
+)
 
 
 def pick(workload: Workload, target: Target) -> Kernel:

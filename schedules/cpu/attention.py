@@ -1,7 +1,7 @@
 """Fused attention: scores, softmax and weighted sum of a few queries at a time, inside the cache.
 
-The keys are first laid out as panels [panel, head_size, key of the panel], as GEMM weights are. Then
-a tile of queries walks over blocks of keys and keeps, per query, the greatest score so far, the sum
+The keys are first laid out as panels [panel, head_size, key of the panel], as GEMM weights are.
+Then a tile of queries walks over blocks of keys and keeps, per query, the greatest score so far, the sum
 of exponentials and the weighted sum; when the greatest score grows, the sums are scaled down
 (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 """

@@ -5,26 +5,25 @@ A row stays in the first cache for its three readings: sum, squared distance fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of, reduce_add
+from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
     Kernel,
     load,
-    loop,
     parallel_loop,
     prim_func,
-    registers,
     splat,
     store,
 )
+from pocketformer.schedules.cpu.rows import Row
 from pocketformer.schedules.workloads import Norm
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ class RowNorm:
         bias: Buffer | None, y: Buffer, kept: Buffer,
     ) -> None:
         size = workload.size
+        walk = Row(size, isa_named(self.isa).lanes, self.unroll)
 
         def read(at: Expr, lanes: int) -> Expr:
             value = load(x, row, at, lanes=lanes)
@@ -93,7 +93,7 @@ class RowNorm:
 
         mean: Expr = None
         if workload.kind == "layer":
-            mean = T.bind(self._sum(size, read) * T.float32(1.0 / size))
+            mean = T.bind(walk.sum(read) * T.float32(1.0 / size))
 
         def squared(at: Expr, lanes: int) -> Expr:
             if mean is None:
@@ -102,7 +102,7 @@ class RowNorm:
                 distance = T.bind(load(kept, row, at, lanes=lanes) - splat(mean, lanes))
             return distance * distance
 
-        variance = self._sum(size, squared) * T.float32(1.0 / size)
+        variance = walk.sum(squared) * T.float32(1.0 / size)
         scale = T.bind(T.float32(1.0) / T.sqrt(variance + T.float32(workload.eps)))
 
         def write(at: Expr, lanes: int, _way: int) -> None:
@@ -114,39 +114,4 @@ class RowNorm:
                 value = value + load(bias, at, lanes=lanes)
             store(y, value, row, at)
 
-        self._sweep(size, write)
-
-    def _sum(self, size: int, term: Callable[[Expr, int], Expr]) -> Expr:
-        """The sum of `term(at, lanes)` over a row."""
-        lanes = isa_named(self.isa).lanes
-        sums, rest = registers(self.unroll, lanes), registers(1)
-        for way in range(self.unroll):
-            store(sums, splat(0.0, lanes), way, 0)
-        store(rest, T.float32(0.0), 0)
-
-        def add(at: Expr, width: int, way: int) -> None:
-            value = term(at, width)
-            if width == 1:
-                store(rest, rest[0] + value, 0)
-            else:
-                store(sums, load(sums, way, 0, lanes=lanes) + value, way, 0)
-
-        self._sweep(size, add)
-        parts = [load(sums, way, 0, lanes=lanes) for way in range(self.unroll)]
-        while len(parts) > 1:
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        total = reduce_add(parts[0])
-        return total + rest[0] if size % lanes else total
-
-    def _sweep(self, size: int, visit: Callable[[Expr, int, int], None]) -> None:
-        """`visit(at, lanes, way)` for every vector of a row and every number left over."""
-        lanes = isa_named(self.isa).lanes
-        step = self.unroll * lanes
-        with loop(size // step) as block:
-            for way in range(self.unroll):
-                visit(block * step + way * lanes, lanes, way)
-        done = size // step * step
-        for way in range((size - done) // lanes):
-            visit(done + way * lanes, lanes, way)
-        for at in range(size // lanes * lanes, size):
-            visit(at, 1, 0)
+        walk.sweep(write)
