@@ -13,12 +13,13 @@ import tvm
 from tvm import relax
 from tvm.ir import IRModule
 
-from pocketformer.compiler import frontends, link
+from pocketformer.compiler import frontends
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.dims import specialise
 from pocketformer.compiler.errors import BadDim
 from pocketformer.compiler.explain import Explanation
 from pocketformer.compiler.folding import fold_weights
+from pocketformer.compiler.link import link
 from pocketformer.compiler.manifest import Entry, Manifest
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.pipeline import finish, pipeline, run
@@ -110,7 +111,7 @@ def _build(
 
 def _export(executable: Any, library: Path, target: Target) -> None:
     def fcompile(output: str, objects: list[str], **_: Any) -> None:
-        link.link([Path(path) for path in objects], Path(output), target)
+        link([Path(path) for path in objects], Path(output), target)
 
     executable.export_library(str(library), fcompile=fcompile)
 

@@ -7,6 +7,7 @@ scales on either operand, masks that are added or selected, repeated key heads, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tvm import relax
 from tvm.ir import IRModule
@@ -15,6 +16,7 @@ from pocketformer.passes.composite import Composites
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
+    Size,
     dtype,
     emit,
     entry_functions,
@@ -161,7 +163,9 @@ def _match(
 
 def _scores(graph: Graph, expr: relax.Expr) -> Scores:
     """Walk from a softmax up to the product of queries and keys."""
-    scale, masks, passed = 1.0, [], []
+    scale = 1.0
+    masks: list[tuple[relax.Expr, float]] = []
+    passed: list[relax.Expr] = []
     while True:
         call = graph.value(expr)
         name = op_name(call)
@@ -231,7 +235,7 @@ def _weighted_sum(graph: Graph, var: relax.Var) -> tuple[relax.Var, list[relax.E
     is_nan = next((u for u in users if graph.is_call(u, "relax.isnan")), None)
     if is_nan is not None:
         selected = graph.only_user(is_nan)
-        select = graph.value(selected) if selected is not None else None
+        select: Any = graph.value(selected) if selected is not None else None
         if op_name(select) != "relax.where" or scalar(graph.value(select.args[1])) != 0.0:
             raise Refused("the attention probabilities are tested for NaN in an unknown way")
         guard = [graph.producer[is_nan], select]
@@ -305,7 +309,7 @@ def _bshd(
 def _mask(
     before: list[relax.VarBinding],
     masks: list[tuple[relax.Expr, float]],
-    scores: list,
+    scores: list[Size],
     name: str,
 ) -> relax.Expr:
     """The sum of all masks as [batch or 1, heads or 1, length or 1, key length]."""

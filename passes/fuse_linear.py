@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import relax
 from tvm.ir import IRModule
@@ -137,7 +138,7 @@ def _match(
 
 
 def _replacement(graph: Graph, match: Match, composites: Composites) -> Replacement:
-    options = {
+    options: dict[str, Any] = {
         "bias": match.bias,
         "activation": match.activation,
         "residual": match.residual,

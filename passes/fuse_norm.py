@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import relax
 from tvm.ir import IRModule
 
@@ -85,7 +87,7 @@ def _match(graph: Graph, call: relax.Call, composites: Composites) -> relax.Call
         residual = True
         args = [total.args[0], *args[1:], total.args[1]]
         passed = [total, call]
-    options = {
+    options: dict[str, Any] = {
         "kind": KINDS[op_name(call)],
         "eps": float(call.attrs.epsilon),
         "residual": residual,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from tvm import relax, tirx
-from tvm.ir import Expr, GenericConst, IRModule, SequentialSpan, SourceName, Span
+from tvm.ir import Expr, GenericConst, GlobalVar, IRModule, SequentialSpan, SourceName, Span
 from tvm.ir import Op as RelaxOp
 
-Size = int | Expr    # a known size, or an expression in symbolic dimensions
+Size: TypeAlias = int | Expr    # a known size, or an expression in symbolic dimensions
 
 
 def sources(expr: relax.Expr) -> tuple[str, ...]:
@@ -164,7 +165,7 @@ def normalize(value: relax.Expr, span: Span | None = None) -> relax.Expr:
     return normal
 
 
-def entry_functions(mod: IRModule) -> list[tuple[object, relax.Function]]:
+def entry_functions(mod: IRModule) -> list[tuple[GlobalVar, relax.Function]]:
     """The functions that a user calls: those with a global symbol."""
     return [
         (gvar, func)

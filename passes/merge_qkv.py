@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import relax
 from tvm.ir import IRModule
@@ -42,7 +43,7 @@ class Part:
     """A query, key or value: the linear of its own that it comes from."""
 
     call: relax.Call
-    options: dict[str, object]
+    options: dict[str, Any]
 
 
 def _merge(mod: IRModule, func: relax.Function, composites: Composites) -> relax.Function:
@@ -135,7 +136,7 @@ def _merged_linear(
     if has_bias:
         biases = [_bias(part, before, name) for part in linears]
         args.append(emit(before, relax.op.concat(biases, axis=0), f"{name}_bias"))
-    options = {"bias": has_bias, "activation": "", "residual": False}
+    options: dict[str, Any] = {"bias": has_bias, "activation": "", "residual": False}
     call = composites.call(
         "linear",
         args,
