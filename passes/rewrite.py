@@ -66,9 +66,9 @@ class Rewrite:
     """A fusion as data: `patterns`, the first that fits counts, and what to write instead.
 
     A pass is an instance: called with an IRModule it returns a new one, or the same if nothing
-    fits. The new call has the name
-    of the last operator that it replaces and the source operators of them all. An operator that is
-    replaced disappears if nothing else uses it. `rewrite` may raise Refused.
+    fits. The new call has the name of the last operator that it replaces and the source operators
+    of them all. An operator that is replaced disappears if nothing else uses it. `rewrite` may
+    raise Refused.
     """
 
     patterns: ClassVar[tuple[Pattern, ...]] = ()
@@ -148,8 +148,8 @@ def through(graph: Graph, expr: relax.Expr, *names: str) -> tuple[relax.Expr, li
 
 
 def _without_aliases(mod: IRModule) -> IRModule:
-    values = (value for _, func in entry_functions(mod) for _, value in Graph(func))
-    if any(isinstance(value, relax.Var) for value in values):
+    blocks = (block for _, func in entry_functions(mod) for block in func.body.blocks)
+    if any(isinstance(binding.value, relax.Var) for block in blocks for binding in block.bindings):
         return relax.transform.CanonicalizeBindings()(mod)
     return mod
 
