@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketformer.compiler.errors import LinkFailed
-from pocketformer.compiler.system_libraries import RUNTIME, route, undefined_symbols
+from pocketformer.compiler.system_libraries import (
+    ALIASES,
+    RUNTIME,
+    route,
+    undefined_symbols,
+)
 from pocketformer.targets import Target
 
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux", "arm": "armelf_linux_eabi"}
@@ -72,11 +77,14 @@ def _is_empty_source(path: Path) -> bool:
 
 
 def _lld(objects: Sequence[Path], folder: Path, target: Target, soname: str) -> list[str]:
-    libraries = route(undefined_symbols(objects), target)
+    undefined = undefined_symbols(objects)
+    aliases = sorted(undefined & ALIASES.keys())
+    libraries = route(undefined - ALIASES.keys(), target)
     stubs = [_stub(folder, name, symbols, target) for name, symbols in libraries.items()]
     return [
         *_lld_shared(target),
         *_options(target, soname),
+        *(f"--defsym={alias}={ALIASES[alias]}" for alias in aliases),
         *map(str, objects),
         *map(str, stubs),
     ]

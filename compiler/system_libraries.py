@@ -47,6 +47,8 @@ ARM_LIBC = LIBC | _symbols(
     """,
     "__aeabi_{}",
 )
+# Names under which 32-bit ARM calls functions that TVM puts into each of its object files.
+ALIASES = {"__gnu_f2h_ieee": "__truncsfhf2", "__gnu_h2f_ieee": "__extendhfsf2"}
 
 
 @dataclass(frozen=True)

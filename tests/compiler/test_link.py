@@ -211,6 +211,24 @@ def test_symbols_said_to_be_in_glibc_are_there():
     assert missing == []
 
 
+def test_half_floats_need_no_library_on_32_bit_arm(tmp_path, monkeypatch):
+    @T.prim_func(s_tir=True)
+    def halve(a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float16")):
+        T.func_attr({"global_symbol": "halve"})
+        for i in range(4):
+            b[i] = T.Cast("float16", a[i])
+
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    target = targets.load("armv7-android")
+    executable = tvm.compile(halve, target=target.tvm())
+    executable.export_library(str(tmp_path / "model.so"), fcompile=Linker(target))
+    with (tmp_path / "model.so").open("rb") as file:
+        symbols = {each.name: each for each in dynamic_symbols(ELFFile(file))}
+    alias, real = symbols["__gnu_f2h_ieee"], symbols["__truncsfhf2"]
+    assert alias["st_value"] == real["st_value"] != 0
+    assert alias["st_shndx"] != "SHN_UNDEF"
+
+
 def test_unknown_symbol_is_named(android, tmp_path):
     @T.prim_func(s_tir=True)
     def calls(a: T.Buffer((4,), "float32")):
