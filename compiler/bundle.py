@@ -8,8 +8,9 @@ import os
 import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,7 +40,6 @@ class Bundle:
     library: Path
     weights: Mapping[str, np.ndarray]
     path: Path | None = None
-    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @classmethod
     def create(
@@ -56,13 +56,15 @@ class Bundle:
             record = WeightsRecord(layout.WEIGHTS, len(weights), size)
         manifest = replace(manifest, weights=record, files={})
         _check_entries(manifest, weights)
-        folder = tempfile.TemporaryDirectory(prefix="pocketformer-")
-        inside = Path(folder.name) / layout.LIBRARY
+        folder = tempfile.mkdtemp(prefix="pocketformer-")
+        inside = Path(folder) / layout.LIBRARY
+        bundle = cls(manifest, inside, dict(weights))
+        weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
         if isinstance(library, bytes):
             inside.write_bytes(library)
         else:
             shutil.copyfile(library, inside)
-        return cls(manifest, inside, dict(weights), None, folder)
+        return bundle
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bundle as the folder `path`; a bundle that is there is replaced at once.

@@ -140,7 +140,7 @@ class Session:
 
     def _plan(self, shapes: Shapes) -> _Plan:
         entry = self._signature.entry(self._signature.sizes(shapes))
-        if len(self._plans) >= _SIZES_KEPT:
+        if len(self._plans) >= max(_SIZES_KEPT, len(self.bundle.manifest.entries)):
             self._plans.clear()
             self._tvm.free_pools()
         plan = self._plans[shapes] = _Plan(self._functions[entry.function])

@@ -1,0 +1,555 @@
+"""Session: runs by name, refuses what does not fit, and stays light."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from tvm.script import ir as I
+from tvm.script import relax as R
+from tvm.script import tirx as T
+
+from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.errors import BadBundle, BadInput
+from pocketformer.compiler.machine import cpus
+from pocketformer.compiler.manifest import Entry
+from pocketformer.compiler.model import Dim, TensorSpec
+from pocketformer.compiler.session import Session, empty_aligned
+from tests.compiler.tiny import (
+    build,
+    expected,
+    inputs,
+    one_sentence,
+    tiny_manifest,
+    tiny_weights,
+)
+
+two_cpus = pytest.mark.skipif(len(cpus()) < 2, reason="needs two CPUs")
+
+
+@pytest.fixture
+def session(bundle: Bundle) -> Session:
+    return Session(bundle)
+
+
+def assert_right(found: np.ndarray, given: dict[str, np.ndarray], factor: int = 1) -> None:
+    np.testing.assert_allclose(found, factor * expected(**given), rtol=1e-5, atol=1e-5)
+
+
+def refusal(session: Session, *args: object, **given: object) -> str:
+    with pytest.raises(BadInput) as error:
+        session.run(*args, **given)
+    return one_sentence(error)
+
+
+# Running
+
+def test_outputs_come_by_name(session):
+    given = inputs()
+    found = session.run(**given)
+    assert list(found) == ["hidden", "same"]
+    assert_right(found["hidden"], given)
+    np.testing.assert_array_equal(found["same"], given["x"])
+
+
+def test_a_path_is_enough(saved):
+    given = inputs()
+    assert_right(Session(str(saved)).run(given)["hidden"], given)
+
+
+@pytest.mark.parametrize("seq", [1, 3, 4, 5, 700])
+def test_the_entry_for_the_given_sizes_runs(seq, session):
+    given = inputs(2, seq)
+    assert_right(session.run(**given)["hidden"], given, factor=2 if seq == 4 else 1)
+
+
+def test_the_entry_that_fixes_most_wins(bundle):
+    entries = (
+        Entry("main", {"seq": 4}, ("w", "c")),
+        Entry("main_seq_4", {"seq": 4, "batch": 1}, ("c", "w")),
+    )
+    session = Session(replace(bundle, manifest=replace(bundle.manifest, entries=entries)))
+    assert_right(session.run(inputs(1, 4))["hidden"], inputs(1, 4), factor=2)
+    assert_right(session.run(inputs(2, 4))["hidden"], inputs(2, 4))
+    assert refusal(session, inputs(1, 5)) == (
+        "no code was compiled for batch 1, seq 5; the bundle has seq 4; seq 4, batch 1"
+    )
+
+
+def test_arrays_that_are_not_contiguous_or_aligned_or_writable_are_taken(session):
+    given = inputs(2, 5)
+    turned = np.asfortranarray(given["x"])
+    shifted = np.empty(given["x"].nbytes + 4, np.uint8)[4:].view(np.float32).reshape(2, 5, 8)
+    shifted[:] = given["x"]
+    fixed = given["x"].copy()
+    fixed.flags.writeable = False
+    for x in (turned, shifted, fixed, np.repeat(given["x"], 2, axis=1)[:, ::2]):
+        assert_right(session.run(x=x, shift=given["shift"])["hidden"], given)
+
+
+def test_a_large_aligned_input_is_read_in_place_and_left_alone(session):
+    given = inputs(4, 700)
+    aligned = empty_aligned(given["x"].shape, given["x"].dtype)
+    aligned[:] = given["x"]
+    found = session.run(x=aligned, shift=given["shift"])
+    assert_right(found["hidden"], given)
+    assert not np.shares_memory(found["same"], aligned)
+    found["same"][:] = 0
+    np.testing.assert_array_equal(aligned, given["x"])
+
+
+@pytest.mark.parametrize("seq", [3, 700])                # results that are copied, and that are not
+def test_a_later_run_leaves_earlier_results_alone(seq, session):
+    given = [{name: i * array for name, array in inputs(4, seq).items()} for i in range(4)]
+    found = [session.run(**each) for each in given]
+    del session
+    gc.collect()
+    for each, result in zip(given, found, strict=True):
+        assert_right(result["hidden"], each)
+        np.testing.assert_array_equal(result["same"], each["x"])
+        assert all(array.flags.writeable for array in result.values())
+
+
+def test_outputs_can_be_chosen(session):
+    assert list(session.run(**inputs(), outputs=["same"])) == ["same"]
+
+
+def test_results_are_written_to_given_arrays(session):
+    given = inputs(1, 3)
+    mine = {"hidden": np.zeros((1, 3, 16), np.float32)}
+    found = session.run(given, outputs=mine)
+    assert found.keys() == {"hidden"}
+    assert found["hidden"] is mine["hidden"]
+    assert_right(mine["hidden"], given)
+
+
+def test_torch_tensors_are_taken(session):
+    torch = pytest.importorskip("torch")
+    given = inputs()
+    assert_right(
+        session.run({name: torch.from_numpy(array) for name, array in given.items()})["hidden"],
+        given,
+    )
+    message = refusal(session, x=torch.zeros(1, 3, 8, requires_grad=True), shift=given["shift"])
+    assert message.startswith("x cannot be read as an array on the CPU")
+
+
+def test_threads_of_one_process_share_a_session(session):
+    given = [inputs(8, 500 + i) for i in range(4)]
+    right = []
+
+    def work(each):
+        for _ in range(30):
+            assert_right(session.run(**each)["hidden"], each)
+        right.append(each)
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in given]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(right) == len(given)
+
+
+def test_one_library_serves_several_sessions(saved):
+    first, second = Session(saved), Session(saved)
+    assert first._library is second._library
+    del first
+    gc.collect()
+    assert_right(second.run(**inputs())["hidden"], inputs())
+
+
+@I.ir_module
+class Kinds:
+    @R.function
+    def main(
+        b: R.Tensor((2,), "bfloat16"),
+        h: R.Tensor(("n",), "float16"),
+        i: R.Tensor((), "int64"),
+        m: R.Tensor(("2*n+1",), "bool"),
+        w: R.Tensor((2,), "bfloat16"),
+    ):
+        R.func_attr({"num_input": 4})
+        with R.dataflow():
+            out = (
+                R.add(R.astype(b, "float32"), R.astype(w, "float32")),
+                R.reshape(b, (2, 1)),
+                R.add(h, h),
+                R.add(i, i),
+                R.logical_not(m),
+            )
+            R.output(out)
+        return out
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    library = build(Kinds, tmp_path_factory.mktemp("kinds") / "kinds.so")
+    manifest = replace(
+        tiny_manifest(),
+        inputs=(
+            TensorSpec("b", (2,), "bfloat16"),
+            TensorSpec("h", ("n",), "float16"),
+            TensorSpec("i", (), "int64"),
+            TensorSpec("m", ("2*n + 1",), "bool"),
+        ),
+        outputs=(
+            TensorSpec("bw", (2,), "float32"),
+            TensorSpec("b2", (2, 1), "bfloat16"),
+            TensorSpec("h2", ("n",), "float16"),
+            TensorSpec("i2", (), "int64"),
+            TensorSpec("m2", ("2*n + 1",), "bool"),
+        ),
+        dims={"n": Dim(1, 9)},
+        entries=(Entry("main", {}, ("w",)),),
+    )
+    folder = tmp_path_factory.mktemp("kinds") / "kinds.pf"
+    Bundle.create(library, {"w": np.array([1, 2], ml_dtypes.bfloat16)}, manifest).save(folder)
+    return Session(folder)
+
+
+def of_kinds(n: int = 3, mask: int = 7) -> dict[str, np.ndarray]:
+    return {
+        "b": np.array([0.5, -4], ml_dtypes.bfloat16),
+        "h": np.arange(n, dtype=np.float16),
+        "i": np.array(7),
+        "m": np.arange(mask) % 2 == 0,
+    }
+
+
+def test_every_kind_of_number_goes_in_and_out(kinds):
+    found = kinds.run(**of_kinds())
+    np.testing.assert_array_equal(found["bw"], [1.5, -2])
+    np.testing.assert_array_equal(found["b2"], [[0.5], [-4]])
+    assert found["b2"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found["h2"], [0, 2, 4])
+    assert found["i2"] == 14
+    np.testing.assert_array_equal(found["m2"], np.arange(7) % 2 == 1)
+
+
+def test_an_axis_that_is_a_formula_is_checked(kinds):
+    assert refusal(kinds, of_kinds(3, 8)) == "m has shape (8,); the axis 2*n + 1 is 8, not 7"
+
+
+# What does not fit
+
+X, SHIFT = np.zeros((1, 3, 8), np.float32), np.zeros((1, 3), np.float32)
+TAKES = "x: float32[batch, seq, 8]; shift: float32[batch, seq]"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": X}, f"the input 'shift' is missing; the model takes {TAKES}"),
+        ({}, f"the input 'x', 'shift' is missing; the model takes {TAKES}"),
+        (
+            {"x": X, "shfit": SHIFT},
+            f"the model has no input 'shfit', did you mean 'shift'; it takes {TAKES}",
+        ),
+        ({"x": X, "shift": SHIFT, "n": X}, f"the model has no input 'n'; it takes {TAKES}"),
+        (
+            {"x": X.astype(np.float64), "shift": SHIFT},
+            "x has dtype float64, the model takes float32; convert it with x.astype('float32')",
+        ),
+        (
+            {"x": X.astype(">f4"), "shift": SHIFT},
+            "x has dtype >f4, the model takes float32; convert it with x.astype('float32')",
+        ),
+        (
+            {"x": X[0], "shift": SHIFT},
+            "x has shape (3, 8); the model takes x: float32[batch, seq, 8]",
+        ),
+        (
+            {"x": X[:, :, :7], "shift": SHIFT},
+            "x has shape (1, 3, 7); the model takes x: float32[batch, seq, 8]",
+        ),
+        (
+            {"x": X, "shift": SHIFT[:, :2]},
+            "shift has shape (1, 2), where seq is 2, but seq is 3 in x",
+        ),
+        (
+            {"x": X[:, :0], "shift": SHIFT[:, :0]},
+            "x has shape (1, 0, 8); seq is 0 and must lie in 1..4096",
+        ),
+        (
+            {"x": np.zeros((1, 5000, 8), np.float32), "shift": np.zeros((1, 5000), np.float32)},
+            "x has shape (1, 5000, 8); seq is 5000 and must lie in 1..4096",
+        ),
+        (
+            {"x": X[:0], "shift": SHIFT[:0]},
+            "x has shape (0, 3, 8); batch is 0 and must be at least 1",
+        ),
+        (
+            {"x": [[1.0]], "shift": SHIFT},
+            "x is a list; pass a numpy array or a tensor of a library that has DLPack, "
+            "such as PyTorch",
+        ),
+    ],
+)
+def test_an_input_that_does_not_fit_is_refused(given, message, session):
+    assert refusal(session, **given) == message
+    assert_right(session.run(**inputs())["hidden"], inputs())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (["hiden"], "the model has no output 'hiden', did you mean 'hidden'; "
+                    "it has 'hidden', 'same'"),
+        ("hidden", "outputs is 'hidden', not a list of names or a dict of arrays"),
+        (
+            {"hidden": np.zeros((1, 3, 8), np.float32)},
+            "the array for the output hidden is float32[1, 3, 8]; "
+            "this run gives float32[1, 3, 16]",
+        ),
+        (
+            {"same": np.zeros((1, 3, 8))},
+            "the array for the output same is float64[1, 3, 8]; this run gives float32[1, 3, 8]",
+        ),
+        (
+            {"same": np.broadcast_to(np.float32(0), (1, 3, 8))},
+            "the array for the output same is read-only",
+        ),
+        ({"same": None}, "the output same is to be written to a NoneType, not to a numpy array"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(outputs, message, session):
+    assert refusal(session, **inputs(), outputs=outputs) == message
+
+
+def test_no_result_is_written_when_one_does_not_fit(session):
+    mine = {"same": np.zeros((1, 3, 8), np.float32), "hidden": np.zeros(3)}
+    refusal(session, **inputs(), outputs=mine)
+    assert not mine["same"].any()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_must_be_a_count(threads, bundle):
+    with pytest.raises(BadInput, match="threads is"):
+        Session(bundle, threads=threads)
+
+
+def test_a_library_without_the_entry_is_refused(bundle):
+    entries = (Entry("decode", {}, ("w", "c")),)
+    with pytest.raises(BadBundle, match="has no function 'decode'") as error:
+        Session(replace(bundle, manifest=replace(bundle.manifest, entries=entries)))
+    one_sentence(error)
+
+
+def test_what_is_no_library_is_refused():
+    with pytest.raises(BadBundle, match="TVM cannot load") as error:
+        Session(Bundle.create(b"no library", tiny_weights(), tiny_manifest()))
+    one_sentence(error)
+
+
+# Threads
+
+@I.ir_module
+class Parallel:
+    @T.prim_func(s_tir=True)
+    def double(x: T.Buffer((64, 64), "float32"), y: T.Buffer((64, 64), "float32")):
+        T.func_attr({"global_symbol": "double", "tirx.noalias": True})
+        for i in T.parallel(64):
+            for j in T.serial(64):
+                with T.sblock("y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    y[vi, vj] = x[vi, vj] * T.float32(2)
+
+    @R.function
+    def main(x: R.Tensor((64, 64), "float32")):
+        cls = Parallel
+        R.func_attr({"num_input": 1})
+        with R.dataflow():
+            y = R.call_tir(cls.double, (x,), out_ty=R.Tensor((64, 64), "float32"))
+            out = (y,)
+            R.output(out)
+        return out
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("parallel")
+    manifest = replace(
+        tiny_manifest(),
+        inputs=(TensorSpec("x", (64, 64), "float32"),),
+        outputs=(TensorSpec("y", (64, 64), "float32"),),
+        dims={},
+        entries=(Entry("main", {}, ()),),
+    )
+    Bundle.create(build(Parallel, folder / "p.so"), {}, manifest).save(folder / "parallel.pf")
+    return folder / "parallel.pf"
+
+
+def run_python(code: str, *args: object, **environment: str) -> str:
+    """What `code` prints in a process of its own, which inherits only what it needs."""
+    keep = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env={**keep, **environment}, capture_output=True, text=True, check=False, timeout=100,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.strip()
+
+
+COUNT_THREADS = """
+import os, sys
+import numpy as np
+from pocketformer.compiler.session import Session
+
+x = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
+
+def check(session):
+    np.testing.assert_array_equal(session.run(x=x)["y"], 2 * x)
+
+before = len(os.listdir("/proc/self/task"))
+one = Session(sys.argv[1], threads=1)
+check(one)
+print(len(os.listdir("/proc/self/task")) - before, end=" ")
+two, many = Session(sys.argv[1], threads=2), Session(sys.argv[1], threads=10_000)
+for session in (two, one, many, two, one):
+    check(session)
+    print(session.threads, session._tvm.use_threads(session.threads), end=" ")
+print(Session(sys.argv[1]).threads, len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@two_cpus
+def test_sessions_keep_their_own_thread_counts(parallel):
+    most = len(cpus())
+    assert run_python(COUNT_THREADS, parallel, TVM_NUM_THREADS="2") == (
+        f"0 2 2 1 1 {most} {most} 2 2 1 1 2 {most - 1}"
+    )
+
+
+def test_threads_follow_the_target_or_the_environment(parallel):
+    code = "import sys; from pocketformer import Session; print(Session(sys.argv[1]).threads)"
+    assert run_python(code, parallel) == "1"                # the tiny manifest's target has one
+    assert run_python(code, parallel, TVM_NUM_THREADS="999") == str(len(cpus()))
+
+
+# A process that only runs a bundle
+
+LIGHT = """
+import sys
+import numpy as np
+from pocketformer import Session
+
+def anonymous():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+x = np.zeros((1, 3, 8), np.float32)
+before = anonymous()
+Session(sys.argv[1]).run(x=x, shift=x[:, :, 0])
+assert not {"tvm", "torch", "onnx"} & sys.modules.keys(), sys.modules.keys()
+print(anonymous() - before)
+"""
+
+
+def test_a_run_imports_no_compiler_and_copies_no_weights(tiny_library, tmp_path):
+    weights = {**tiny_weights(), "large": np.ones((16, 1 << 20), np.float32)}
+    Bundle.create(tiny_library, weights, tiny_manifest()).save(tmp_path / "large.pf")
+    assert int(run_python(LIGHT, tmp_path / "large.pf")) < 16 << 10    # KiB, for weights of 64 MiB
+
+
+COMPILE_AFTERWARDS = """
+import sys
+import numpy as np
+from pocketformer import Session
+
+x = np.ones((1, 3, 8), np.float32)
+session = Session(sys.argv[1])
+first = session.run(x=x, shift=x[:, :, 0])
+from tests.compiler.tiny import build, Tiny
+from pathlib import Path
+import tvm, torch
+build(Tiny, Path(sys.argv[2]))
+session._tvm.from_dlpack(torch.ones(3))
+again = Session(sys.argv[1]).run(x=x, shift=x[:, :, 0])
+np.testing.assert_array_equal(first["hidden"], again["hidden"])
+vm = tvm.relax.VirtualMachine(tvm.runtime.load_module(sys.argv[2]), tvm.cpu())
+w, c = np.ones((8, 16), np.float32), np.ones(16, np.float32)
+vm["main"](*map(tvm.runtime.tensor, [x, x[:, :, 0], w, c]))
+"""
+
+
+def test_a_process_that_ran_a_bundle_can_compile_afterwards(saved, tmp_path):
+    pytest.importorskip("torch")
+    run_python(COMPILE_AFTERWARDS, saved, tmp_path / "t.so")
+
+
+@I.ir_module
+class Wide:
+    @R.function
+    def main(x: R.Tensor(("seq", 4096), "float32")):
+        R.func_attr({"num_input": 1})
+        with R.dataflow():
+            out = (R.add(x, R.add(R.add(x, x), x)),)
+            R.output(out)
+        return out
+
+
+MANY_SIZES = """
+import sys
+import numpy as np
+from pocketformer import Session
+
+def anonymous():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+session = Session(sys.argv[1])
+session.run(x=np.ones((256, 4096), np.float32))
+before = anonymous()
+for seq in range(1, 257):
+    assert (session.run(x=np.ones((seq, 4096), np.float32))["y"] == 4).all()
+print(anonymous() - before)
+"""
+
+
+def test_memory_does_not_grow_with_every_new_size(tmp_path):
+    manifest = replace(
+        tiny_manifest(),
+        inputs=(TensorSpec("x", ("seq", 4096), "float32"),),
+        outputs=(TensorSpec("y", ("seq", 4096), "float32"),),
+        dims={"seq": Dim()},
+        entries=(Entry("main", {}, ()),),
+    )
+    library = build(Wide, tmp_path / "wide.so")
+    Bundle.create(library, {}, manifest).save(tmp_path / "wide.pf")
+    # 256 sizes of 2 MiB in the mean, twice each, would be a gigabyte.
+    assert int(run_python(MANY_SIZES, tmp_path / "wide.pf")) < 150 << 10
+
+
+# Without pocketformer
+
+STOCK = """
+import json, sys
+import numpy as np
+folder = sys.argv[1]
+x, shift = np.ones((1, 4, 8), np.float32), np.zeros((1, 4), np.float32)
+
+import tvm
+from safetensors.numpy import load_file
+from tvm import relax
+entry = json.load(open(f"{folder}/manifest.json"))["entries"][1]
+weights = load_file(f"{folder}/weights.safetensors")
+vm = relax.VirtualMachine(tvm.runtime.load_module(f"{folder}/model.so"), tvm.cpu())
+arrays = [x, shift, *(weights[name] for name in entry["weights"])]
+hidden, same = vm[entry["function"]](*map(tvm.runtime.tensor, arrays))
+
+assert "pocketformer" not in sys.modules
+np.save(sys.argv[2], hidden.numpy())
+"""
+
+
+def test_a_stock_tvm_runs_the_library_with_the_weights(saved, tmp_path):
+    run_python(STOCK, saved, tmp_path / "hidden.npy")
+    given = {"x": np.ones((1, 4, 8), np.float32), "shift": np.zeros((1, 4), np.float32)}
+    assert_right(np.load(tmp_path / "hidden.npy"), given, factor=2)
