@@ -113,8 +113,7 @@ def _signature_record(
 
 def model_card(model: Model) -> RenderableType:
     weights = sum(array.nbytes for array in model.weights.values())
-    counts = Counter(operator.kind for operator in model.operators)
-    operators = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    operators = _counts(operator.kind for operator in model.operators)
     facts = _facts(
         [
             ("model", model.name),
@@ -142,8 +141,9 @@ def bundle_card(bundle: Bundle) -> RenderableType:
     sizes = ", ".join(
         f"{name} {human_bytes(file.bytes)}" for name, file in manifest.files.items()
     )
+    rest = "any other size" if len(manifest.entries) > 1 else "all sizes"
     entries = ", ".join(
-        " ".join(f"{name}={size}" for name, size in entry.dims.items()) or "any size"
+        " ".join(f"{name}={size}" for name, size in entry.dims.items()) or rest
         for entry in manifest.entries
     )
     weights = manifest.weights
@@ -155,7 +155,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
             ("for", f"{manifest.target.name}: {manifest.target}"),
             ("files", sizes),
             ("weights", held),
-            ("entries", entries),
+            ("made for", entries),
             ("kernels", f"{len(kernels)}, for {len(manifest.operators)} operators"),
             ("made", f"{manifest.created} by pocketformer {manifest.pocketformer_version}"),
             ("runs in", f"TVM {manifest.tvm_version}, tvm-ffi {manifest.tvm_ffi_version}"),
@@ -181,17 +181,32 @@ def kernel_table(records: Iterable[OperatorRecord]) -> Table:
 
 
 def operator_table(records: Sequence[OperatorRecord]) -> Table:
-    """One row for the operators that differ in the numbers of their names alone, such as layers."""
+    """One row for the operators that differ in the numbers of their names alone, such as layers.
+
+    At the end, one row for all the operators that need no kernel for the same reason.
+    """
     groups: dict[tuple[str, ...], list[OperatorRecord]] = {}
+    without: dict[str, list[OperatorRecord]] = {}
     for record in records:
-        key = (re.sub(r"\d+", "#", record.name), record.kind, record.kernel or "", record.note)
-        groups.setdefault(key, []).append(record)
+        if record.kernel is None:
+            without.setdefault(record.note, []).append(record)
+        else:
+            pattern = re.sub(r"\d+", "#", record.name)
+            key = (pattern, record.kind, record.kernel, record.note)
+            groups.setdefault(key, []).append(record)
     table = _plain("operators", "kind", "count", "kernel", "note")
     for (_, kind, kernel, note), members in groups.items():
         names = _merge([record.name for record in members])
         cells = (Text(text, overflow="fold") for text in (names, kind, str(len(members)), kernel))
         table.add_row(*cells, Text(note))
+    for note, members in without.items():
+        kinds = _counts(record.kind for record in members)
+        table.add_row(Text(kinds), "", str(len(members)), "none", Text(note))
     return table
+
+
+def _counts(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).most_common())
 
 
 def _merge(names: Sequence[str]) -> str:
