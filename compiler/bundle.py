@@ -18,9 +18,9 @@ import numpy as np
 
 from pocketformer.compiler import manifest as layout
 from pocketformer.compiler.checksum import FileRecord, HashedFile, check_chunks, check_whole
+from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadBundle
-from pocketformer.compiler.machine import Machine, this_machine
-from pocketformer.compiler.manifest import Manifest, TargetRecord, WeightsRecord
+from pocketformer.compiler.manifest import Manifest, WeightsRecord
 from pocketformer.compiler.replace import replacing_folder
 from pocketformer.compiler.weights import read_weights, write_weights
 
@@ -133,28 +133,6 @@ class Bundle:
     def bytes(self) -> int:
         """The size of the library and the weights, in bytes."""
         return self.library.stat().st_size + sum(array.nbytes for array in self.weights.values())
-
-
-def refuse_machine(manifest: Manifest, machine: Machine | None = None) -> None:
-    """Raise BadBundle if `machine` (this one) or the installed TVM cannot run the bundle."""
-    machine, target = machine or this_machine(), manifest.target
-    if (target.arch, target.os) != (machine.arch, machine.os):
-        raise BadBundle(f"the bundle was compiled for {target}, this machine is {machine}")
-    if missing := _missing_isa(target, machine):
-        raise BadBundle(
-            f"the bundle was compiled for {target}, this machine's processor lacks {missing}"
-        )
-    version = layout.version_of("apache-tvm")
-    if manifest.tvm_version != version:
-        raise BadBundle(
-            f"the bundle was compiled with TVM {manifest.tvm_version}, installed is {version}"
-        )
-
-
-def _missing_isa(target: TargetRecord, machine: Machine) -> str:
-    if machine.isa is None:
-        return ""
-    return ", ".join(name for name in target.isa if name not in machine.isa)
 
 
 def _check_entries(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> None:

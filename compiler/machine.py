@@ -41,11 +41,19 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Machine:
-    """`isa` has the names of Target.isa, and is None where the system does not tell."""
+    """`words` are /proc/cpuinfo's names of the processor's features, None if it does not tell."""
 
     arch: str
     os: str
-    isa: frozenset[str] | None
+    words: frozenset[str] | None = None
+
+    @property
+    def isa(self) -> frozenset[str] | None:
+        """The instruction sets by the names of Target.isa, None where the system does not tell."""
+        if self.words is None or self.arch not in FEATURES:
+            return None
+        table = FEATURES[self.arch].items()
+        return frozenset(name for name, needs in table if self.words >= set(needs.split()))
 
     def __str__(self) -> str:
         return f"{self.arch} {self.os}"
@@ -58,12 +66,11 @@ def this_machine() -> Machine:
     if arch == "aarch64" and struct.calcsize("P") == 4:
         arch = "arm"                                    # a 32-bit process under a 64-bit kernel
     system = "android" if hasattr(sys, "getandroidapilevel") else sys.platform
-    return Machine(arch, system, _read_isa(arch, Path("/proc/cpuinfo")))
+    return Machine(arch, system, read_words(Path("/proc/cpuinfo")))
 
 
-def _read_isa(arch: str, cpuinfo: Path) -> frozenset[str] | None:
-    if arch not in FEATURES:
-        return None
+def read_words(cpuinfo: Path) -> frozenset[str] | None:
+    """The words for the features of a processor in `cpuinfo`, None where it has none."""
     try:
         with cpuinfo.open() as lines:
             for line in lines:                          # every core repeats it: the first will do
@@ -72,8 +79,7 @@ def _read_isa(arch: str, cpuinfo: Path) -> frozenset[str] | None:
                     words = set(value.split())
                     if "asimd" in words:
                         words.add("neon")               # its name in a 32-bit process
-                    table = FEATURES[arch].items()
-                    return frozenset(name for name, needs in table if words >= set(needs.split()))
+                    return frozenset(words)
     except OSError:
         pass
     return None

@@ -36,12 +36,16 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")    # of a file insi
 
 @dataclass(frozen=True)
 class TargetRecord:
-    """The machine that a bundle is for; `isa` are the instruction sets that its code needs."""
+    """The machine that a bundle is for; `isa` are the instruction sets that its code needs.
+
+    `features` are LLVM's names of all that the code may contain, as far as a system tells of it.
+    """
 
     name: str
     arch: str
     os: str
     isa: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     vector_bits: int = 128
     mcpu: str = ""
     threads: int = 1
@@ -49,12 +53,16 @@ class TargetRecord:
     @classmethod
     def of(cls, target: Target) -> TargetRecord:
         """What a bundle for `target` records about it."""
-        isa = tuple(sorted(target.isa))
+        from pocketformer.targets.host import WORDS
+        from pocketformer.targets.llvm import features  # asks LLVM, which a run does without
+
+        may_contain = features(target.triple, target.mcpu, target.mattr)
         return cls(
             name=target.name,
             arch=target.arch,
             os=target.os,
-            isa=isa,
+            isa=tuple(sorted(target.isa)),
+            features=tuple(sorted(may_contain & WORDS.get(target.arch, {}).keys())),
             vector_bits=target.vector_bits,
             mcpu=target.mcpu,
             threads=target.threads,

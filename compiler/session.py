@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pocketformer.compiler import vm
-from pocketformer.compiler.bundle import Bundle, refuse_machine
+from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadBundle, BadInput
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.manifest import Manifest

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketformer import targets
 from pocketformer.compiler import bundle as module
 from pocketformer.compiler import replace as replacing
-from pocketformer.compiler.bundle import Bundle, refuse_machine
+from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.checksum import HashedFile
+from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.machine import Machine, this_machine
 from pocketformer.compiler.manifest import TargetRecord
@@ -272,7 +274,12 @@ def test_weights_of_another_bundle_are_refused(saved, tiny_library, tmp_path):
 
 # Other machines
 
-HERE = Machine("x86_64", "linux", frozenset({"sse4", "avx", "avx2", "fma"}))
+PIXEL8 = (
+    "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop "
+    "sha3 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm sb paca pacg sve2 svebitperm i8mm bf16"
+)
+
+HERE = Machine("x86_64", "linux", frozenset({"sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c"}))
 
 
 @pytest.mark.parametrize(
@@ -292,8 +299,13 @@ HERE = Machine("x86_64", "linux", frozenset({"sse4", "avx", "avx2", "fma"}))
             "the bundle was compiled for x86_64 linux (needs avx2, avx512f, avx512vnni), "
             "this machine's processor lacks avx512f, avx512vnni",
         ),
+        (
+            TargetRecord("host", "x86_64", "linux", ("avx2",), ("avx2", "f16c", "sse4.2", "bmi2")),
+            "the bundle was compiled for x86_64 linux (needs avx2), "
+            "this machine's processor lacks bmi2",
+        ),
     ],
-    ids=["architecture", "system", "instructions"],
+    ids=["architecture", "system", "instructions", "features"],
 )
 def test_a_bundle_for_another_machine_is_refused(target, message):
     with pytest.raises(BadBundle) as error:
@@ -302,8 +314,24 @@ def test_a_bundle_for_another_machine_is_refused(target, message):
 
 
 def test_what_a_machine_does_not_tell_is_not_held_against_it():
-    target = TargetRecord("host", "x86_64", "linux", ("avx2",))
-    refuse_machine(replace(tiny_manifest(), target=target), Machine("x86_64", "linux", None))
+    target = TargetRecord("host", "x86_64", "linux", ("avx2",), ("bmi2",))
+    refuse_machine(replace(tiny_manifest(), target=target), Machine("x86_64", "linux"))
+
+
+@pytest.mark.parametrize("name", ["host", "pixel8"])
+def test_a_target_leaves_all_that_a_machine_must_have(name):
+    target = targets.load(name)
+    record = TargetRecord.of(target)
+    assert set(record.isa) == target.isa
+    assert {"host": "sse4.2", "pixel8": "dotprod"}[name] in record.features
+    manifest = replace(tiny_manifest(), target=record)
+    if name == "host":
+        refuse_machine(manifest)
+    else:
+        refuse_machine(manifest, Machine("aarch64", "android", frozenset(PIXEL8.split())))
+        words = frozenset(PIXEL8.split()) - {"atomics"}
+        with pytest.raises(BadBundle, match="lacks lse"):
+            refuse_machine(manifest, Machine("aarch64", "android", words))
 
 
 def elsewhere(tiny_library: Path, **changes: object) -> Bundle:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pocketformer.compiler.machine import _read_isa, cpus, this_machine
+from pocketformer.compiler.machine import Machine, cpus, read_words, this_machine
 
 ZEN4 = (
     "flags\t\t: fpu sse4_1 sse4_2 fma avx avx2 avx512f avx512dq avx512cd avx512bw avx512vl "
@@ -28,14 +28,15 @@ KRAIT = "Features\t: swp half thumb fastmult vfp edsp neon vfpv3"
 )
 def test_the_instruction_sets_have_the_names_of_targets(arch, text, isa, tmp_path):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{text}\n\nprocessor\t: 1\nflags\t\t: fpu\n")
-    assert _read_isa(arch, tmp_path / "cpuinfo") == set(isa.split())
+    assert Machine(arch, "linux", read_words(tmp_path / "cpuinfo")).isa == set(isa.split())
 
 
 def test_what_the_system_does_not_tell_is_unknown(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\n")
-    assert _read_isa("x86_64", tmp_path / "cpuinfo") is None
-    assert _read_isa("x86_64", tmp_path / "nothing") is None
-    assert _read_isa("riscv64", tmp_path / "cpuinfo") is None
+    assert read_words(tmp_path / "cpuinfo") is None
+    assert read_words(tmp_path / "nothing") is None
+    assert Machine("x86_64", "linux").isa is None
+    assert Machine("riscv64", "linux", frozenset({"zba"})).isa is None
 
 
 def test_this_machine_has_a_name_and_cpus():
