@@ -1,9 +1,9 @@
 """Fused attention: scores, softmax and weighted sum of a few queries at a time, inside the cache.
 
 The keys are first laid out as panels [panel, head_size, key of the panel], as GEMM weights are.
-Then a tile of queries walks over blocks of keys and keeps, per query, the greatest score so far, the sum
-of exponentials and the weighted sum; when the greatest score grows, the sums are scaled down
-(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+Then a tile of queries walks over blocks of keys and keeps, per query, the greatest score so far,
+the sum of exponentials and the weighted sum; when the greatest score grows, the sums are scaled
+down (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
     Kernel,
+    Tile,
     ceil_div,
     load,
     loop,
@@ -137,15 +138,15 @@ class _Writer:
         """All keys for the `rows` queries from `first` on."""
         work, point, lanes = self.workload, self.point, self.lanes
         queries = self._queries(batch, head, first)
-        weights = registers(point.rows, point.block)
-        result = registers(point.rows, work.value_size)
+        weights = workspace(point.rows, point.block + lanes)    # rows in different cache sets
+        result = Tile(point.rows, work.value_size)
         greatest, total, scale = (registers(self.state) for _ in range(3))
         for r in range(0, self.state, lanes):
             store(greatest, splat(LOWEST, lanes), r)
             store(total, splat(0.0, lanes), r)
-        with loop(point.rows) as r:
+        for row in range(point.rows):
             for start, width in _widths(work.value_size, lanes):
-                store(result, splat(0.0, width), r, start)
+                result.store(splat(0.0, width), row, start)
         visible = self.kv_len
         if work.causal:
             last = tirx.min(first + point.rows, self.q_len) - 1
@@ -172,13 +173,13 @@ class _Writer:
             return self.inputs.q(batch, at, head, d, width) * splat(self.workload.scale, width)
 
         if not self.by_lane:
-            held = registers(rows, size)
-            with loop(rows) as r:
+            held = [registers(size) for _ in range(rows)]
+            for r in range(rows):
                 for d, width in _widths(size, lanes):
-                    store(held, row(r, d, width), r, d)
-            return lambda d: [held[r, d] for r in range(rows)]
+                    store(held[r], row(r, d, width), d)
+            return lambda d: [held[r][d] for r in range(rows)]
 
-        turned = registers(size, rows)
+        turned = workspace(size, rows)
         for r in range(0, rows, lanes):
             with loop(size // lanes) as step:
                 square = [row(r + i, step * lanes, lanes) for i in range(lanes)]
@@ -205,20 +206,19 @@ class _Writer:
         """weights[:, chunk] = mask + queries @ one panel of keys."""
         rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
         start = self.inputs.mask_tile(batch, head, first, panel * keys, rows, keys, lanes)
-        sums = registers(rows, keys)
+        sums = Tile(rows, keys)
         for r in range(rows):
             for column in range(0, keys, lanes):
-                store(sums, start(r, column), r, column)
+                sums.store(start(r, column), r, column)
         with loop(self.size) as d:
             numbers = queries(d)
             for r in range(rows):
                 for column in range(0, keys, lanes):
-                    product = splat(numbers[r], lanes) * load(
-                        panels, pair, panel, d, column, lanes=lanes)
-                    store(sums, load(sums, r, column, lanes=lanes) + product, r, column)
+                    key = load(panels, pair, panel, d, column, lanes=lanes)
+                    sums.add(splat(numbers[r], lanes) * key, r, column)
         for r in range(rows):
             for column in range(0, keys, lanes):
-                store(weights, load(sums, r, column, lanes=lanes), r, chunk * keys + column)
+                store(weights, sums.load(r, column, lanes), r, chunk * keys + column)
 
     def _softmax(
         self, weights: Buffer, chunks: Expr, greatest: Buffer, total: Buffer, scale: Buffer
@@ -258,23 +258,22 @@ class _Writer:
             store(total, total[r] * shrink + added, r)
 
     def _weigh(
-        self, weights: Buffer, result: Buffer, scale: Buffer, batch: Expr, head: Expr,
+        self, weights: Buffer, result: Tile, scale: Buffer, batch: Expr, head: Expr,
         start: Expr, count: Expr, column: int, width: int, vectors: int,
     ) -> None:
         """result[:, columns] = result * scale + weights @ the block's values."""
         rows = self.point.rows
-        sums = registers(rows, vectors * width)
+        sums = Tile(rows, vectors * width)
         for r in range(rows):
             for v in range(vectors):
-                held = load(result, r, column + v * width, lanes=width)
-                store(sums, held * splat(scale[r], width), r, v * width)
+                held = result.load(r, column + v * width, width)
+                sums.store(held * splat(scale[r], width), r, v * width)
 
         def add(key: Expr, numbers: list[Expr]) -> None:
             for r in range(rows):
                 for v in range(vectors):
                     value = self.inputs.v(batch, start + key, head, column + v * width, width)
-                    product = splat(numbers[r], width) * value
-                    store(sums, load(sums, r, v * width, lanes=width) + product, r, v * width)
+                    sums.add(splat(numbers[r], width) * value, r, v * width)
 
         steps = 4 if self.by_lane else 1
         with loop(count // steps) as step:
@@ -292,17 +291,18 @@ class _Writer:
                 add(key, [weights[r, key] for r in range(rows)])
         for r in range(rows):
             for v in range(vectors):
-                store(result, load(sums, r, v * width, lanes=width), r, column + v * width)
+                result.store(sums.load(r, v * width, width), r, column + v * width)
 
     def _write(
-        self, result: Buffer, total: Buffer, batch: Expr, head: Expr, first: Expr
+        self, result: Tile, total: Buffer, batch: Expr, head: Expr, first: Expr
     ) -> None:
-        with loop(self.point.rows) as r, when(self.q_len_fits() or first + r < self.q_len):
-            divisor = T.bind(tirx.Select(
-                total[r] == T.float32(0.0), T.float32(0.0), T.float32(1.0) / total[r]))
-            for column, width in _widths(self.workload.value_size, self.lanes):
-                value = load(result, r, column, lanes=width) * splat(divisor, width)
-                store(self.inputs.out, value, batch, first + r, head, column)
+        for r in range(self.point.rows):
+            with when(self.q_len_fits() or first + r < self.q_len):
+                divisor = T.bind(tirx.Select(
+                    total[r] == T.float32(0.0), T.float32(0.0), T.float32(1.0) / total[r]))
+                for column, width in _widths(self.workload.value_size, self.lanes):
+                    value = result.load(r, column, width) * splat(divisor, width)
+                    store(self.inputs.out, value, batch, first + r, head, column)
 
 
 def _widths(size: int, lanes: int) -> Iterator[tuple[int, int]]:

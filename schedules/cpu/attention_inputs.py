@@ -8,6 +8,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.kernel import (
+    STACK,
     Buffer,
     Builder,
     Expr,
@@ -16,6 +17,7 @@ from pocketformer.schedules.cpu.kernel import (
     registers,
     splat,
     store,
+    workspace,
 )
 from pocketformer.schedules.workloads import Attention
 
@@ -79,7 +81,8 @@ class Inputs:
         if self.mask is None and fits and not by_row:
             return lambda row, column: splat(0.0, lanes)
         height = rows if by_row else 1
-        tile = registers(height, keys)
+        small = 4 * height * keys < STACK
+        tile = registers(height, keys) if small else workspace(height, keys)
 
         def fill(edge: bool) -> None:
             with loop(height) as r:

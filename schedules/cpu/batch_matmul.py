@@ -14,6 +14,7 @@ from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
     Kernel,
+    Tile,
     ceil_div,
     load,
     loop,
@@ -120,26 +121,25 @@ class TiledBatchMatmul:
         lanes = isa_named(self.isa).lanes
         _, m, n = out.shape
         k = a.shape[2]
-        sums = registers(self.rows, self.columns)
+        sums = Tile(self.rows, self.columns)
         for r in range(self.rows):
             for column in range(0, self.columns, lanes):
-                store(sums, splat(0.0, lanes), r, column)
+                sums.store(splat(0.0, lanes), r, column)
         with loop(k) as at:
             for r in range(self.rows):
                 number = splat(a[batch, tirx.min(row + r, m - 1), at], lanes)
                 for column in range(0, self.columns, lanes):
-                    product = number * load(packed, batch, panel, at, column, lanes=lanes)
-                    store(sums, load(sums, r, column, lanes=lanes) + product, r, column)
-        staged = registers(self.rows, self.columns)
-        for r in range(self.rows):
-            for column in range(0, self.columns, lanes):
-                store(staged, load(sums, r, column, lanes=lanes), r, column)
+                    right = load(packed, batch, panel, at, column, lanes=lanes)
+                    sums.add(number * right, r, column)
         first = panel * self.columns
-        with loop(self.rows) as r, when(row + r < m):
-            for column in range(0, self.columns, lanes):
-                with T.If(first + column + lanes <= n):
-                    with T.Then():
-                        store(out, load(staged, r, column, lanes=lanes),
-                              batch, row + r, first + column)
-                    with T.Else(), loop(tirx.max(n - first - column, 0)) as cut:
-                        store(out, staged[r, column + cut], batch, row + r, first + column + cut)
+        staged = registers(self.columns)
+        for r in range(self.rows):
+            with when(row + r < m), T.If(first + self.columns <= n):
+                with T.Then():
+                    for column in range(0, self.columns, lanes):
+                        store(out, sums.load(r, column, lanes), batch, row + r, first + column)
+                with T.Else():
+                    for column in range(0, self.columns, lanes):
+                        store(staged, sums.load(r, column, lanes), column)
+                    with loop(n - first) as column:
+                        store(out, staged[column], batch, row + r, first + column)

@@ -8,9 +8,11 @@ from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu import math
 from pocketformer.schedules.cpu.kernel import (
+    STACK,
     Buffer,
     Builder,
     Expr,
+    Tile,
     ceil_div,
     load,
     loop,
@@ -49,30 +51,38 @@ class Epilogue:
             self._guarded(panel, column, lambda column, lanes: store(
                 self.first, load(self.bias, panel * self.columns + column, lanes=lanes), column))
 
-    def start(self, total: Buffer, rows: int) -> None:
+    def start(self, total: Tile, rows: int) -> None:
         """Set the sums to the bias, or to 0."""
         for r in range(rows):
             for column in range(0, self.columns, self.lanes):
                 value = (splat(0.0, self.lanes) if self.first is None
                          else load(self.first, column, lanes=self.lanes))
-                store(total, value, r, column)
+                total.store(value, r, column)
 
     def finish(
-        self, total: Buffer, panel: Expr, row: Expr, rows: int, limit: Expr | None
+        self, total: Tile, panel: Expr, row: Expr, rows: int, limit: Expr | None
     ) -> None:
         """Write the tile from `row` on; rows from `limit` on are left out."""
         if not self.activation and self.live == self.columns:
             for r in range(rows):
                 with when(True if limit is None else row + r < limit):
                     for column in range(0, self.columns, self.lanes):
-                        self._write(panel, row + r, column,
-                                    load(total, r, column, lanes=self.lanes))
+                        self._write(panel, row + r, column, total.load(r, column, self.lanes))
             return
-        # A loop over rows keeps the code short, but its index must not touch the registers.
+        groups = ceil_div(4 * rows * self.columns, STACK - 1)
+        height = ceil_div(rows, groups)
+        for first in range(0, rows, height):
+            self._finish_rows(total, panel, row, first, min(height, rows - first), limit)
+
+    def _finish_rows(
+        self, total: Tile, panel: Expr, row: Expr, first: int, rows: int, limit: Expr | None
+    ) -> None:
+        """In a loop, which keeps the code short; its index must not touch the registers."""
         staged = registers(rows, self.columns)
         for r in range(rows):
             for column in range(0, self.columns, self.lanes):
-                store(staged, load(total, r, column, lanes=self.lanes), r, column)
+                store(staged, total.load(first + r, column, self.lanes), r, column)
+        row = row + first
         with loop(rows) as r, when(True if limit is None else row + r < limit):
             for column in range(0, self.columns, self.lanes):
                 value = math.ACTIVATIONS[self.activation](

@@ -20,6 +20,7 @@ from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
     Kernel,
+    Tile,
     ceil_div,
     load,
     loop,
@@ -215,7 +216,7 @@ class _Writer:
         if rows == 1:
             total = self._single_row(panel, at)
         else:
-            total = registers(rows, self.point.columns)
+            total = Tile(rows, self.point.columns)
             self.end.start(total, rows)
             if packed is None:
                 left = self._from_memory(at, rows, count is not None)
@@ -247,7 +248,7 @@ class _Writer:
         return left
 
     def _multiply(
-        self, panel: Expr, total: Buffer, rows: int, left: Callable[[Expr, int], list[Expr]]
+        self, panel: Expr, total: Tile, rows: int, left: Callable[[Expr, int], list[Expr]]
     ) -> None:
         lanes, k, unroll = self.isa.lanes, self.workload.k, self.point.unroll
 
@@ -258,28 +259,26 @@ class _Writer:
                     for v in range(self.vectors):
                         column = v * lanes
                         weight = load(self.weight, panel, at + u, column, lanes=lanes)
-                        product = splat(numbers[u * rows + r], lanes) * weight
-                        store(total, load(total, r, column, lanes=lanes) + product, r, column)
+                        total.add(splat(numbers[u * rows + r], lanes) * weight, r, column)
 
         with loop(k // unroll) as step:
             steps(step * unroll, unroll)
         if k % unroll:
             steps(k // unroll * unroll, k % unroll)
 
-    def _single_row(self, panel: Expr, row: Expr) -> Buffer:
+    def _single_row(self, panel: Expr, row: Expr) -> Tile:
         """One row: several sums a column, since one would wait for its own last addition."""
         lanes, k, columns = self.isa.lanes, self.workload.k, self.point.columns
         ways = 4
-        sums = registers(ways, columns)
+        sums = Tile(ways, columns)
         for way in range(ways):
             for v in range(self.vectors):
-                store(sums, splat(0.0, lanes), way, v * lanes)
+                sums.store(splat(0.0, lanes), way, v * lanes)
 
         def add(at: Any, way: int, number: Expr) -> None:
             for v in range(self.vectors):
-                product = splat(number, lanes) * load(
-                    self.weight, panel, at, v * lanes, lanes=lanes)
-                store(sums, load(sums, way, v * lanes, lanes=lanes) + product, way, v * lanes)
+                weight = load(self.weight, panel, at, v * lanes, lanes=lanes)
+                sums.add(splat(number, lanes) * weight, way, v * lanes)
 
         with loop(k // ways) as step:
             held = registers(ways)
@@ -289,10 +288,9 @@ class _Writer:
                 add(step * ways + way, way, number)
         for last in range(k // ways * ways, k):
             add(last, last % ways, self.x[row, last])
-        total = registers(1, columns)
+        total = Tile(1, columns)
         self.end.start(total, 1)
         for v in range(self.vectors):
-            parts = [load(sums, way, v * lanes, lanes=lanes) for way in range(ways)]
-            value = (parts[0] + parts[1]) + (parts[2] + parts[3])
-            store(total, load(total, 0, v * lanes, lanes=lanes) + value, 0, v * lanes)
+            parts = [sums.load(way, v * lanes, lanes) for way in range(ways)]
+            total.add((parts[0] + parts[1]) + (parts[2] + parts[3]), 0, v * lanes)
         return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -14,6 +15,7 @@ from tvm.tirx.script.builder import ir as T
 Expr = Any
 Buffer = Any
 
+STACK = 1024     # bytes; a buffer of so many or more is not put on the stack
 # TVM's operator kind "opaque": no pass may fuse anything into a kernel.
 _OPAQUE = 8
 
@@ -61,8 +63,30 @@ def prim_func(name: str) -> Iterator[Builder]:
 
 
 def registers(*shape: int) -> Buffer:
-    """A float32 buffer that LLVM keeps in registers where every index is a constant."""
-    return T.alloc_buffer(shape, "float32", scope="local")
+    """A small float32 buffer: on the stack, or in registers where every index is a constant.
+
+    TVM puts buffers below a size on the stack only in the scope "global". All others, even "local"
+    ones, come from its workspace, page-aligned: then stores to one and loads from another share the
+    low bits of their addresses, and the processor takes them for dependent.
+    """
+    assert 4 * prod(shape) < STACK, shape
+    return T.alloc_buffer(shape, "float32", scope="global")
+
+
+class Tile:
+    """`rows` x `columns` registers, a buffer a row."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._rows = [registers(columns) for _ in range(rows)]
+
+    def load(self, row: int, column: int, lanes: int) -> Expr:
+        return load(self._rows[row], column, lanes=lanes)
+
+    def store(self, value: Expr, row: int, column: int) -> None:
+        store(self._rows[row], value, column)
+
+    def add(self, value: Expr, row: int, column: int) -> None:
+        self.store(self.load(row, column, lanes_of(value)) + value, row, column)
 
 
 def workspace(*shape: Any) -> Buffer:
