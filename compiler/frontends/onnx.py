@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, MutableMapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,14 @@ import onnx.inliner
 from onnx import AttributeProto
 from tvm import ir, relax
 
+from pocketformer.compiler.dims import axes_of
 from pocketformer.compiler.errors import BadDim, BadModel, PocketformerError
 from pocketformer.compiler.frontends.onnx_builder import Builder, identifier
 from pocketformer.compiler.frontends.onnx_check import check_functions, check_node, check_order
 from pocketformer.compiler.frontends.onnx_file import Source, open_model
 from pocketformer.compiler.frontends.onnx_node import Node, NodeReader, read_opsets, refuse_unknown
 from pocketformer.compiler.frontends.onnx_ops import CONVERTERS
+from pocketformer.compiler.frontends.onnx_ops.bounds import note_interval
 from pocketformer.compiler.frontends.onnx_ops.fold import FOLDERS, fold
 from pocketformer.compiler.frontends.onnx_signature import InputType, declare_dims, read_inputs
 from pocketformer.compiler.frontends.onnx_values import Solver, Value
@@ -66,7 +68,6 @@ class _Importer:
         self.source = source
         self.dims = dims
         self.solver = Solver()
-        self.builder = Builder(self.solver, source)
         self.operators: list[Operator] = []
 
     def run(self, name: str) -> Model:
@@ -75,7 +76,7 @@ class _Importer:
         if self.source.proto.functions:
             check_functions(self.source.proto)
             inlined = onnx.inliner.inline_local_functions(self.source.proto)
-            self.source = Source(inlined, self.source.path, self.source.mapped)
+            self.source = replace(self.source, proto=inlined)
         graph = self.source.proto.graph
         self.opsets = read_opsets(self.source.proto)
         self.reader = NodeReader(self.opsets)
@@ -98,16 +99,13 @@ class _Importer:
             for read in inputs
         ]
         scope: dict[str, Value] = dict(zip((read.name for read in inputs), params, strict=True))
-        for param in params:
-            self.builder.reserve(param.name)
-        self.builder.block.begin_scope(params)
-        self.builder.block._begin_dataflow_block()
+        self.builder = Builder(self.solver, self.source, params)
         if graph.sparse_initializer:
             raise BadModel("the model has sparse weights, which are not supported")
-        self.builder.uses = _uses(graph)
+        self.builder.weights.uses = _uses(graph)
         for tensor in graph.initializer:
             scope[tensor.name] = array = self.source.initializer(tensor)
-            self.builder.name_constant(array, tensor.name)
+            self.builder.weights.name(array, tensor.name)
         return params, scope
 
     def _walk(self, graph: onnx.GraphProto, scope: MutableMapping[str, Value]) -> None:
@@ -126,6 +124,7 @@ class _Importer:
             for name, result in zip(node.outputs, results, strict=False):
                 if name:
                     scope[name] = self._settled(name, result)
+                    note_interval(self.builder, node, values, scope[name])
         except PocketformerError as error:
             raise type(error)(f"node {node.name!r} ({node.kind}): {error}") from error
         except Exception as error:    # a malformed node can make any call below fail
@@ -159,7 +158,7 @@ class _Importer:
         if result is None:
             raise BadModel(f"its output {name!r} is not supported")
         if isinstance(result, np.ndarray):
-            self.builder.name_constant(result, name, own=False)
+            self.builder.weights.name(result, name)
             return result
         if not isinstance(result, ir.Expr):
             return result
@@ -169,8 +168,8 @@ class _Importer:
         self, node: Node, values: list[Value | None], scope: MutableMapping[str, Value]
     ) -> list[Any]:
         """The nodes of the branch that is always taken, in place of the If."""
-        condition = self.builder.constant(values[0], "condition").reshape(-1)
-        graph = node.graph("then_branch" if bool(condition[0]) else "else_branch")
+        taken = self.builder.number(values[0], "condition")
+        graph = node.graph("then_branch" if taken else "else_branch")
         inner: ChainMap[str, Value] = ChainMap({}, scope)
         for tensor in graph.initializer:
             inner[tensor.name] = self.source.array(tensor)
@@ -186,16 +185,15 @@ class _Importer:
     def _finish(
         self, name: str, graph: onnx.GraphProto, params: list[relax.Var], outputs: list[relax.Expr]
     ) -> Model:
-        function = self.builder.finish(params, outputs)
+        function = self.builder.finish(outputs)
         module = ir.IRModule({"main": function})
-        kept = function.params[len(params) :]
         limits = self.solver.dims
         for key, dim in self.dims.items():
             self._check_limit(key, dim, limits)
         return Model(
             name=name,
             module=module,
-            weights={var.name: self.builder.weights[var.name] for var in kept},
+            weights=self.builder.weights.arrays(function.params[len(params) :]),
             inputs=tuple(_spec(param.name, param.ty) for param in params),
             outputs=tuple(
                 _spec(value.name, ty)
@@ -219,8 +217,7 @@ class _Importer:
 
 
 def _spec(name: str, ty: relax.TensorType) -> TensorSpec:
-    sizes = (int(size.value) if hasattr(size, "value") else str(size) for size in ty.shape.values)
-    return TensorSpec(name, tuple(sizes), str(ty.dtype))
+    return TensorSpec(name, axes_of(ty), str(ty.dtype))
 
 
 def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

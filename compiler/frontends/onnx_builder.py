@@ -1,9 +1,8 @@
-"""What the converters build with: emits Relax calls that bear their node's name, and holds weights."""
+"""What the converters build with: emits Relax calls that bear the name of their node."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,24 +16,50 @@ from pocketformer.compiler.frontends.onnx_file import Source
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_signature import HIGHEST_RANK, LARGEST_SIZE
 from pocketformer.compiler.frontends.onnx_values import Size, Solver, Symbolic, Value
+from pocketformer.compiler.frontends.onnx_weights import Weights
 
 LARGEST_INLINE = 16      # elements of a constant that stays in the graph; more make a weight
+LONGEST_VECTOR = 4096    # of axes, pads, starts and the like
 MOST_ELEMENTS = 2**33    # of one result: more is a malformed model, not one for a phone
 
 
 class Builder:
     """Builds one dataflow block. `node` is the source operator whose code is being made."""
 
-    def __init__(self, solver: Solver, source: Source) -> None:
+    def __init__(self, solver: Solver, source: Source, params: Sequence[relax.Var]) -> None:
         self.solver = solver
         self.source = source
-        self.uses: Counter[str] = Counter()
         self.node = Node("", "", (), (), {}, 0)
-        self.weights: dict[str, np.ndarray] = {}
-        self.block = relax.BlockBuilder()
-        self._params: dict[int, tuple[np.ndarray, relax.Var]] = {}
-        self._names: dict[int, tuple[np.ndarray, str]] = {}
-        self._parameter_names: set[str] = set()
+        self.weights = Weights()
+        self.intervals: dict[relax.Var, Any] = {}    # see bounds.py, which fills both
+        self.columns: dict[relax.Var, list[Any]] = {}
+        self._params = params
+        self._block = relax.BlockBuilder()
+        for param in params:
+            self.weights.reserve(param.name)
+        self._block.begin_scope(list(params))
+        self._block._begin_dataflow_block()
+
+    def finish(self, outputs: Sequence[relax.Expr]) -> relax.Function:
+        """The function of the inputs and of those weights that the outputs follow from."""
+        results = [
+            self._block.emit_output(output) if isinstance(output, relax.DataflowVar) else output
+            for output in outputs
+        ]
+        block = self._block._end_block()
+        self._block.end_scope()
+        body = self._block.normalize(relax.SeqExpr([block], relax.Tuple(results)))
+        weights = self.weights.vars
+        function = relax.Function([*self._params, *weights], body, body.ty)
+        module = ir.IRModule({"main": function.with_attr("global_symbol", "main")})
+        for step in (relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()):
+            module = step(module)
+        body = module["main"].body
+        used = set(relax.analysis.all_vars(body))
+        kept = [var for var in weights if var in used]
+        function = relax.Function([*self._params, *kept], body, body.ty)
+        attributes = {"global_symbol": "main", "num_input": len(self._params)}
+        return function.with_attrs(attributes)
 
     # -- what is known about a value ------------------------------------------------------------
 
@@ -69,34 +94,22 @@ class Builder:
         why = "symbolic sizes" if isinstance(value, Symbolic) else "the input's data"
         raise UnsupportedOperator(f"its {what} depends on {why}, it must be constant")
 
+    def number(self, value: Value, what: str) -> Any:
+        """The only element of a constant."""
+        if (array := self.constant(value, what)).size != 1:
+            raise BadModel(f"its {what} has {array.size} elements and not one")
+        return array.reshape(-1)[0].item()
+
     def sizes(self, value: Value, what: str) -> list[Size]:
-        """The elements of an integer vector or scalar, which may depend on sizes but not on data."""
+        """The elements of an integer vector or scalar; they may depend on sizes, not on data."""
         if not isinstance(value, (np.ndarray, Symbolic)):
             raise UnsupportedOperator(f"its {what} depends on the input's data")
         array = value if isinstance(value, np.ndarray) else value.array
-        if array.ndim > 1 or array.size > 4096:
+        if array.ndim > 1 or array.size > LONGEST_VECTOR:
             raise BadModel(f"its {what} is no short vector")
         return [self.solver.simplify(element) for element in array.reshape(-1)]
 
     # -- making Relax ---------------------------------------------------------------------------
-
-    def name_constant(self, array: np.ndarray, name: str, own: bool = True) -> None:
-        """What the weight is to be called that `array` may become; not `own` keeps an earlier name."""
-        if own or id(array) not in self._names:
-            self._names[id(array)] = (array, name)
-
-    def is_shared(self, array: np.ndarray) -> bool:
-        """Whether several nodes use this constant, so that a changed copy would be stored besides."""
-        return id(array) in self._names and self.uses[self._names[id(array)][1]] > 1
-
-    def transposed(self, matrix: np.ndarray) -> Value:
-        """The transpose of a constant: another constant, or a step of the model where it is shared."""
-        if matrix.size > LARGEST_INLINE and self.is_shared(matrix):
-            return self.emit(R.permute_dims(self.tensor(matrix)))
-        result = matrix.T
-        if id(matrix) in self._names:
-            self.name_constant(result, self._names[id(matrix)][1])
-        return result
 
     def tensor(self, value: Value) -> relax.Expr:
         """`value` as something that a Relax call takes."""
@@ -106,54 +119,33 @@ class Builder:
             return value
         if value.size <= LARGEST_INLINE:
             return self.literal(value)
-        if id(value) not in self._params:
-            name = self._names.get(id(value), (value, f"{self.node.name}_constant"))[1]
-            self._params[id(value)] = (value, self._weight(value, name))
-        return self._params[id(value)][1]
+        return self.weights.var(value, f"{self.node.name}.constant")
 
     def literal(self, number: Any, dtype: str | None = None) -> relax.Expr:
-        array = np.ascontiguousarray(np.asarray(number, dtype=None if dtype is None else dtype))
+        """A constant in the graph itself."""
+        array = np.ascontiguousarray(np.asarray(number, dtype=dtype))
         return relax.const(tvm_tensor(array.reshape(np.shape(number))))
 
-    def _weight(self, array: np.ndarray, name: str) -> relax.Var:
-        unique, count = name, 1
-        while unique in self._parameter_names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._parameter_names.add(unique)
-        self.weights[unique] = array
-        return relax.Var(unique, relax.TensorType(array.shape, str(array.dtype)))
-
-    @property
-    def weight_vars(self) -> dict[str, relax.Var]:
-        return {var.name: var for _, var in self._params.values()}
-
-    def reserve(self, name: str) -> None:
-        """Keep a parameter's name from being given to a weight."""
-        self._parameter_names.add(name)
-
     def _materialised(self, value: Symbolic) -> relax.Expr:
-        """One arange of length 1 for each element: an ordinary kernel, which fuses with its user."""
+        """One arange of length 1 for each element: an ordinary kernel, which can be fused."""
         if value.array.size > LARGEST_INLINE:
             raise UnsupportedOperator("it computes with more than 16 symbolic sizes at run time")
         parts = []
         for element in value.array.reshape(-1):
-            if value.dtype == "bool":
-                element = self.solver.choose(element, 1, 0)
-            parts.append(R.arange(element, element + 1, 1, "int64"))
+            size = self.solver.choose(element, 1, 0) if value.dtype == "bool" else element
+            parts.append(R.arange(size, size + 1, 1, "int64"))
         flat = parts[0] if len(parts) == 1 else R.concat(parts, axis=0)
         shaped = R.reshape(flat, value.array.shape)
-        return self.emit(R.astype(shaped, value.dtype) if value.dtype != "int64" else shaped)
+        return self.emit(shaped if value.dtype == "int64" else R.astype(shaped, value.dtype))
 
     def emit(self, tree: relax.Expr) -> relax.Expr:
-        """Bind every call of `tree` on its own, as a step of the current node; the root's variable."""
+        """Bind every call of `tree` as a step of the current node; returns the root's variable."""
         return self._bind(tree, f"{identifier(self.node.name)}_step", {})
 
     def emit_result(self, tree: relax.Expr, is_output: bool = False) -> relax.Expr:
         """The same, where the root is what the current node is for: it gets the node's name."""
-        name, emit = identifier(self.node.name), self.block.emit
-        if is_output:
-            emit = self.block.emit_output
+        name = identifier(self.node.name)
+        emit = self._block.emit_output if is_output else self._block.emit
         if isinstance(tree, relax.TupleGetItem):
             return emit(tree, name)
         if not _is_relax_call(tree):
@@ -166,12 +158,12 @@ class Builder:
         if isinstance(tree, relax.Tuple):
             return relax.Tuple([self._bind(field, name, done) for field in tree.fields])
         if isinstance(tree, relax.TupleGetItem):
-            return self.block.emit(tree, name)
+            return self._block.emit(tree, name)
         if not _is_relax_call(tree):
             return tree
         if tree not in done:
             call = self._with_span(tree, [self._bind(arg, name, done) for arg in tree.args])
-            done[tree] = self._checked(self.block.emit(call, name))
+            done[tree] = self._checked(self._block.emit(call, name))
         return done[tree]
 
     def _with_span(self, call: relax.Expr, args: list[relax.Expr]) -> relax.Expr:
@@ -189,90 +181,34 @@ class Builder:
     def check_shape(self, shape: Sequence[Size]) -> None:
         """Refuse results that only a malformed model can have."""
         known = [size for size in shape if isinstance(size, int)]
-        if any(size < 0 or size > LARGEST_SIZE for size in known) or len(shape) > HIGHEST_RANK:
+        elements = np.prod(known, dtype=float) if 0 not in known else 0.0
+        if (
+            any(size < 0 or size > LARGEST_SIZE for size in known)
+            or len(shape) > HIGHEST_RANK
+            or elements > MOST_ELEMENTS
+        ):
             raise BadModel(f"its result would have the shape ({', '.join(map(str, shape))})")
-        if 0 not in known and np.prod(known, dtype=float) > MOST_ELEMENTS:
-            raise BadModel(f"its result would have the shape ({', '.join(map(str, shape))})")
-
-    # -- shapes that must agree -----------------------------------------------------------------
-
-    def broadcast_shape(self, shapes: Sequence[Sequence[Size]]) -> tuple[Size, ...]:
-        """The common shape; where two symbols cannot be told apart the first is taken."""
-        rank = max(len(shape) for shape in shapes)
-        result: list[Size] = [1] * rank
-        for shape in shapes:
-            for index, size in enumerate(shape, start=rank - len(shape)):
-                other = result[index]
-                if isinstance(other, int) and other == 1:
-                    result[index] = size
-                elif isinstance(size, int) and size != 1 and not isinstance(other, int):
-                    result[index] = size
-                elif isinstance(size, int) and size not in (1, other):
-                    raise BadModel(f"sizes {other} and {size} do not fit together")
-        return tuple(result)
-
-    def broadcast(self, *values: Value) -> list[relax.Expr]:
-        """The tensors, with sizes that are equal wherever Relax has to see that they are.
-
-        Two sizes that differ in how they are computed must be equal for the model to run at all:
-        the cast makes that a check at run time.
-        """
-        common = self.broadcast_shape([self.shape(value) for value in values])
-        return [self._agreeing(self.tensor(value), common) for value in values]
-
-    def _agreeing(self, tensor: relax.Expr, common: Sequence[Size]) -> relax.Expr:
-        shape = self.shape(tensor)
-        wanted = list(shape)
-        for index, size in enumerate(shape):
-            other = common[len(common) - len(shape) + index]
-            if not (isinstance(size, int) and size == 1) and not self.solver.equal(size, other):
-                wanted[index] = other
-        return self.cast_shape(tensor, wanted)
-
-    def cast_shape(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Expr:
-        """`tensor` with its shape said in another way; checked at run time."""
-        if self.same_shape(self.shape(tensor), shape):
-            return tensor
-        ty = relax.TensorType(list(shape), str(tensor.ty.dtype))
-        return self.block.match_cast(tensor, ty, f"{identifier(self.node.name)}_cast")
 
     def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
         """`value` in another shape of as many elements; constants stay constants."""
-        if isinstance(value, np.ndarray) and all(isinstance(size, int) for size in shape):
-            result = value.reshape([int(size) for size in shape])
-            if id(value) in self._names:
-                self.name_constant(result, self._names[id(value)][1])
-            return result
-        if isinstance(value, Symbolic) and all(isinstance(size, int) for size in shape):
-            return Symbolic(value.array.reshape([int(size) for size in shape]), value.dtype)
+        known = [int(size) for size in shape if isinstance(size, int)]
+        if isinstance(value, np.ndarray) and len(known) == len(shape):
+            return self.weights.name_after(value.reshape(known), value)
+        if isinstance(value, Symbolic) and len(known) == len(shape):
+            return Symbolic(value.array.reshape(known), value.dtype)
         if self.same_shape(self.shape(value), shape):
             return value
-        return R.reshape(self.tensor(value), list(shape))
+        return self.emit(R.reshape(self.tensor(value), list(shape)))
+
+    def cast_shape(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Expr:
+        """`tensor` with its shape said in another way, which is checked at run time."""
+        if self.same_shape(self.shape(tensor), shape):
+            return tensor
+        ty = relax.TensorType(list(shape), str(tensor.ty.dtype))
+        return self._block.match_cast(tensor, ty, f"{identifier(self.node.name)}_cast")
 
 
-    def finish(self, params: Sequence[relax.Var], outputs: Sequence[relax.Expr]) -> relax.Function:
-        """The function of `params` and of the weights that the outputs follow from."""
-        results = [self._as_output(output) for output in outputs]
-        block = self.block._end_block()
-        self.block.end_scope()
-        body = self.block.normalize(relax.SeqExpr([block], relax.Tuple(results)))
-        weights = [var for _, var in self._params.values()]
-        whole = relax.Function([*params, *weights], body, body.ty).with_attr("global_symbol", "main")
-        module = ir.IRModule({"main": whole})
-        for step in (relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()):
-            module = step(module)
-        body = module["main"].body
-        used = set(relax.analysis.all_vars(body))
-        kept = [var for var in weights if var in used]
-        function = relax.Function([*params, *kept], body, body.ty)
-        return function.with_attr("global_symbol", "main").with_attr("num_input", len(params))
-
-    def _as_output(self, output: relax.Expr) -> relax.Expr:
-        is_bound = isinstance(output, relax.DataflowVar)
-        return self.block.emit_output(output) if is_bound else output
-
-
-Converter = Callable[[Builder, Node, list[Value | None]], Any]
+Converter = Callable[[Builder, Node, list[Any]], Any]
 
 
 def _is_relax_call(tree: Any) -> bool:

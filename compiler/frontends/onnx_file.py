@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 from pocketformer.compiler.errors import BadModel
@@ -19,11 +19,11 @@ from pocketformer.compiler.errors import BadModel
 MAPPED_FROM_BYTES = 1024
 
 DTYPES = {
-    getattr(TensorProto, name): np.dtype(helper.tensor_dtype_to_np_dtype(getattr(TensorProto, name)))
-    for name in (
+    code: np.dtype(helper.tensor_dtype_to_np_dtype(code))
+    for code in map(TensorProto.DataType.Value, (
         "FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "BOOL",
         "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64",
-    )
+    ))
 }    # fmt: skip
 
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9    # field numbers of onnx.proto
@@ -39,7 +39,7 @@ class Source:
     mapped: Mapping[str, tuple[int, int]] = field(default_factory=dict)    # name: offset, bytes
 
     def initializer(self, tensor: onnx.TensorProto) -> np.ndarray:
-        """The numbers of one of the graph's own weights, mapped where they were left in the file."""
+        """The numbers of one of the graph's own weights, mapped if they were left in the file."""
         if tensor.name not in self.mapped or self.path is None:
             return self.array(tensor)
         offset, size = self.mapped[tensor.name]
@@ -77,14 +77,14 @@ class Source:
         path = folder / inside
         if not path.is_file():
             raise BadModel(
-                f"the file {inside!r} with the data of tensor {tensor.name!r} is missing from {folder}"
+                f"the file {str(path)!r} with the data of tensor {tensor.name!r} is missing"
             )
         needed = math.prod(shape) * dtype.itemsize
         try:
             offset = int(entries.get("offset", 0))
             size = int(entries.get("length", needed))
         except ValueError as error:
-            raise BadModel(f"tensor {tensor.name!r} has an offset or length that is no number") from error
+            raise BadModel(f"tensor {tensor.name!r} has no number as offset or length") from error
         return _map(path, offset, size, dtype, shape, tensor.name)
 
 
@@ -117,7 +117,7 @@ def open_model(source: str | os.PathLike[str] | onnx.ModelProto) -> Source:
 
 def _split(path: Path, content: np.ndarray) -> Source:
     """Parse everything but the large weights, whose places are noted instead."""
-    data = memoryview(content)
+    data = memoryview(content)    # type: ignore[arg-type]
     model, graph = onnx.ModelProto(), onnx.GraphProto()
     initializers, mapped, rest = [], {}, []
     for number, whole, value in _fields(data, 0, len(data)):

@@ -1,4 +1,4 @@
-"""An ONNX node as the converters see it: a unique name, its kind, typed access to its attributes."""
+"""An ONNX node as the converters see it: a unique name, its kind, attributes of known types."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Node:
 
     def numbers(self, key: str) -> list[float]:
         found = self._find(key, AttributeProto.FLOATS)
-        return self._required(key, None if found is None else [float(value) for value in found.floats])
+        return self._required(key, None if found is None else list(found.floats))
 
     def text(self, key: str, default: str | None = None) -> str:
         if (found := self._find(key, AttributeProto.STRING)) is not None:

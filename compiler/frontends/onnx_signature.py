@@ -71,8 +71,8 @@ def declare_dims(
 ) -> dict[str, tuple[Size, ...]]:
     """The shape of every input, its symbols declared in `solver`.
 
-    `dims` has keys `AXIS` (a symbol's name) or `INPUT.AXIS` (a symbol's name or an index); axes that
-    the file fixes at the same size and that get the same new Dim become one symbol.
+    `dims` has keys `AXIS` (a symbol's name) or `INPUT.AXIS` (a symbol's name or an index); axes
+    that the file fixes at the same size and that get the same new Dim become one symbol.
     Raises BadDim for a key that the model does not have.
     """
     freed: dict[tuple[int, Dim], str] = {}

@@ -1,4 +1,4 @@
-"""What an edge of an ONNX graph can hold: a numpy array, symbolic integers, or a Relax expression."""
+"""What an edge of an ONNX graph can hold: numbers, symbolic integers, or a Relax expression."""
 
 from __future__ import annotations
 
@@ -66,15 +66,16 @@ class Solver:
         self._analyzer.update(self._vars[name], ConstIntBound(dim.low, high), True)
         self._dims[name] = dim
 
-    def lower_ceiling(self, size: Size, high: int) -> bool:
-        """Limit a symbolic dimension to `high`; False where `size` is no plain dimension."""
-        dim = self._dims.get(size.name) if isinstance(size, ir.Var) else None
-        if dim is None or high < dim.low:
-            return False
-        if dim.high is None or high < dim.high:
-            buckets = tuple(bucket for bucket in dim.buckets if bucket <= high)
-            self._limit(size.name, Dim(dim.low, high, buckets))
-        return True
+    def lower_ceiling(self, size: Size, high: int) -> None:
+        """Learn that `size` is at most `high`, if it is a dimension or one plus a number."""
+        for name, var in self._vars.items():
+            offset = None if isinstance(size, int) else self.simplify(size - var)
+            dim = self._dims[name]
+            if not isinstance(offset, int) or high - offset < dim.low:
+                continue
+            if dim.high is None or high - offset < dim.high:
+                buckets = tuple(bucket for bucket in dim.buckets if bucket <= high - offset)
+                self._limit(name, Dim(dim.low, high - offset, buckets))
 
     def simplify(self, size: Size) -> Size:
         """The same number, as a Python int or bool where it is known."""

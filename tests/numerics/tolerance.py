@@ -1,4 +1,4 @@
-"""The one table of how far our results may be from the reference's, relative to its largest value."""
+"""The one table of how far results may be from the reference, relative to its largest value."""
 
 TOLERANCE = {
     "float64": 1e-6,     # onnxruntime computes some of these in float32

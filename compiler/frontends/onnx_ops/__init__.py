@@ -1,4 +1,4 @@
-"""One converter for each ONNX operator, by name; operators of other domains have theirs in front."""
+"""One converter for each ONNX operator, by name, with the domain in front unless it is ONNX's."""
 
 from pocketformer.compiler.frontends.onnx_builder import Converter
 from pocketformer.compiler.frontends.onnx_ops import (

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from tvm import relax
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.frontends.onnx_broadcast import broadcast
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops.elementwise import number
 from pocketformer.compiler.frontends.onnx_ops.reduction import matmul
-from pocketformer.compiler.frontends.onnx_ops.shapes import broadcast_to, symbolic
+from pocketformer.compiler.frontends.onnx_ops.shapes import symbolic
 from pocketformer.compiler.frontends.onnx_ops.slices import Cut, cut
 from pocketformer.compiler.frontends.onnx_values import Value
 
@@ -76,17 +76,16 @@ def attend(
     if causal:
         masks = [*masks, _causal(b, scores)]
     for mask in masks:
-        if b.dtype(mask) == "bool":
-            kept, lost = number(b, 0, scores), number(b, MASKED, scores)
-            mask = b.emit(R.where(mask, kept, lost))
-        scores = b.emit(R.add(*b.broadcast(scores, mask)))
+        kept, lost = number(b, 0, scores), number(b, MASKED, scores)
+        added = b.emit(R.where(mask, kept, lost)) if b.dtype(mask) == "bool" else mask
+        scores = b.emit(R.add(*broadcast(b, scores, added)))
     return b.emit(matmul(b, b.emit(R.nn.softmax(scores, -1)), v))
 
 
 def _attention(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
     """ONNX's Attention, opset 23."""
     q, k, v, mask, past_k, past_v = ([*inputs, None, None, None])[:6]
-    if len(inputs) > 6 and inputs[6] is not None or any(node.outputs[3:]):
+    if (len(inputs) > 6 and inputs[6] is not None) or any(node.outputs[3:]):
         raise UnsupportedOperator("it has padded key lengths, or returns its scores")
     flat = b.rank(q) == 3
     heads = node.integer("q_num_heads", 0)
@@ -115,7 +114,7 @@ def _merged_attention(b: Builder, node: Node, inputs: list[Value | None]) -> Any
     heads, x = node.integer("num_heads"), b.tensor(x)
     merged = b.emit(matmul(b, x, b.tensor(weight)))
     if bias is not None:
-        merged = b.emit(R.add(*b.broadcast(merged, bias)))
+        merged = b.emit(R.add(*broadcast(b, merged, bias)))
     width = b.shape(merged)[-1]
     if not isinstance(width, int) or width % 3:
         raise BadModel(f"its weight makes {width} features, which are not three times as many")
@@ -142,7 +141,7 @@ def _multi_head_attention(b: Builder, node: Node, inputs: list[Value | None]) ->
         for index, part in enumerate(parts):
             width = b.shape(part)[-1]
             piece = cut(b, b.tensor(bias), [Cut(0, begin, width, 1)])
-            parts[index] = b.emit(R.add(part, b.emit(piece)))
+            parts[index] = b.emit(R.add(part, piece))
             begin += width
     heads = node.integer("num_heads")
     q, k, v = (_heads(b, part, heads) for part in parts)
@@ -153,7 +152,7 @@ def _multi_head_attention(b: Builder, node: Node, inputs: list[Value | None]) ->
 
 
 def _key_mask(b: Builder, mask: Value) -> relax.Expr:
-    """[B, keys] or [B, queries, keys] of 1 for kept, as a boolean mask over [B, N, queries, keys]."""
+    """[B, keys] or [B, queries, keys] of 1 for kept, as booleans for [B, N, queries, keys]."""
     if b.rank(mask) not in (2, 3):
         raise UnsupportedOperator(f"its mask has rank {b.rank(mask)}")
     kept = b.tensor(mask)
@@ -186,9 +185,9 @@ def _rotate(b: Builder, node: Node, x: Value, cos: Value, sin: Value, positions:
         if positions is not None:
             picked = b.emit(R.take(picked, b.tensor(positions), 0, mode="wrap"))
         angles.append(b.emit(R.expand_dims(picked, 1)))    # [B, 1, S, turned / 2]
-    head = b.emit(cut(b, data, [Cut(3, 0, turned, 1)]))
+    head = cut(b, data, [Cut(3, 0, turned, 1)])
     step, half = (2, 1) if node.integer("interleaved", 0) else (1, turned // 2)
-    even, odd = (b.emit(cut(b, head, [Cut(3, at, turned // 2, step)])) for at in (0, half))
+    even, odd = (cut(b, head, [Cut(3, at, turned // 2, step)]) for at in (0, half))
     real = b.emit(R.subtract(R.multiply(even, angles[0]), R.multiply(odd, angles[1])))
     imaginary = b.emit(R.add(R.multiply(even, angles[1]), R.multiply(odd, angles[0])))
     if step == 2:
@@ -197,7 +196,7 @@ def _rotate(b: Builder, node: Node, x: Value, cos: Value, sin: Value, positions:
     else:
         result = b.emit(R.concat([real, imaginary], 3))
     if turned < width:
-        rest = b.emit(cut(b, data, [Cut(3, turned, width - turned, 1)]))
+        rest = cut(b, data, [Cut(3, turned, width - turned, 1)])
         result = b.emit(R.concat([result, rest], 3))
     return _joined(b, result) if flat else result
 

@@ -134,13 +134,14 @@ def _conv_transpose(b: Builder, node: Node, inputs: list[Value | None]) -> relax
         raise UnsupportedOperator("its groups do not divide its channels, or it pads automatically")
     kernel = _kernel(b, node, weight)
     extra = node.integers("output_padding", [0] * len(kernel))
-    grown = [b.solver.simplify(size + 2 * width) for size, width in zip(spatial, kernel, strict=True)]
-    window = _window(b, node, grown, kernel)
+    wide = [b.solver.simplify(size + 2 * k) for size, k in zip(spatial, kernel, strict=True)]
+    window = _window(b, node, wide, kernel)
     if any(not 0 <= more < stride for more, stride in zip(extra, window.strides, strict=True)):
         raise BadModel(f"its output_padding is {extra}")
     result = TRANSPOSED[len(spatial)](
-        b.tensor(data), b.tensor(weight), window.strides, window.pads, extra, window.dilations, groups
-    )
+        b.tensor(data), b.tensor(weight), window.strides, window.pads, extra,
+        window.dilations, groups,
+    )    # fmt: skip
     return _with_bias(b, result, inputs, len(spatial))
 
 
@@ -180,7 +181,7 @@ def _resize(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
     if b.same_shape(target, shape):
         return data
     if len(shape) not in (3, 4) or not b.same_shape(target[:2], shape[:2]):
-        raise UnsupportedOperator(f"it resizes {tuple(shape)} to {tuple(target)}; only images can be")
+        raise UnsupportedOperator(f"it resizes {tuple(shape)} to {tuple(target)}, no image")
     method = node.text("mode", "nearest")
     place = node.text("coordinate_transformation_mode", "half_pixel")
     if method not in ("nearest", "linear", "cubic") or place == "tf_crop_and_resize":
@@ -244,7 +245,7 @@ def _batch_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
         offset = bias - mean * factor
         parts = [part.astype(scale.dtype).reshape(channel) for part in (factor, offset)]
         for part, word in zip(parts, ("factor", "offset"), strict=True):
-            b.name_constant(part, f"{node.name}.{word}")
+            b.weights.name(part, f"{node.name}.{word}")
         return R.add(R.multiply(x, b.tensor(parts[0])), b.tensor(parts[1]))
     wide = [
         b.tensor(b.reshape(value, [1, b.shape(value)[0], *channel[2:]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from tvm import tirx
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.frontends.onnx_broadcast import LARGEST_FOLDED_BYTES
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_node import Node
-from pocketformer.compiler.frontends.onnx_ops.fold import LARGEST_FOLDED_BYTES
-from pocketformer.compiler.frontends.onnx_values import Symbolic, Value
+from pocketformer.compiler.frontends.onnx_values import Value
 
 
 def _constant_of_shape(b: Builder, node: Node, inputs: list[Value]) -> Any:
@@ -25,9 +26,9 @@ def _constant_of_shape(b: Builder, node: Node, inputs: list[Value]) -> Any:
     if fill.size != 1:
         raise BadModel(f"its value has {fill.size} elements and not one")
     fill = fill.reshape(())
-    if all(isinstance(size, int) for size in shape):
-        if math.prod(shape) * fill.itemsize <= LARGEST_FOLDED_BYTES:
-            return np.full(shape, fill, fill.dtype)
+    known = all(isinstance(size, int) for size in shape)
+    if known and math.prod(shape) * fill.itemsize <= LARGEST_FOLDED_BYTES:
+        return np.full(shape, fill, fill.dtype)
     return R.full(shape, b.literal(fill))
 
 
@@ -63,7 +64,7 @@ def _eye_like(b: Builder, node: Node, inputs: list[Value]) -> Any:
 def _constant(b: Builder, node: Node, inputs: list[Value]) -> Any:
     if (tensor := node.tensor("value")) is not None:
         return b.source.array(tensor)
-    readers = {
+    readers: dict[str, Callable[[], np.ndarray]] = {
         "value_int": lambda: np.array(node.integer("value_int"), np.int64),
         "value_ints": lambda: np.array(node.integers("value_ints"), np.int64),
         "value_float": lambda: np.array(node.number("value_float"), np.float32),

@@ -11,6 +11,7 @@ from tvm import relax
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.frontends.onnx_broadcast import broadcast
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_node import Node
@@ -37,7 +38,7 @@ def _simple(make: Callable[[relax.Expr], relax.Expr]) -> Converter:
 
 def _binary(make: Callable[..., relax.Expr]) -> Converter:
     def run(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-        left, right = b.broadcast(inputs[0], inputs[1])
+        left, right = broadcast(b, inputs[0], inputs[1])
         return make(left, right)
 
     return run
@@ -47,7 +48,7 @@ def _variadic(make: Callable[..., relax.Expr], mean: bool = False) -> Converter:
     def run(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
         total = b.tensor(inputs[0])
         for value in inputs[1:]:
-            left, right = b.broadcast(total, value)
+            left, right = broadcast(b, total, value)
             total = b.emit(make(left, right))
         return R.divide(total, number(b, len(inputs), total)) if mean else total
 
@@ -55,23 +56,24 @@ def _variadic(make: Callable[..., relax.Expr], mean: bool = False) -> Converter:
 
 
 def _mod(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-    left, right = b.broadcast(inputs[0], inputs[1])
+    left, right = broadcast(b, inputs[0], inputs[1])
     return R.mod(left, right) if node.integer("fmod", 0) else R.floor_mod(left, right)
 
 
 def _shift(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-    left, right = b.broadcast(inputs[0], inputs[1])
+    left, right = broadcast(b, inputs[0], inputs[1])
     to_left = node.text("direction") == "LEFT"
     return R.left_shift(left, right) if to_left else R.right_shift(left, right)
 
 
 def _power(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     exponent = inputs[1]
-    if isinstance(exponent, np.ndarray) and exponent.size == 1 and exponent.ndim <= b.rank(inputs[0]):
+    scalar = isinstance(exponent, np.ndarray) and exponent.size == 1
+    if scalar and exponent.ndim <= b.rank(inputs[0]):
         simple = _known_power(b, b.tensor(inputs[0]), float(exponent.reshape(-1)[0]))
         if simple is not None:
             return simple
-    base, raised = b.broadcast(inputs[0], inputs[1])
+    base, raised = broadcast(b, inputs[0], inputs[1])
     dtype = str(base.ty.dtype)
     computed = dtype if dtype in FLOATS else "float64"
     result = R.power(_as(base, computed), _as(raised, computed))
@@ -118,17 +120,17 @@ def _clip(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
     result = b.tensor(tensor)
     for bound, make in ((low, R.maximum), (high, R.minimum)):
         if bound is not None:
-            result = b.emit(make(result, b.emit(b.reshape(b.tensor(bound), []))))
+            result = b.emit(make(result, b.tensor(b.reshape(bound, []))))
     return result
 
 
 def _where(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-    condition, x, y = b.broadcast(*inputs)
+    condition, x, y = broadcast(b, *inputs)
     return R.where(condition, x, y)
 
 
 def _prelu(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-    x, slope = b.broadcast(inputs[0], inputs[1])
+    x, slope = broadcast(b, inputs[0], inputs[1])
     return R.where(R.less(x, number(b, 0, x)), R.multiply(x, slope), x)
 
 
@@ -198,7 +200,7 @@ def _bias_gelu(approximate: bool) -> Converter:
     def run(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
         x = b.tensor(inputs[0])
         if len(inputs) > 1 and inputs[1] is not None:
-            x = b.emit(R.add(*b.broadcast(x, inputs[1])))
+            x = b.emit(R.add(*broadcast(b, x, inputs[1])))
         return R.nn.gelu_tanh(x) if approximate else R.nn.gelu(x)
 
     return run
@@ -228,7 +230,7 @@ def _softmax(make: Callable[..., relax.Expr]) -> Converter:
 
 
 def _refuse_training(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
-    if len(inputs) > 2 and inputs[2] is not None and bool(b.constant(inputs[2], "training_mode")):
+    if len(inputs) > 2 and inputs[2] is not None and b.number(inputs[2], "training_mode"):
         raise UnsupportedOperator("it is in training mode; export the model with eval()")
     if len(node.outputs) > 1 and node.outputs[1]:
         ones = R.full(list(b.shape(inputs[0])), b.literal(True, "bool"))

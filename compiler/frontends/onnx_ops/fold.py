@@ -14,6 +14,7 @@ import numpy as np
 from tvm import tirx
 
 from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.frontends.onnx_broadcast import LARGEST_FOLDED_BYTES
 from pocketformer.compiler.frontends.onnx_builder import Builder
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_node import Node
@@ -22,9 +23,6 @@ from pocketformer.compiler.frontends.onnx_values import Symbolic, Value, object_
 
 Arrays = list[np.ndarray | None]
 Folder = Callable[[Builder, Node, list[Any]], Any]
-
-# A result of up to this is computed at import; a larger one only if its inputs were as large.
-LARGEST_FOLDED_BYTES = 4 << 20
 
 
 def fold(b: Builder, node: Node, inputs: Sequence[Value | None]) -> list[Value] | None:
@@ -53,7 +51,7 @@ def fold(b: Builder, node: Node, inputs: Sequence[Value | None]) -> list[Value] 
 
 def _is_shared_weight(b: Builder, array: np.ndarray | None) -> bool:
     """A large weight with other users is not stored a second time in another form."""
-    return array is not None and array.nbytes > LARGEST_FOLDED_BYTES and b.is_shared(array)
+    return array is not None and array.nbytes > LARGEST_FOLDED_BYTES and b.weights.is_shared(array)
 
 
 def _result_dtype(b: Builder, node: Node, inputs: Sequence[Value | None]) -> str:
@@ -154,7 +152,7 @@ def _where(b: Builder, node: Node, arrays: list[np.ndarray]) -> Any:
     if not _broadcast_is_small(*arrays):
         return None
     if any(array.dtype == object for array in arrays):
-        return _on_objects(lambda c, x, y: b.solver.choose(c, x, y), *arrays)
+        return _on_objects(b.solver.choose, *arrays)
     return np.where(*arrays)
 
 
@@ -233,12 +231,12 @@ def _empty(data: np.ndarray, cuts: list[slices.Cut]) -> np.ndarray:
 def _range(b: Builder, node: Node, arrays: list[np.ndarray]) -> Any:
     if any(array.dtype == object or array.size != 1 for array in arrays):
         return None
-    start, limit, delta = (array.reshape(()) for array in arrays)
+    start, limit, delta = (array.reshape(-1)[0].item() for array in arrays)
     if not delta:
         raise BadModel("its step is zero")
-    if not abs(float(limit) - float(start)) / abs(float(delta)) * 8 <= LARGEST_FOLDED_BYTES:
+    if not abs((limit - start) / delta) * 8 <= LARGEST_FOLDED_BYTES:
         return None
-    return np.arange(start, limit, delta, dtype=start.dtype)
+    return np.arange(start, limit, delta, dtype=arrays[0].dtype)
 
 
 def _reduce(function: Callable[..., Any]) -> Folder:

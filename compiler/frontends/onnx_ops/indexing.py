@@ -1,12 +1,13 @@
 """Operators that look up or place elements by index: Gather, Scatter, TopK and their family.
 
-An index that comes with the input may be out of range. TVM's kernels would then read or write foreign
-memory, so such indices wrap around the axis, which also gives ONNX's negative ones their meaning.
+An index that comes with the input may be out of range. TVM's kernels would then read or write
+foreign memory, so such indices wrap around the axis, which also gives negative ones their meaning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from tvm import relax
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.frontends.onnx_broadcast import differ
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops import slices
+from pocketformer.compiler.frontends.onnx_ops.bounds import Interval, interval_of
 from pocketformer.compiler.frontends.onnx_ops.shapes import symbolic
 from pocketformer.compiler.frontends.onnx_values import Size, Symbolic, Value
 
@@ -31,10 +34,21 @@ def in_range(b: Builder, indices: Value, sizes: Sequence[Size]) -> relax.Expr:
             raise BadModel(f"an index is outside the size {', '.join(map(str, sizes))}")
         return b.tensor(np.where(indices < 0, indices + limit, indices))
     tensor = b.tensor(indices)
+    columns = b.columns.get(tensor, [interval_of(b, indices)] * len(sizes))
+    if len(columns) == len(sizes) and all(map(partial(_is_index, b), columns, sizes)):
+        return tensor
     if str(tensor.ty.dtype) != "int64":
         tensor = b.emit(R.astype(tensor, "int64"))
     shape = () if len(sizes) == 1 else (len(sizes),)
     return b.emit(R.floor_mod(tensor, b.tensor(symbolic(list(sizes), shape))))
+
+
+def _is_index(b: Builder, interval: Interval | None, size: Size) -> bool:
+    """Whether all of the interval are indices of an axis of `size`."""
+    if interval is None:
+        return False
+    room = b.solver.simplify(size - 1 - interval.high)
+    return all(b.solver.proves(b.solver.at_least(value, 0)) for value in (interval.low, room))
 
 
 def _gather(b: Builder, node: Node, inputs: list[Value]) -> Any:
@@ -42,13 +56,25 @@ def _gather(b: Builder, node: Node, inputs: list[Value]) -> Any:
     shape = b.shape(data)
     axis = b.axis(node.integer("axis", 0), len(shape))
     if isinstance(indices, (np.ndarray, Symbolic)) and not b.rank(indices):
-        index = slices._from_front(b, b.sizes(indices, "index")[0], shape[axis])
+        index = slices.from_front(b, b.sizes(indices, "index")[0], shape[axis])
         if isinstance(index, int) and isinstance(shape[axis], int) and not 0 <= index < shape[axis]:
             raise BadModel(f"index {index} is outside an axis of {shape[axis]}")
-        picked = b.emit(slices.cut(b, b.tensor(data), [slices.Cut(axis, index, 1, 1)]))
+        picked = slices.cut(b, b.tensor(data), [slices.Cut(axis, index, 1, 1)])
         return b.reshape(picked, [*shape[:axis], *shape[axis + 1 :]])
+    return _look_up(b, data, indices, axis)
+
+
+def _look_up(b: Builder, data: Value, indices: Value, axis: int) -> relax.Expr:
+    """data[..., indices, ...], with the indices on `axis`."""
+    shape = b.shape(data)
     if isinstance(indices, np.ndarray) and isinstance(shape[axis], int):
         return R.take(b.tensor(data), in_range(b, indices, [shape[axis]]), axis, mode="clip")
+    known = interval_of(b, indices)
+    if known is not None and isinstance(data, np.ndarray):
+        # A table that is looked up by position: the sequence is not longer than that.
+        b.solver.lower_ceiling(b.solver.simplify(known.high + 1), shape[axis])
+    if _is_index(b, known, shape[axis]):
+        return R.take(b.tensor(data), b.tensor(indices), axis, mode="clip")
     return R.take(b.tensor(data), b.tensor(indices), axis, mode="wrap")
 
 
@@ -66,7 +92,7 @@ def _common_axis(b: Builder, node: Node, data: Value, indices: Value) -> int:
     if len(given) != len(asked):
         raise BadModel(f"its data has rank {len(given)} and its indices {len(asked)}")
     for index, (size, length) in enumerate(zip(given, asked, strict=True)):
-        if isinstance(size, int) and isinstance(length, int) and index != axis and length > size:
+        if index != axis and differ(size, length) and length > size:
             raise BadModel(f"its indices {tuple(asked)} reach outside its data {tuple(given)}")
     return axis
 
@@ -75,6 +101,8 @@ def _gather_nd(b: Builder, node: Node, inputs: list[Value]) -> Any:
     data, indices = inputs
     batch = node.integer("batch_dims", 0)
     sizes = _indexed_sizes(b, data, indices, batch)
+    if len(sizes) == 1 and batch == 0:
+        return _look_up(b, data, b.reshape(indices, b.shape(indices)[:-1]), 0)
     return R.gather_nd(b.tensor(data), in_range(b, indices, sizes), batch)
 
 
@@ -97,10 +125,7 @@ def _scatter_nd(b: Builder, node: Node, inputs: list[Value]) -> Any:
 
 
 def _agreed(b: Builder, given: Sequence[Size], expected: Sequence[Size]) -> Sequence[Size]:
-    if len(given) != len(expected) or any(
-        isinstance(x, int) and isinstance(y, int) and x != y
-        for x, y in zip(given, expected, strict=True)
-    ):
+    if len(given) != len(expected) or any(map(differ, given, expected)):
         raise BadModel(f"its updates have the shape {tuple(given)} and not {tuple(expected)}")
     return expected
 
@@ -124,7 +149,7 @@ def _reduction(node: Node) -> str:
 def _top_k(b: Builder, node: Node, inputs: list[Value]) -> Any:
     x = b.tensor(inputs[0])
     axis = b.axis(node.integer("axis", -1), b.rank(x))
-    count, size = int(b.constant(inputs[1], "k").reshape(-1)[0]), b.shape(x)[axis]
+    count, size = int(b.number(inputs[1], "k")), b.shape(x)[axis]
     if count < 1 or (isinstance(size, int) and count > size):
         raise BadModel(f"it takes the top {count} of {size}")
     both = b.emit(R.topk(x, count, axis, "both", bool(node.integer("largest", 1)), "int64"))
@@ -159,7 +184,7 @@ def _one_hot(b: Builder, node: Node, inputs: list[Value]) -> Any:
     if b.shape(values) != (2,):
         raise BadModel(f"its values have the shape {b.shape(values)} and not (2,)")
     off, on = (
-        b.emit(R.reshape(R.strided_slice(values, [0], [place], [place + 1]), [])) for place in (0, 1)
+        b.emit(R.reshape(R.strided_slice(values, [0], [at], [at + 1]), [])) for at in (0, 1)
     )
     return R.where(R.equal(places, counts), on, off)
 

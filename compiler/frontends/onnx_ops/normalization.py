@@ -1,4 +1,4 @@
-"""LayerNormalization, RMSNormalization and their family, with the fused forms of optimised files."""
+"""LayerNormalization, RMSNormalization and their family, also as optimised files fuse them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tvm import relax
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.frontends.onnx_broadcast import broadcast, broadcast_to
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops.elementwise import number
-from pocketformer.compiler.frontends.onnx_ops.shapes import broadcast_to
 from pocketformer.compiler.frontends.onnx_values import Size, Value
 
 
@@ -26,13 +26,12 @@ def _affine(b: Builder, value: Value | None, shape: list[Size], dtype: str, fill
         if any(not isinstance(size, int) for size in shape):
             return b.emit(R.full(shape, b.literal(fill, dtype)))
         array = np.full([int(size) for size in shape], fill, dtype)
-        b.name_constant(array, f"{b.node.name}.{'ones' if fill else 'zeros'}")
+        b.weights.name(array, f"{b.node.name}.{'ones' if fill else 'zeros'}")
         return b.tensor(array)
     given = b.shape(value)
     if len(given) > len(shape):    # leading axes of length 1
         value, given = b.reshape(value, given[-len(shape) :]), given[-len(shape) :]
-    spread = broadcast_to(b, value, shape)
-    return b.tensor(spread) if isinstance(spread, np.ndarray) else b.emit(spread)
+    return b.tensor(broadcast_to(b, value, shape))
 
 
 def _layer_norm(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
@@ -76,9 +75,9 @@ def _skip_norm(simplified: bool) -> Converter:
         given = [*inputs, None, None, None]
         x, skip, scale = given[:3]
         beta, bias = (None, given[3]) if simplified else (given[3], given[4])
-        total = b.emit(R.add(*b.broadcast(x, skip)))
+        total = b.emit(R.add(*broadcast(b, x, skip)))
         if bias is not None:
-            total = b.emit(R.add(*b.broadcast(total, bias)))
+            total = b.emit(R.add(*broadcast(b, total, bias)))
         if any(node.outputs[1:3]):
             raise BadModel("it also returns its statistics, which is not supported")
         if simplified:
@@ -115,7 +114,7 @@ def _per_channel(b: Builder, value: Value, channels: int) -> Value:
     if size == channels:
         return value
     array = np.repeat(b.constant(value, "scale or bias"), channels // size)
-    b.name_constant(array, f"{b.node.name}.affine")
+    b.weights.name(array, f"{b.node.name}.affine")
     return array
 
 

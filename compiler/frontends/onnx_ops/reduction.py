@@ -10,6 +10,12 @@ from tvm import relax
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.frontends.onnx_broadcast import (
+    broadcast,
+    broadcast_shape,
+    differ,
+    is_one,
+)
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops.elementwise import number
@@ -40,7 +46,7 @@ def _log_sum_exp(x: relax.Expr, axes: list[int], keep: bool) -> relax.Expr:
 
 def _cumsum(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     x = b.tensor(inputs[0])
-    axis = b.axis(int(b.constant(inputs[1], "axis").reshape(-1)[0]), b.rank(x))
+    axis = b.axis(int(b.number(inputs[1], "axis")), b.rank(x))
     backwards = bool(node.integer("reverse", 0))
     x = R.flip(x, axis) if backwards else x
     total = R.cumsum(x, axis, b.dtype(inputs[0]), bool(node.integer("exclusive", 0)))
@@ -57,15 +63,15 @@ def matmul(b: Builder, left: relax.Expr, right: relax.Expr) -> relax.Expr:
     if not m or not n:
         raise BadModel("it multiplies a scalar")
     inner = -2 if len(n) > 1 else -1
-    if isinstance(m[-1], int) and isinstance(n[inner], int) and m[-1] != n[inner]:
+    if differ(m[-1], n[inner]):
         raise BadModel(f"it multiplies the shapes {tuple(m)} and {tuple(n)}")
     if not isinstance(n[inner], int) and not b.solver.equal(m[-1], n[inner]):
         n[inner] = m[-1]
     m[-1] = n[inner] if isinstance(n[inner], int) else m[-1]
-    common = b.broadcast_shape([m[:-2], n[:-2]]) if len(m) > 2 and len(n) > 2 else ()
+    common = broadcast_shape([m[:-2], n[:-2]]) if len(m) > 2 and len(n) > 2 else ()
     for shape in (m, n) if common else ():
         for index in range(-3, -len(shape) - 1, -1):
-            if not (isinstance(shape[index], int) and shape[index] == 1):
+            if not is_one(shape[index]):
                 shape[index] = common[index + 2]
     return R.matmul(b.cast_shape(left, m), b.cast_shape(right, n))
 
@@ -84,14 +90,14 @@ def _gemm(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
     bias, beta = b.tensor(inputs[2]), node.number("beta", 1.0)
     if beta != 1.0:
         bias = b.emit(R.multiply(bias, number(b, beta, bias)))
-    return R.add(*b.broadcast(result, bias))
+    return R.add(*broadcast(b, result, bias))
 
 
 def _transposed(b: Builder, value: Value) -> relax.Expr:
-    """A weight is stored transposed; anything else is transposed when the model runs."""
-    if isinstance(value, np.ndarray):
-        return b.tensor(b.transposed(value))    # no step at run time
-    return b.emit(R.permute_dims(value, [1, 0]))
+    """A weight that has no other use is stored transposed; all else is transposed at run time."""
+    if isinstance(value, np.ndarray) and not b.weights.is_shared(value):
+        return b.tensor(b.weights.name_after(value.T, value))
+    return b.emit(R.permute_dims(b.tensor(value), [1, 0]))
 
 
 def _einsum(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
@@ -109,7 +115,7 @@ def _einsum(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
             raise BadModel(f"{term!r} does not fit a tensor of rank {len(shape)}")
         for axis, letter in enumerate(term):
             known = sizes.setdefault(letter, shape[axis])
-            if isinstance(known, int) and isinstance(shape[axis], int) and known != shape[axis]:
+            if differ(known, shape[axis]):
                 raise BadModel(f"its equation {equation!r} makes {known} and {shape[axis]} one")
             shape[axis] = known
         tensors[index] = b.cast_shape(tensor, shape)

@@ -10,10 +10,16 @@ import numpy as np
 from tvm.relax import op as R
 
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.frontends.onnx_broadcast import (
+    LARGEST_FOLDED_BYTES,
+    broadcast_shape,
+    broadcast_to,
+    differ,
+    is_one,
+)
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops import slices
-from pocketformer.compiler.frontends.onnx_ops.fold import LARGEST_FOLDED_BYTES
 from pocketformer.compiler.frontends.onnx_values import Size, Symbolic, Value, object_array
 
 PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
@@ -100,9 +106,9 @@ def _squeeze(b: Builder, node: Node, inputs: list[Value]) -> Any:
     shape = b.shape(inputs[0])
     axes = _axes(b, node, inputs, len(shape))
     if axes is None:
-        axes = [i for i, size in enumerate(shape) if isinstance(size, int) and size == 1]
+        axes = [i for i, size in enumerate(shape) if is_one(size)]
     for axis in axes:
-        if isinstance(shape[axis], int) and shape[axis] != 1:
+        if differ(shape[axis], 1):
             raise BadModel(f"it removes axis {axis}, whose size is {shape[axis]} and not 1")
     return b.reshape(inputs[0], [size for i, size in enumerate(shape) if i not in axes])
 
@@ -130,21 +136,9 @@ def _transpose(b: Builder, node: Node, inputs: list[Value]) -> Any:
 
 
 def _expand(b: Builder, node: Node, inputs: list[Value]) -> Any:
-    shape = b.broadcast_shape([b.shape(inputs[0]), b.sizes(inputs[1], "shape")])
+    shape = broadcast_shape([b.shape(inputs[0]), b.sizes(inputs[1], "shape")])
     b.check_shape(shape)
     return broadcast_to(b, inputs[0], shape)
-
-
-def broadcast_to(b: Builder, value: Value, shape: Sequence[Size]) -> Any:
-    if b.same_shape(b.shape(value), shape):
-        return value
-    if isinstance(value, (np.ndarray, Symbolic)) and all(isinstance(size, int) for size in shape):
-        array = value if isinstance(value, np.ndarray) else value.array
-        if math.prod(shape) * array.itemsize <= LARGEST_FOLDED_BYTES:
-            array = np.ascontiguousarray(np.broadcast_to(array, shape))
-            return array if isinstance(value, np.ndarray) else Symbolic(array, value.dtype)
-    tensor = b._agreeing(b.tensor(value), shape)
-    return tensor if b.same_shape(b.shape(tensor), shape) else R.broadcast_to(tensor, list(shape))
 
 
 def _tile(b: Builder, node: Node, inputs: list[Value]) -> Any:
@@ -154,17 +148,16 @@ def _tile(b: Builder, node: Node, inputs: list[Value]) -> Any:
         raise BadModel(f"it has {len(repeats)} repeats for a tensor of rank {len(shape)}")
     result = [b.solver.simplify(size * times) for size, times in zip(shape, repeats, strict=True)]
     b.check_shape(result)
-    numbers = all(isinstance(times, int) for times in repeats)
-    if isinstance(data, np.ndarray) and numbers:
-        if math.prod(result) * data.itemsize <= LARGEST_FOLDED_BYTES:
+    if isinstance(data, np.ndarray) and all(isinstance(size, int) for size in result):
+        small = math.prod(result) * data.itemsize <= LARGEST_FOLDED_BYTES
+        if small and all(isinstance(times, int) for times in repeats):
             return np.tile(data, repeats)
     # Repeating an axis is broadcasting a new axis in front of it, which symbolic sizes allow too.
     inner, wide = [], []
     for size, times in zip(shape, repeats, strict=True):
         inner += [1, size]
         wide += [times, size]
-    spread = broadcast_to(b, b.emit(b.reshape(b.tensor(data), inner)), wide)
-    return b.reshape(b.emit(spread), result)
+    return b.reshape(broadcast_to(b, b.reshape(b.tensor(data), inner), wide), result)
 
 
 def _concat(b: Builder, node: Node, inputs: list[Value]) -> Any:
@@ -179,8 +172,7 @@ def _concat(b: Builder, node: Node, inputs: list[Value]) -> Any:
         if len(shape) != len(first):
             raise BadModel(f"it joins tensors of rank {len(first)} and {len(shape)}")
         wanted = [*first[:axis], shape[axis], *first[axis + 1 :]]
-        if any(isinstance(x, int) and isinstance(y, int) and x != y
-               for x, y in zip(shape, wanted, strict=True)):    # fmt: skip
+        if any(map(differ, shape, wanted)):
             raise BadModel(f"it joins the shapes {tuple(first)} and {tuple(shape)}")
         tensors.append(b.cast_shape(b.tensor(part), wanted))
     return R.concat(tensors, axis)
@@ -200,7 +192,7 @@ def _pad(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
     amounts = b.sizes(pads, "pads")
     if len(amounts) != 2 * len(on):
         raise BadModel(f"it has {len(amounts)} pads for {len(on)} axes")
-    number = 0.0 if fill is None else float(b.constant(fill, "fill").reshape(-1)[0])
+    number = 0.0 if fill is None else float(b.number(fill, "fill"))
     if any(not isinstance(amount, int) for amount in amounts):
         if mode != "constant":
             raise UnsupportedOperator(f"it pads by symbolic amounts in mode {mode!r}")
@@ -216,7 +208,7 @@ def _pad(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
     data = slices.cut(b, data, cuts)
     b.check_shape([
         b.solver.simplify(size + width[2 * i] + width[2 * i + 1])
-        for i, size in enumerate(b.shape(data if not cuts else b.emit(data)))
+        for i, size in enumerate(b.shape(data))
     ])    # fmt: skip
     if not any(width):
         return data

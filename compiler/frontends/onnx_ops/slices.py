@@ -44,30 +44,30 @@ def read_slices(
     for first, last, axis, step in zip(begin, end, on, by, strict=True):
         if not isinstance(axis, int) or not isinstance(step, int) or step == 0:
             raise UnsupportedOperator("its axes or steps are symbolic, or a step is 0")
-        axis = b.axis(axis, len(shape))
-        if of_weight and isinstance(shape[axis], int):
+        place = b.axis(axis, len(shape))
+        if of_weight and isinstance(shape[place], int):
             # A table that is cut to the sequence's length: the sequence is not longer than that.
-            b.solver.lower_ceiling(last, shape[axis])
-        cuts.append(_cut(b, axis, first, last, step, shape[axis]))
+            b.solver.lower_ceiling(last, shape[place])
+        cuts.append(_cut(b, place, first, last, step, shape[place]))
     return cuts
 
 
 def _cut(b: Builder, axis: int, first: Size, last: Size, step: int, size: Size) -> Cut:
     solve = b.solver
     if step < 0:
-        first, last = _from_front(b, first, size), _from_front(b, last, size)
+        first, last = from_front(b, first, size), from_front(b, last, size)
         first = solve.minimum(solve.maximum(first, -1), solve.simplify(size - 1))
         last = solve.maximum(last, -1)
         distance = solve.maximum(solve.simplify(first - last), 0)
         return Cut(axis, first, solve.simplify((distance - step - 1) // -step), step)
-    first, last = _from_front(b, first, size), _from_front(b, last, size)
+    first, last = from_front(b, first, size), from_front(b, last, size)
     first = solve.minimum(solve.maximum(first, 0), size)
     last = solve.minimum(solve.maximum(last, 0), size)
     distance = solve.maximum(solve.simplify(last - first), 0)
     return Cut(axis, first, solve.simplify((distance + step - 1) // step), step)
 
 
-def _from_front(b: Builder, index: Size, size: Size) -> Size:
+def from_front(b: Builder, index: Size, size: Size) -> Size:
     """A negative index counts from the end."""
     if isinstance(index, int):
         if index >= ENDLESS:
@@ -108,7 +108,7 @@ def cut(b: Builder, value: Value, cuts: Sequence[Cut]) -> Value:
         [one.step for one in forward],
         assume_inbound=True,
     )
-    return b.cast_shape(b.emit(sliced), shape) if _is_symbolic(shape) else sliced
+    return b.cast_shape(b.emit(sliced), shape)
 
 
 def _is_symbolic(shape: Sequence[Size]) -> bool:
