@@ -19,7 +19,7 @@ from pocketformer.compiler.dims import specialise
 from pocketformer.compiler.errors import BadDim
 from pocketformer.compiler.explain import Explanation
 from pocketformer.compiler.folding import fold_weights
-from pocketformer.compiler.link import link
+from pocketformer.compiler.link import Linker
 from pocketformer.compiler.manifest import Entry, Manifest
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.pipeline import finish, pipeline, run
@@ -110,10 +110,7 @@ def _build(
 
 
 def _export(executable: Any, library: Path, target: Target) -> None:
-    def fcompile(output: str, objects: list[str], **_: Any) -> None:
-        link([Path(path) for path in objects], Path(output), target)
-
-    executable.export_library(str(library), fcompile=fcompile)
+    executable.export_library(str(library), fcompile=Linker(target))
 
 
 def _entries(model: Model) -> tuple[IRModule, dict[str, dict[str, int]]]:

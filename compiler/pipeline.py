@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tvm
 from tvm.ir import IRModule
-from tvm.relax import transform
+from tvm.relax import backend, transform
 
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.passes.fold_arithmetic import FoldArithmetic
@@ -23,6 +23,9 @@ from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.targets import Target
+
+# Left to the virtual machine, which gives another shape to the same memory.
+VIEWS = ["relax.reshape"]
 
 Pass = Callable[[IRModule], IRModule]
 
@@ -74,13 +77,13 @@ def kernels(target: Target) -> Iterator[Step]:
 def finish(target: Target) -> Iterator[Step]:
     """The rest: element-wise chains, schedules for them, then the virtual machine's code."""
     yield Step("canonicalize_folded", transform.CanonicalizeBindings())
-    yield Step("legalize", transform.LegalizeOps())
+    yield Step("dispatch_scan", backend.DispatchSortScan())
+    yield Step("legalize", transform.LegalizeOps(skip_ops=VIEWS))
     yield Step("annotate_patterns", transform.AnnotateTIROpPattern())
     yield Step("fuse_ops", transform.FuseOps())
     yield Step("fuse_tir", transform.FuseTIR())
     yield Step("schedule_rest", ScheduleRest(target))
     yield Step("lower_math", LowerMath())
-    yield Step("rewrite_reshape", transform.RewriteDataflowReshape())
     yield Step("to_non_dataflow", transform.ToNonDataflow())
     yield Step("remove_purity", transform.RemovePurityChecking())
     yield Step("lower_calls", transform.CallTIRRewrite())

@@ -20,6 +20,7 @@ from pocketformer.passes.graph import (
     dtype,
     emit,
     entry_functions,
+    is_one,
     join_spans,
     normalize,
     op_name,
@@ -263,31 +264,63 @@ def _operand(graph: Graph, expr: relax.Expr) -> Operand:
                 except Refused:
                     return operand
                 operand.scale *= factor
-            case "relax.reshape" if operand.repeats == 1 and (found := _repeated(graph, call)):
-                operand.base, operand.repeats, seen = found
+            case "relax.reshape" if found := _repeated(graph, call.args[0], shape(call)):
+                operand.base, repeats, seen = found
+                operand.repeats *= repeats
+                operand.passed += seen
+            case "relax.reshape" if found := _transposed_as_batch(graph, call):
+                operand.order = [[0, 1, 3, 2][axis] for axis in operand.order]
+                operand.base, repeats, seen = found
+                operand.repeats *= repeats
                 operand.passed += seen
             case _:
                 return operand
         operand.passed.append(call)
 
 
-def _repeated(
+def _transposed_as_batch(
     graph: Graph, reshape: relax.Call
 ) -> tuple[relax.Expr, int, list[relax.Expr]] | None:
-    """The heads that reshape(broadcast(heads[:, :, None])) repeats, and how often."""
-    wide = graph.value(reshape.args[0])
-    if op_name(wide) != "relax.broadcast_to" or len(shape(wide)) != 5 or len(shape(reshape)) != 4:
+    """Heads whose last two axes are swapped while batch and heads are merged for the moment.
+
+    Returns them, how often each is repeated, and the operators between.
+    """
+    swap = graph.value(reshape.args[0])
+    if op_name(swap) != "relax.permute_dims" or _axes(swap) != [0, 2, 1]:
         return None
-    narrow = shape(wide.args[0])
-    if len(narrow) != 5 or narrow[2] != 1:
+    merge = graph.value(swap.args[0])
+    outer = shape(reshape)
+    if op_name(merge) != "relax.reshape" or len(outer) != 4:
+        return None
+    sizes = [*outer[:2], outer[3], outer[2]]
+    if not same_sizes(shape(merge)[1:], sizes[2:]):
+        return None
+    if same_sizes(shape(merge.args[0]), sizes):
+        return merge.args[0], 1, [merge, swap]
+    if (found := _repeated(graph, merge.args[0], sizes)) is None:
+        return None
+    heads, repeats, seen = found
+    return heads, repeats, [*seen, merge, swap]
+
+
+def _repeated(
+    graph: Graph, expr: relax.Expr, sizes: list[Size]
+) -> tuple[relax.Expr, int, list[relax.Expr]] | None:
+    """The heads that broadcast(heads[:, :, None]) repeats to `sizes`, and how often."""
+    wide = graph.value(expr)
+    if op_name(wide) != "relax.broadcast_to" or len(shape(wide)) != 5 or len(sizes) != 4:
+        return None
+    batch, heads, repeats, length, size = shape(wide)
+    if not same_sizes([batch, heads * repeats, length, size], sizes):
         return None
     inner = graph.value(wide.args[0])
-    same = [narrow[0], narrow[1], narrow[3], narrow[4]]
     if op_name(inner) not in ("relax.expand_dims", "relax.reshape"):
         return None
-    if not same_sizes(shape(inner.args[0]), same):
+    if not same_sizes(shape(inner), [batch, heads, 1, length, size]):
         return None
-    return inner.args[0], int(shape(wide)[2]), [wide, inner]
+    if not same_sizes(shape(inner.args[0]), [batch, heads, length, size]):
+        return None
+    return inner.args[0], int(repeats), [wide, inner]
 
 
 def _bshd(
@@ -324,13 +357,13 @@ def _mask(
         raise Refused(f"the mask has rank {len(sizes)}, the scores have {len(scores)}")
     sizes = [1] * (len(scores) - len(sizes)) + sizes
     for axis, (size, full) in enumerate(zip(sizes, scores, strict=True)):
-        if size != 1 and str(size) != str(full):
+        if not is_one(size) and not same_sizes([size], [full]):
             raise Refused(f"axis {axis} of the mask is {size}, that of the scores {full}")
     if len(sizes) == 3:
         sizes.insert(1, 1)
     if not same_sizes(shape(total), sizes):
         total = emit(before, relax.op.reshape(total, sizes), name)
-    if str(sizes[-1]) != str(scores[-1]):
+    if not same_sizes(sizes[-1:], scores[-1:]):
         total = emit(before, relax.op.broadcast_to(total, [*sizes[:-1], scores[-1]]), name)
     return total
 

@@ -17,6 +17,7 @@ from pocketformer.passes.graph import (
     dtype,
     emit,
     entry_functions,
+    is_one,
     join_spans,
     normalize,
     op_name,
@@ -184,9 +185,9 @@ def _comes_from(graph: Graph, expr: relax.Expr, var: relax.Var) -> bool:
     return expr.same_as(var)
 
 
-def _is_bias(expr: relax.Expr, size: Size) -> bool:
+def _is_bias(expr: relax.Expr, width: Size) -> bool:
     sizes = shape(expr)
-    return bool(sizes) and same_sizes(sizes[-1:], [size]) and all(s == 1 for s in sizes[:-1])
+    return bool(sizes) and same_sizes(sizes[-1:], [width]) and all(is_one(size) for size in sizes[:-1])
 
 
 def _is_residual(expr: relax.Expr, total: relax.Call) -> bool:

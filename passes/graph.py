@@ -48,6 +48,11 @@ def dtype(expr: relax.Expr) -> str:
     return str(expr.ty.dtype.dtype)
 
 
+def is_one(size: Size) -> bool:
+    """Whether a size is known to be 1; comparing an expression with 1 would give an expression."""
+    return isinstance(size, int) and size == 1
+
+
 def same_sizes(left: list[Size], right: list[Size]) -> bool:
     """Whether two shapes are the same, axis by axis and as they are written."""
     return list(map(str, left)) == list(map(str, right))
@@ -185,14 +190,20 @@ def map_entries(
 
 
 def _used(expr: relax.Expr) -> list[relax.Var]:
-    found: list[relax.Var] = []
-
-    def visit(node: relax.Expr) -> None:
-        if isinstance(node, relax.Var) and node not in found:
-            found.append(node)
-
-    relax.analysis.post_order_visit(expr, visit)
-    return found
+    """The variables in `expr`, each once; symbolic sizes are none."""
+    found: dict[relax.Var, None] = {}
+    pending = [expr]
+    while pending:
+        match pending.pop():
+            case relax.Call(args=args):
+                pending += reversed(args)
+            case relax.Tuple(fields=fields):
+                pending += reversed(fields)
+            case relax.TupleGetItem(tuple_value=whole):
+                pending.append(whole)
+            case relax.Var() as var:
+                found[var] = None
+    return list(found)
 
 
 def _is_static(expr: relax.Expr) -> bool:

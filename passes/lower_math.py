@@ -1,4 +1,4 @@
-"""exp(x), erf(x), tanh(x), …  ->  polynomials, which become vector code where calls of libm do not."""
+"""exp(x), erf(x), tanh(x), …  ->  polynomials, which become vector code where libm would not."""
 
 from __future__ import annotations
 

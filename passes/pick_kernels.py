@@ -17,6 +17,7 @@ from pocketformer.passes.graph import (
     dtype,
     emit,
     entry_functions,
+    is_one,
     normalize,
     op_name,
     same_sizes,
@@ -165,7 +166,7 @@ def _attention(
         head_size=size,
         value_size=value_size,
         scale=options["scale"],
-        mask=tuple(axis != 1 for axis in shape(masks[0])[:3]) if masks else None,
+        mask=tuple(not is_one(axis) for axis in shape(masks[0])[:3]) if masks else None,
         packed=packed,
     )
     return Plan(workload, list(call.args), [batch, q_len, heads, value_size])
@@ -250,7 +251,7 @@ def _flat(
 def _product(sizes: list[Size]) -> Size:
     total: Size = 1
     for size in sizes:
-        total = size if isinstance(total, int) and total == 1 else total * size
+        total = size if is_one(total) else total * size
     return total
 
 

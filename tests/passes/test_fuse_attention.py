@@ -56,6 +56,12 @@ def kept_as_heads(q, k, v):
     return op.matmul(op.nn.softmax(scores, axis=-1), heads(v))
 
 
+def key_transposed_as_a_batch(q, k, v):
+    flat = op.permute_dims(op.reshape(heads(k), (B * H, S, D)), [0, 2, 1])
+    scores = op.multiply(op.matmul(heads(q), op.reshape(flat, (B, H, D, S))), const(D**-0.5))
+    return merged(op.matmul(op.nn.softmax(scores, axis=-1), heads(v)))
+
+
 def three_axes(q, k, v):
     scores = op.matmul(q, op.permute_dims(k, [0, 2, 1]))
     return op.matmul(op.nn.softmax(scores, axis=-1), v)
@@ -63,7 +69,8 @@ def three_axes(q, k, v):
 
 @pytest.mark.parametrize(
     "body",
-    [plain, key_transposed_twice, scaled_operands, unscaled, kept_as_heads, three_axes],
+    [plain, key_transposed_twice, scaled_operands, unscaled, kept_as_heads]
+    + [key_transposed_as_a_batch, three_axes],
     ids=lambda body: body.__name__,
 )
 def test_finds_attention_and_computes_the_same(body):
