@@ -139,6 +139,7 @@ class _Writer:
         work, point, lanes = self.workload, self.point, self.lanes
         queries = self._queries(batch, head, first)
         weights = workspace(point.rows, point.block + lanes)    # rows in different cache sets
+        mask = self.inputs.mask_buffer(point.rows, point.keys)
         result = Tile(point.rows, work.value_size)
         greatest, total, scale = (registers(self.state) for _ in range(3))
         for r in range(0, self.state, lanes):
@@ -157,7 +158,8 @@ class _Writer:
             count = tirx.min(visible - start, point.block)
             with loop(ceil_div(count, point.keys)) as chunk:
                 panel = block * self.block_panels + chunk
-                self._scores(panels, queries, weights, batch, head, first, pair, panel, chunk)
+                self._scores(
+                    panels, queries, weights, mask, batch, head, first, pair, panel, chunk)
             self._softmax(weights, ceil_div(count, point.keys), greatest, total, scale)
             for column, width, vectors in _groups(work.value_size, lanes, point.columns):
                 self._weigh(weights, result, scale, batch, kv_head, start, count,
@@ -201,11 +203,11 @@ class _Writer:
 
     def _scores(
         self, panels: Buffer, queries: Callable[[Expr], list[Expr]], weights: Buffer,
-        batch: Expr, head: Expr, first: Expr, pair: Expr, panel: Expr, chunk: Expr,
+        mask: Buffer | None, batch: Expr, head: Expr, first: Expr, pair: Expr, panel: Expr, chunk: Expr,
     ) -> None:
         """weights[:, chunk] = mask + queries @ one panel of keys."""
         rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
-        start = self.inputs.mask_tile(batch, head, first, panel * keys, rows, keys, lanes)
+        start = self.inputs.fill_mask(mask, batch, head, first, panel * keys, lanes)
         sums = Tile(rows, keys)
         for r in range(rows):
             for column in range(0, keys, lanes):

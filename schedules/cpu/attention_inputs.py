@@ -69,20 +69,27 @@ class Inputs:
             return load(self.qkv, batch, at, 2, head, d, lanes=lanes)
         return load(self.value, batch, at, head, d, lanes=lanes)
 
-    def mask_tile(
-        self, batch: Expr, head: Expr, first: Expr, key: Expr, rows: int, keys: int, lanes: int
+    def mask_buffer(self, rows: int, keys: int) -> Buffer | None:
+        """Room for what a tile of scores starts from, a row where it is the same for all queries."""
+        by_row = self.workload.causal or (self.mask is not None and self.full[2])
+        if self.mask is None and not by_row and self._fits(keys):
+            return None
+        height = rows if by_row else 1
+        return registers(height, keys) if 4 * height * keys < STACK else workspace(height, keys)
+
+    def _fits(self, keys: int) -> bool:
+        return isinstance(self.kv_len, int) and self.kv_len % keys == 0
+
+    def fill_mask(
+        self, tile: Buffer | None, batch: Expr, head: Expr, first: Expr, key: Expr, lanes: int
     ) -> Callable[[int, int], Expr]:
         """What a tile of scores starts from: the mask, and -inf for keys that a query may not see.
 
         The tile begins at query `first` and key `key`. Gives the vector at (row, column).
         """
-        by_row = self.workload.causal or (self.mask is not None and self.full[2])
-        fits = isinstance(self.kv_len, int) and self.kv_len % keys == 0
-        if self.mask is None and fits and not by_row:
+        if tile is None:
             return lambda row, column: splat(0.0, lanes)
-        height = rows if by_row else 1
-        small = 4 * height * keys < STACK
-        tile = registers(height, keys) if small else workspace(height, keys)
+        height, keys = map(int, tile.shape)
 
         def fill(edge: bool) -> None:
             with loop(height) as r:
@@ -97,7 +104,7 @@ class Inputs:
                 store(tile, tirx.if_then_else(seen, value, T.float32(HIDDEN)), r, column)
 
         masked_keys = self.mask is not None and self.full[3]
-        if fits and not self.workload.causal:
+        if self._fits(keys) and not self.workload.causal:
             fill(False)
         else:
             inside = key + keys <= self.kv_len
@@ -111,7 +118,7 @@ class Inputs:
                         fill_singly()       # a vector could reach past the end of the mask
                     else:
                         fill(True)
-        return lambda row, column: load(tile, row if by_row else 0, column, lanes=lanes)
+        return lambda row, column: load(tile, row if height > 1 else 0, column, lanes=lanes)
 
     def _start(
         self, batch: Expr, head: Expr, row: Expr, key: Expr, lanes: int, edge: bool

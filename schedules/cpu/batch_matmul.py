@@ -121,6 +121,7 @@ class TiledBatchMatmul:
         lanes = isa_named(self.isa).lanes
         _, m, n = out.shape
         k = a.shape[2]
+        staged = registers(self.columns)
         sums = Tile(self.rows, self.columns)
         for r in range(self.rows):
             for column in range(0, self.columns, lanes):
@@ -132,7 +133,6 @@ class TiledBatchMatmul:
                     right = load(packed, batch, panel, at, column, lanes=lanes)
                     sums.add(number * right, r, column)
         first = panel * self.columns
-        staged = registers(self.columns)
         for r in range(self.rows):
             with when(row + r < m), T.If(first + self.columns <= n):
                 with T.Then():

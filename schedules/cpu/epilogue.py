@@ -39,9 +39,14 @@ class Epilogue:
         self.panels = ceil_div(n, columns)
         self.live = n - (self.panels - 1) * columns       # columns of the last panel
         self.first: Buffer | None = None
+        self.staged: Buffer | None = None
+        self.height = 0
 
-    def begin(self, panel: Expr) -> None:
-        """Fetch what is the same for all tiles of a panel."""
+    def begin(self, panel: Expr, rows: int) -> None:
+        """Fetch what is the same for all tiles, of at most `rows` rows, of a panel."""
+        if self.activation or self.live < self.columns:
+            self.height = ceil_div(rows, ceil_div(4 * rows * self.columns, STACK - 1))
+            self.staged = registers(self.height, self.columns)
         if self.bias is None:
             return
         self.first = registers(self.columns)
@@ -63,22 +68,20 @@ class Epilogue:
         self, total: Tile, panel: Expr, row: Expr, rows: int, limit: Expr | None
     ) -> None:
         """Write the tile from `row` on; rows from `limit` on are left out."""
-        if not self.activation and self.live == self.columns:
+        if self.staged is None:
             for r in range(rows):
                 with when(True if limit is None else row + r < limit):
                     for column in range(0, self.columns, self.lanes):
                         self._write(panel, row + r, column, total.load(r, column, self.lanes))
             return
-        groups = ceil_div(4 * rows * self.columns, STACK - 1)
-        height = ceil_div(rows, groups)
-        for first in range(0, rows, height):
-            self._finish_rows(total, panel, row, first, min(height, rows - first), limit)
+        for first in range(0, rows, self.height):
+            self._finish_rows(total, panel, row, first, min(self.height, rows - first), limit)
 
     def _finish_rows(
         self, total: Tile, panel: Expr, row: Expr, first: int, rows: int, limit: Expr | None
     ) -> None:
         """In a loop, which keeps the code short; its index must not touch the registers."""
-        staged = registers(rows, self.columns)
+        staged = self.staged
         for r in range(rows):
             for column in range(0, self.columns, self.lanes):
                 store(staged, total.load(first + r, column, self.lanes), r, column)

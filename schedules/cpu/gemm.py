@@ -181,7 +181,7 @@ class _Writer:
         per_group = ceil_div(tiles, groups)
         with parallel_loop(self.panels * groups, self._worthwhile()) as task:
             panel, group = task // groups, task % groups
-            self.end.begin(panel)
+            self.end.begin(panel, rows)
             start = group * per_group
             with loop(tirx.min(per_group, tiles - start) if groups > 1 else tiles) as i:
                 self._tile(panel, first, (start + i) * rows, rows, packed)

@@ -68,6 +68,9 @@ def registers(*shape: int) -> Buffer:
     TVM puts buffers below a size on the stack only in the scope "global". All others, even "local"
     ones, come from its workspace, page-aligned: then stores to one and loads from another share the
     low bits of their addresses, and the processor takes them for dependent.
+
+    TVM lets buffers share memory when one is dead before the other lives. One with a computed index
+    must therefore be made outside the loops that use it, or it drags others out of the registers.
     """
     assert 4 * prod(shape) < STACK, shape
     return T.alloc_buffer(shape, "float32", scope="global")
