@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from pocketformer.compiler.bundle import Bundle
     from pocketformer.compiler.manifest import OperatorRecord
     from pocketformer.compiler.model import Dim, Model, TensorSpec
-    from pocketformer.targets import Target
 
 
 def human_bytes(count: float) -> str:
@@ -31,14 +29,16 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
 
 
-def _plain(*headers: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def plain_table(*headers: str) -> Table:
+    """A table without lines, to be filled."""
+    table = Table(title_justify="left", box=None, pad_edge=False, header_style="bold")
     for header in headers:
         table.add_column(header)
     return table
 
 
-def _facts(pairs: Iterable[tuple[str, str]]) -> Table:
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """What is known about one thing, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -47,51 +47,13 @@ def _facts(pairs: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-# Targets
-
-
-def target_table(devices: Iterable[Target], host: str) -> Table:
-    """A row for this machine, which is a `host`, and one a device."""
-    table = _plain("target", "system", "compiled for", "what it is")
-    table.add_row("host", host, "its processor", "this machine")
-    for each in devices:
-        system = f"{each.arch} {each.os}"
-        table.add_row(each.name, system, each.mcpu, escape(each.description))
-    return table
-
-
-def target_card(target: Target) -> Table:
-    cores = ", ".join(f"{cluster.count} x {cluster.name}" for cluster in target.cores)
-    return _facts(
-        [
-            ("target", target.name),
-            ("what it is", target.description),
-            ("triple", target.triple),
-            ("compiled for", target.mcpu),
-            ("instructions", ", ".join(sorted(target.isa))),
-            ("vectors", f"{target.vector_registers} registers of {target.vector_bits} bit"),
-            ("cores", cores or "unknown"),
-            ("threads", str(target.threads)),
-        ]
-    )
-
-
-def target_record(target: Target) -> dict[str, Any]:
-    derived = ("triple", "threads", "vector_bits", "vector_registers", "page_size")
-    return {
-        **asdict(target),
-        "isa": sorted(target.isa),
-        **{name: getattr(target, name) for name in derived},
-    }
-
-
 # Models and bundles
 
 
 def _signature(
     inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], dims: Mapping[str, Dim]
 ) -> Table:
-    table = _plain("", "name", "dtype", "shape")
+    table = plain_table("", "name", "dtype", "shape")
     for kind, specs in (("input", inputs), ("output", outputs)):
         for spec in specs:
             shape = " x ".join(map(str, spec.shape)) or "a number"
@@ -114,14 +76,14 @@ def _signature_record(
 def model_card(model: Model) -> RenderableType:
     weights = sum(array.nbytes for array in model.weights.values())
     operators = _counts(operator.kind for operator in model.operators)
-    facts = _facts(
+    known = facts(
         [
             ("model", model.name),
             ("weights", f"{len(model.weights)} tensors, {human_bytes(weights)}"),
             ("operators", f"{len(model.operators)}: {operators}"),
         ]
     )
-    return Group(facts, _signature(model.inputs, model.outputs, model.dims))
+    return Group(known, _signature(model.inputs, model.outputs, model.dims))
 
 
 def model_record(model: Model) -> dict[str, Any]:
@@ -149,7 +111,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
     weights = manifest.weights
     held = f"{weights.count} tensors, {human_bytes(weights.bytes)}" if weights else "in the library"
     kernels = Counter(record.kernel for record in manifest.operators if record.kernel)
-    facts = _facts(
+    known = facts(
         [
             ("bundle", f"{manifest.name}, {manifest.recipe}"),
             ("for", f"{manifest.target.name}: {manifest.target}"),
@@ -161,7 +123,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
             ("runs in", f"TVM {manifest.tvm_version}, tvm-ffi {manifest.tvm_ffi_version}"),
         ]
     )
-    return Group(facts, _signature(manifest.inputs, manifest.outputs, manifest.dims))
+    return Group(known, _signature(manifest.inputs, manifest.outputs, manifest.dims))
 
 
 def bundle_record(bundle: Bundle) -> dict[str, Any]:
@@ -173,7 +135,7 @@ def bundle_record(bundle: Bundle) -> dict[str, Any]:
 
 
 def kernel_table(records: Iterable[OperatorRecord]) -> Table:
-    table = _plain("kernel", "operators")
+    table = plain_table("kernel", "operators")
     counts = Counter(record.kernel for record in records if record.kernel)
     for kernel, count in counts.most_common():
         table.add_row(escape(kernel), str(count))
@@ -194,7 +156,7 @@ def operator_table(records: Sequence[OperatorRecord]) -> Table:
             pattern = re.sub(r"\d+", "#", record.name)
             key = (pattern, record.kind, record.kernel, record.note)
             groups.setdefault(key, []).append(record)
-    table = _plain("operators", "kind", "count", "kernel", "note")
+    table = plain_table("operators", "kind", "count", "kernel", "note")
     for (_, kind, kernel, note), members in groups.items():
         names = _merge([record.name for record in members])
         cells = (Text(text, overflow="fold") for text in (names, kind, str(len(members)), kernel))
@@ -222,32 +184,7 @@ def _merge(names: Sequence[str]) -> str:
     return "".join(merged)
 
 
-# Runs and races
-
-
-def output_table(outputs: Mapping[str, np.ndarray]) -> Table:
-    table = _plain("output", "dtype", "shape", "least", "mean", "largest")
-    for name, record in output_record(outputs).items():
-        numbers = [
-            "" if record[key] is None else f"{record[key]:.4g}" for key in ("min", "mean", "max")
-        ]
-        table.add_row(
-            escape(name), record["dtype"], " x ".join(map(str, record["shape"])), *numbers
-        )
-    return table
-
-
-def output_record(outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    def describe(array: np.ndarray) -> dict[str, Any]:
-        wide = array.astype(np.float64)
-        numbers = (wide.min(), wide.mean(), wide.max()) if wide.size else (None,) * 3
-        least, mean, most = (
-            float(x) if x is not None and np.isfinite(x) else None for x in numbers
-        )
-        shape, dtype = list(array.shape), str(array.dtype)
-        return {"shape": shape, "dtype": dtype, "min": least, "mean": mean, "max": most}
-
-    return {name: describe(array) for name, array in outputs.items()}
+# Races
 
 
 def race_table(results: Sequence[Result], threads: int) -> Table:
@@ -256,7 +193,7 @@ def race_table(results: Sequence[Result], threads: int) -> Table:
     rival = results[-1]
     if len(results) > 1:
         headers.append(f"of {rival.label}'s")
-    table = _plain(*headers)
+    table = plain_table(*headers)
     table.title = f"{results[0].calls} calls each, {threads} {plural}"
     for result in results:
         times = (f"{each:.2f}" for each in (result.min_ms, result.median_ms, result.load_ms))

@@ -27,7 +27,7 @@ SENTENCES = (
     "When does the next railway connection depart?",
 )
 LENGTH = 128    # tokens of the timed run
-DIMS = {"batch": 1, "seq": f"1..{LENGTH}"}
+DIMS: dict[str, str | int] = {"batch": 1, "seq": f"1..{LENGTH}"}
 TARGETS = ("host", "arm64-android")
 
 console = Console()

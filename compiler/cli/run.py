@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from pocketformer.compiler.arrays import Arrays, write_arrays
 from pocketformer.compiler.cli.common import (
@@ -23,6 +25,7 @@ from pocketformer.compiler.cli.common import (
     progress,
 )
 from pocketformer.compiler.errors import BadInput
+from pocketformer.compiler.report import plain_table
 
 
 @guarded
@@ -47,8 +50,6 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run a bundle and show what it gives; without inputs, on made-up ones."""
-    from pocketformer.compiler import report
-
     given = read_inputs(inputs, input)
     with progress(f"loading {bundle}") as step:
         from pocketformer.compiler.session import Session
@@ -63,9 +64,9 @@ def run(
     if output:
         write_arrays(output, outputs)
     if json:
-        print_json({"ms": round(milliseconds, 3), "outputs": report.output_record(outputs)})
+        print_json({"ms": round(milliseconds, 3), "outputs": _record(outputs)})
         return
-    out.print(report.output_table(outputs))
+    out.print(_table(outputs))
     err.print(f"First run: {milliseconds:.1f} ms.", highlight=False)
 
 
@@ -103,3 +104,28 @@ def _read(path: Path) -> Any:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError):
         raise BadInput(f"{path} is no .npy or .npz file of numbers") from None
+
+
+def _table(outputs: Mapping[str, np.ndarray]) -> Table:
+    table = plain_table("output", "dtype", "shape", "least", "mean", "largest")
+    for name, record in _record(outputs).items():
+        numbers = [
+            "" if record[key] is None else f"{record[key]:.4g}" for key in ("min", "mean", "max")
+        ]
+        table.add_row(
+            escape(name), record["dtype"], " x ".join(map(str, record["shape"])), *numbers
+        )
+    return table
+
+
+def _record(outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    def describe(array: np.ndarray) -> dict[str, Any]:
+        wide = array.astype(np.float64)
+        numbers = (wide.min(), wide.mean(), wide.max()) if wide.size else (None,) * 3
+        least, mean, most = (
+            float(x) if x is not None and np.isfinite(x) else None for x in numbers
+        )
+        shape, dtype = list(array.shape), str(array.dtype)
+        return {"shape": shape, "dtype": dtype, "min": least, "mean": mean, "max": most}
+
+    return {name: describe(array) for name, array in outputs.items()}

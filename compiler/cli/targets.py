@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from pocketformer.compiler.cli.common import Debug, Json, guarded, out, print_json
+from pocketformer.compiler.report import facts, plain_table
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
 
 
 @guarded
@@ -17,18 +25,52 @@ def targets(
 ) -> None:
     """List the targets, or show one with its cores, instructions and caches."""
     from pocketformer import targets as known
-    from pocketformer.compiler import report
     from pocketformer.compiler.machine import this_machine
     from pocketformer.targets.device_file import read_device
 
     if name and json:
-        print_json(report.target_record(known.load(name)))
+        print_json(_record(known.load(name)))
     elif name:
-        out.print(report.target_card(known.load(name)))
+        out.print(_card(known.load(name)))
     elif json:
-        print_json([report.target_record(known.load(each)) for each in known.available()])
+        print_json([_record(known.load(each)) for each in known.available()])
     else:
         files = [known.DEVICES / f"{each}.toml" for each in known.available()]
         # As written: to check a file, or to detect the host, means to wait seconds for LLVM.
         devices = [read_device(file) for file in files if file.exists()]
-        out.print(report.target_table(devices, str(this_machine())))
+        out.print(_table(devices, str(this_machine())))
+
+
+def _table(devices: Iterable[Target], host: str) -> Table:
+    """A row for this machine, which is a `host`, and one a device."""
+    table = plain_table("target", "system", "compiled for", "what it is")
+    table.add_row("host", host, "its processor", "this machine")
+    for each in devices:
+        system = f"{each.arch} {each.os}"
+        table.add_row(each.name, system, each.mcpu, escape(each.description))
+    return table
+
+
+def _card(target: Target) -> Table:
+    cores = ", ".join(f"{cluster.count} x {cluster.name}" for cluster in target.cores)
+    return facts(
+        [
+            ("target", target.name),
+            ("what it is", target.description),
+            ("triple", target.triple),
+            ("compiled for", target.mcpu),
+            ("instructions", ", ".join(sorted(target.isa))),
+            ("vectors", f"{target.vector_registers} registers of {target.vector_bits} bit"),
+            ("cores", cores or "unknown"),
+            ("threads", str(target.threads)),
+        ]
+    )
+
+
+def _record(target: Target) -> dict[str, Any]:
+    derived = ("triple", "threads", "vector_bits", "vector_registers", "page_size")
+    return {
+        **asdict(target),
+        "isa": sorted(target.isa),
+        **{name: getattr(target, name) for name in derived},
+    }
