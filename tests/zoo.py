@@ -41,7 +41,7 @@ class ZooModel:
 
 
 def spread_weights(module: Any, seed: int = 0) -> Any:
-    """Draw every parameter and statistic of `module` anew, at a scale that keeps signals near one."""
+    """Draw all parameters and statistics of `module` anew; signals stay near one."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -42,13 +42,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_json(path)
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(folder: Path, architecture: str) -> None:
     """Raise BadModel unless the folder's safetensors files are all there and whole."""
-    for path in _weight_files(folder):
+    for path in _weight_files(folder, architecture):
         _check_file(path)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path, architecture: str) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -67,9 +67,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if pickle := next((name for name in PICKLES if (folder / name).is_file()), None):
         raise BadModel(
-            f"the weights in {str(folder)!r} are only there as {pickle}, a pickle that could run any "
-            "code and is not read; if you trust it, convert it with "
-            "AutoModel.from_pretrained(folder).save_pretrained(folder)"
+            f"the weights in {str(folder)!r} are only there as {pickle}, a pickle, which could run "
+            "any code and is not read; if you trust it, convert it with "
+            f"transformers.{architecture}.from_pretrained(folder).save_pretrained(folder)"
         )
     raise BadModel(f"the folder {str(folder)!r} has a config.json but no {WEIGHTS}")
 

@@ -81,8 +81,8 @@ def write_onnx(export: Export, path: Path) -> list[str]:
         ) from error
     if any(warning.category.__name__ == "TracerWarning" for warning in warned):
         warnings.warn(
-            f"torch.export did not take the module ({why}), so it was traced: what its code decides "
-            "by the values of its inputs stays as it was for the example inputs",
+            f"torch.export did not take the module ({why}), so it was traced: what its code "
+            "decides by the values of its inputs stays as it was for the example inputs",
             stacklevel=2,
         )
     return heard.names
