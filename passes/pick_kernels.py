@@ -119,7 +119,9 @@ class _Picker:
                 raise Refused(str(error)) from None
             # A name of its own in this module, as two workloads may run the same kernel.
             func = kernel.func.without_attr("global_symbol")
-            self._kernels[workload] = kernel, self._builder.add_func(func, kernel.name)
+            self._kernels[workload] = kernel, self._builder.add_func(
+                func, f"{kernel.name}__{workload}"
+            )
         return self._kernels[workload]
 
 

@@ -1,0 +1,44 @@
+"""Every operator of the source is accounted for: by a kernel, or by a reason why it needs none."""
+
+import pytest
+
+import pocketformer as pf
+from tests.encoder import encoder
+
+
+@pytest.fixture(scope="module")
+def records():
+    proto = encoder()
+    bundle = pf.compile(proto, "host", dims={"seq": "1..32"})
+    found = {record.name: record for record in bundle.manifest.operators}
+    assert list(found) == [n.name for n in proto.graph.node if n.op_type != "Constant"]
+    return found
+
+
+def test_fused_operators_name_the_one_kernel_that_runs_them(records):
+    attention = {"products_MatMul", "scores_Mul", "masked_Add", "weights_Softmax", "mixed_MatMul"}
+    kernels = {records[name].kernel for name in attention}
+    assert len(kernels) == 1
+    assert "attention" in kernels.pop()
+
+
+def test_an_epilogue_runs_in_its_gemm(records):
+    epilogue = ("wide_product_MatMul", "wide_Add", "erf_Erf", "activated_Mul")
+    kernels = {records[name].kernel for name in epilogue}
+    assert len(kernels) == 1
+    assert "gelu" in kernels.pop()
+
+
+def test_element_wise_chains_are_named_too(records):
+    assert records["embedded_Gather"].kernel
+    assert records["hidden_keys_Sub"].kernel == records["low_Mul"].kernel
+
+
+def test_what_needs_no_kernel_says_why(records):
+    assert records["turned_Transpose"].kernel is None
+    assert records["turned_Transpose"].note == "computed at compile time"
+    assert records["merged_Reshape"].note == "a view, no kernel"
+
+
+def test_every_operator_has_a_kernel_or_a_note(records):
+    assert [record.name for record in records.values() if not (record.kernel or record.note)] == []

@@ -1,0 +1,35 @@
+"""The order of passes, as a new reader should know it, and the loop that runs them."""
+
+from tvm import relax
+
+from pocketformer import targets
+from pocketformer.compiler.pipeline import Step, finish, pipeline, run
+from pocketformer.compiler.recipe import Float32
+from tests.passes.graphs import module
+
+STEPS = [
+    "canonicalize", "fold_arithmetic", "eliminate_common", "fuse_gelu", "fuse_silu",
+    "fuse_layer_norm", "fuse_rms_norm", "fuse_attention", "eliminate_common_masks",
+    "fuse_linear", "merge_qkv", "fuse_norm", "pick_kernels", "inline_unpicked", "fold_reshapes",
+    "eliminate_common_reshapes",
+]
+LAST_STEPS = ["canonicalize_folded", "dispatch_scan", "legalize", "annotate_patterns", "fuse_ops", "fuse_tir", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity", "lower_calls", "plan_memory", "lower_alloc", "free_after_last_use", "lower_builtins", "compute_sizes", "lower_shapes", "name_symbols"]
+
+
+def test_the_steps_and_their_order():
+    for name in ("host", "arm64-android"):
+        target = targets.load(name)
+        assert [step.name for step in pipeline(target, Float32())] == STEPS
+        assert [step.name for step in finish(target)] == LAST_STEPS
+
+
+def test_watch_sees_every_step_with_its_module():
+    before = module({"x": (2, 3)}, {}, relax.op.exp)
+    seen = []
+    run(
+        before,
+        [Step("one", lambda mod: mod), Step("two", lambda mod: mod)],
+        targets.load("host"),
+        lambda name, mod: seen.append((name, mod.same_as(before))),
+    )
+    assert seen == [("one", True), ("two", True)]
