@@ -13,7 +13,12 @@ STEPS = [
     "fuse_linear", "merge_qkv", "fuse_norm", "pick_kernels", "inline_unpicked", "fold_reshapes",
     "eliminate_common_reshapes",
 ]
-LAST_STEPS = ["canonicalize_folded", "dispatch_scan", "legalize", "annotate_patterns", "fuse_ops", "fuse_tir", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity", "lower_calls", "plan_memory", "lower_alloc", "free_after_last_use", "lower_builtins", "compute_sizes", "lower_shapes", "name_symbols"]
+LAST_STEPS = [
+    "canonicalize_folded", "dispatch_scan", "legalize", "annotate_patterns", "fuse_ops",
+    "fuse_tir", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity",
+    "lower_calls", "plan_memory", "lower_alloc", "free_after_last_use", "lower_builtins",
+    "compute_sizes", "lower_shapes", "name_symbols",
+]
 
 
 def test_the_steps_and_their_order():
