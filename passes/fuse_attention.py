@@ -149,8 +149,7 @@ def _match(
         _bshd(before, key, swapped, f"{name}_key"),
         _bshd(before, value, list(range(rank)), f"{name}_value"),
     ]
-    if not all(isinstance(size, int) for arg in args for size in shape(arg)[2:]):
-        raise Refused("the number of heads or their size is not a constant")
+    _check_shapes(*map(shape, args))
     if scores.masks:
         args.append(_mask(before, scores.masks, shape(softmax), f"{name}_mask"))
     scale = scores.scale * query.scale * key.scale
@@ -160,6 +159,18 @@ def _match(
         "attention", args, lambda *a: attention(*a, scale=scale), {"scale": scale}, span
     )
     return _place(graph, out, call, rank, before)
+
+
+def _check_shapes(query: list[Size], key: list[Size], value: list[Size]) -> None:
+    """A product may broadcast its operands, which the kernels do for key heads alone."""
+    if not all(isinstance(size, int) for size in [*query[2:], *key[2:], *value[2:]]):
+        raise Refused("the number of heads or their size is not a constant")
+    if not same_sizes(key[:3], value[:3]):
+        raise Refused("keys and values differ in shape")
+    if not same_sizes(query[:1], key[:1]):
+        raise Refused(f"the batch of queries is {query[0]}, that of keys {key[0]}")
+    if query[2] % key[2]:
+        raise Refused(f"{key[2]} key heads cannot serve {query[2]} query heads")
 
 
 def _scores(graph: Graph, expr: relax.Expr) -> Scores:

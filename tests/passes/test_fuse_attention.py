@@ -208,6 +208,16 @@ def test_leaves_a_mild_selected_mask_alone(caplog):
     assert reasons == ["masked scores become -1.0, not -infinity"]
 
 
+def test_leaves_queries_that_serve_every_batch_alone(caplog):
+    def body(q, k, v):
+        query = op.permute_dims(op.reshape(q, (1, S, H, D)), [0, 2, 1, 3])
+        scores = op.matmul(query, heads(k, axes=(0, 2, 3, 1)))
+        return op.matmul(op.nn.softmax(scores, axis=-1), heads(v))
+
+    reasons = refusal(caplog, body, {**INPUTS, "q": (1, S, H * D)})
+    assert reasons == ["the batch of queries is 1, that of keys 2"]
+
+
 def test_leaves_probabilities_that_are_an_output_alone(caplog):
     def body(q, k, v):
         probabilities = op.nn.softmax(op.matmul(heads(q), heads(k, axes=(0, 2, 3, 1))), axis=-1)
