@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pocketformer.schedules.cpu.attention import FusedAttention
 from pocketformer.schedules.cpu.batch_matmul import TiledBatchMatmul
 from pocketformer.schedules.cpu.gemm import Gemm
+from pocketformer.schedules.cpu.gemv import Gemv
 from pocketformer.schedules.cpu.kernel import Kernel
 from pocketformer.schedules.cpu.norm import RowNorm
 from pocketformer.schedules.cpu.softmax import RowSoftmax
@@ -19,6 +20,7 @@ __all__ = ["TEMPLATES", "Kernel", "pick"]
 
 # The first whose `matches` holds is taken.
 TEMPLATES: tuple[Any, ...] = (
+    Gemv,
     Gemm,
     FusedAttention,
     RowNorm,

@@ -9,21 +9,22 @@ down (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm import tirx
-from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu import math
 from pocketformer.schedules.cpu.attention_inputs import Inputs
-from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of, reduce_add, reduce_max
+from pocketformer.schedules.cpu.attention_softmax import RunningSoftmax
+from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
+    STACK,
     Buffer,
     Expr,
     Kernel,
     Tile,
     ceil_div,
+    lanes_of,
     load,
     loop,
     parallel_loop,
@@ -41,23 +42,24 @@ if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 WORTH_SHARING = 1 << 16      # multiply-adds
-LOWEST = -3.4028234663852886e38
 
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """`rows` queries by `keys` scores, and by `columns` of the result, in registers; softmax over
-    `block` keys at a time."""
+    """`rows` x `keys` scores, later `value_rows` x `columns` of the result, are held in registers;
+    softmax runs over `block` keys at a time."""
 
     isa: str
     rows: int
     keys: int
+    value_rows: int
     columns: int
     block: int
 
     @property
     def name(self) -> str:
-        return f"f32_attention_{self.rows}x{self.keys}x{self.columns}b{self.block}_{self.isa}"
+        scores, result = f"{self.rows}x{self.keys}", f"{self.value_rows}x{self.columns}"
+        return f"f32_attention_{scores}v{result}b{self.block}_{self.isa}"
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -67,15 +69,17 @@ class FusedAttention:
     def space(cls, target: Target, workload: Attention) -> Iterator[FusedAttention]:
         default = cls.default(target, workload)
         for blocks in (4, 8, 16, 32):
-            yield cls(default.isa, default.rows, default.keys, default.columns,
-                      blocks * default.keys)
+            yield replace(default, block=blocks * default.keys)
 
     @classmethod
     def default(cls, target: Target, workload: Attention) -> FusedAttention:
         isa = isa_of(target)
-        rows, keys, columns = isa.attention_tile
+        rows, keys = isa.attention_tile
+        if workload.q_len is not None and workload.q_len < rows:
+            step = isa.lanes if isa.by_lane else 1
+            rows = ceil_div(workload.q_len, step) * step
         # The block's scores take half of a first cache of 32 KiB.
-        return cls(isa.name, rows, keys, columns, (1 << 12) // rows // keys * keys)
+        return cls(isa.name, rows, keys, *isa.value_tile, (1 << 12) // rows // keys * keys)
 
     def kernel(self, workload: Attention, target: Target) -> Kernel:
         return Kernel(self.name, self.build(workload, target))
@@ -94,11 +98,13 @@ class _Writer:
         self.point, self.workload, self.inputs = point, workload, inputs
         self.lanes = isa_named(point.isa).lanes
         self.by_lane = isa_named(point.isa).by_lane
+        self.unroll = isa_named(point.isa).unroll
         self.batch, self.q_len, self.kv_len = inputs.batch, inputs.q_len, inputs.kv_len
         self.panels = ceil_div(self.kv_len, point.keys)
         self.block_panels = point.block // point.keys
         self.size = workload.head_size
-        self.state = ceil_div(point.rows, self.lanes) * self.lanes
+        # All keys at once: nothing is rescaled, and a tile goes from registers to the output.
+        self.single = isinstance(self.kv_len, int) and self.kv_len <= point.block
 
     def write(self) -> None:
         work, point = self.workload, self.point
@@ -140,42 +146,61 @@ class _Writer:
         queries = self._queries(batch, head, first)
         weights = workspace(point.rows, point.block + lanes)    # rows in different cache sets
         mask = self.inputs.mask_buffer(point.rows, point.keys)
-        result = Tile(point.rows, work.value_size)
-        greatest, total, scale = (registers(self.state) for _ in range(3))
-        for r in range(0, self.state, lanes):
-            store(greatest, splat(LOWEST, lanes), r)
-            store(total, splat(0.0, lanes), r)
-        for row in range(point.rows):
-            for start, width in _widths(work.value_size, lanes):
-                result.store(splat(0.0, width), row, start)
+        softmax = RunningSoftmax(point.rows, point.keys, lanes)
+        result = None if self.single else self._empty_result()
         visible = self.kv_len
         if work.causal:
             last = tirx.min(first + point.rows, self.q_len) - 1
             visible = tirx.max(tirx.min(last + self.inputs.past + 1, self.kv_len), 0)
         pair = batch * work.kv_heads + kv_head
-        with loop(ceil_div(visible, point.block)) as block:
-            start = block * point.block
-            count = tirx.min(visible - start, point.block)
-            with loop(ceil_div(count, point.keys)) as chunk:
+
+        def take(block: Expr, count: Expr) -> None:
+            chunks = ceil_div(count, point.keys)
+            with loop(chunks) as chunk:
                 panel = block * self.block_panels + chunk
                 self._scores(
                     panels, queries, weights, mask, batch, head, first, pair, panel, chunk)
-            self._softmax(weights, ceil_div(count, point.keys), greatest, total, scale)
+            softmax.take(weights, chunks)
             for column, width, vectors in _groups(work.value_size, lanes, point.columns):
-                self._weigh(weights, result, scale, batch, kv_head, start, count,
-                            column, width, vectors)
-        self._write(result, total, batch, head, first)
+                for row in range(0, point.rows, point.value_rows):
+                    rows = range(row, min(row + point.value_rows, point.rows))
+                    sums = self._weigh(weights, result, softmax, batch, kv_head,
+                                       block * point.block, count, rows, column, width, vectors)
+                    for i, r in enumerate(rows):
+                        for v in range(vectors):
+                            at, value = column + v * width, sums.load(i, v * width, width)
+                            if result is None:
+                                self._write(softmax, value, batch, head, first, r, at)
+                            else:
+                                result.store(value, r, at)
+
+        if result is None:
+            take(0, visible)
+            return
+        with loop(ceil_div(visible, point.block)) as block:
+            take(block, tirx.min(visible - block * point.block, point.block))
+        for r in range(point.rows):
+            for at, width in _widths(work.value_size, lanes):
+                self._write(softmax, result.load(r, at, width), batch, head, first, r, at)
+
+    def _empty_result(self) -> Tile:
+        result = Tile(self.point.rows, self.workload.value_size)
+        for row in range(self.point.rows):
+            for start, width in _widths(self.workload.value_size, self.lanes):
+                result.store(splat(0.0, width), row, start)
+        return result
 
     def _queries(self, batch: Expr, head: Expr, first: Expr) -> Callable[[Expr], list[Expr]]:
         """The scaled queries of a tile; gives those at d, and repeats the last past the end."""
         rows, lanes, size = self.point.rows, self.lanes, self.size
 
         def row(r: Expr, d: Expr, width: int) -> Expr:
-            at = first + r if self.q_len_fits() else tirx.min(first + r, self.q_len - 1)
+            at = first + r if self._q_len_fits() else tirx.min(first + r, self.q_len - 1)
             return self.inputs.q(batch, at, head, d, width) * splat(self.workload.scale, width)
 
         if not self.by_lane:
-            held = [registers(size) for _ in range(rows)]
+            small = 4 * size < STACK
+            held = [registers(size) if small else workspace(size) for _ in range(rows)]
             for r in range(rows):
                 for d, width in _widths(size, lanes):
                     store(held[r], row(r, d, width), d)
@@ -198,12 +223,13 @@ class _Writer:
             return [near[r] for r in range(rows)]
         return at
 
-    def q_len_fits(self) -> bool:
+    def _q_len_fits(self) -> bool:
         return isinstance(self.q_len, int) and self.q_len % self.point.rows == 0
 
     def _scores(
         self, panels: Buffer, queries: Callable[[Expr], list[Expr]], weights: Buffer,
-        mask: Buffer | None, batch: Expr, head: Expr, first: Expr, pair: Expr, panel: Expr, chunk: Expr,
+        mask: Buffer | None, batch: Expr, head: Expr, first: Expr, pair: Expr, panel: Expr,
+        chunk: Expr,
     ) -> None:
         """weights[:, chunk] = mask + queries @ one panel of keys."""
         rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
@@ -212,99 +238,66 @@ class _Writer:
         for r in range(rows):
             for column in range(0, keys, lanes):
                 sums.store(start(r, column), r, column)
-        with loop(self.size) as d:
+
+        def add(d: Expr) -> None:
             numbers = queries(d)
             for r in range(rows):
                 for column in range(0, keys, lanes):
                     key = load(panels, pair, panel, d, column, lanes=lanes)
                     sums.add(splat(numbers[r], lanes) * key, r, column)
+
+        with loop(self.size // self.unroll) as step:
+            for u in range(self.unroll):
+                add(step * self.unroll + u)
+        for d in range(self.size // self.unroll * self.unroll, self.size):
+            add(d)
         for r in range(rows):
             for column in range(0, keys, lanes):
                 store(weights, sums.load(r, column, lanes), r, chunk * keys + column)
 
-    def _softmax(
-        self, weights: Buffer, chunks: Expr, greatest: Buffer, total: Buffer, scale: Buffer
-    ) -> None:
-        """Scores to exponentials; `scale` is by how much the sums so far shrink."""
-        keys, lanes = self.point.keys, self.lanes
-        ways = keys // lanes
-        with loop(self.point.rows) as r:
-            most = registers(keys)
-            for way in range(ways):
-                store(most, splat(LOWEST, lanes), way * lanes)
-            with loop(chunks) as chunk:
-                for way in range(ways):
-                    score = load(weights, r, chunk * keys + way * lanes, lanes=lanes)
-                    store(most, tirx.max(load(most, way * lanes, lanes=lanes), score), way * lanes)
-            vector = load(most, 0, lanes=lanes)
-            for way in range(1, ways):
-                vector = tirx.max(vector, load(most, way * lanes, lanes=lanes))
-            top = T.bind(tirx.max(greatest[r], reduce_max(vector)))
-            store(scale, greatest[r] - top, r)
-            store(greatest, top, r)
-            sums = registers(keys)
-            for way in range(ways):
-                store(sums, splat(0.0, lanes), way * lanes)
-            with loop(chunks) as chunk:
-                for way in range(ways):
-                    at = chunk * keys + way * lanes
-                    weight = T.bind(math.exp(load(weights, r, at, lanes=lanes) - splat(top, lanes)))
-                    store(weights, weight, r, at)
-                    store(sums, load(sums, way * lanes, lanes=lanes) + weight, way * lanes)
-            vector = load(sums, 0, lanes=lanes)
-            for way in range(1, ways):
-                vector = vector + load(sums, way * lanes, lanes=lanes)
-            added = reduce_add(vector)
-            shrink = T.bind(math.exp(scale[r]))
-            store(scale, shrink, r)
-            store(total, total[r] * shrink + added, r)
-
     def _weigh(
-        self, weights: Buffer, result: Tile, scale: Buffer, batch: Expr, head: Expr,
-        start: Expr, count: Expr, column: int, width: int, vectors: int,
-    ) -> None:
-        """result[:, columns] = result * scale + weights @ the block's values."""
-        rows = self.point.rows
-        sums = Tile(rows, vectors * width)
-        for r in range(rows):
+        self, weights: Buffer, result: Tile | None, softmax: RunningSoftmax, batch: Expr,
+        head: Expr, start: Expr, count: Expr, rows: range, column: int, width: int, vectors: int,
+    ) -> Tile:
+        """result[rows, columns] * scale + weights @ the block's values."""
+        sums = Tile(len(rows), vectors * width)
+        for i, r in enumerate(rows):
             for v in range(vectors):
-                held = result.load(r, column + v * width, width)
-                sums.store(held * splat(scale[r], width), r, v * width)
+                held = splat(0.0, width)
+                if result is not None:
+                    old = result.load(r, column + v * width, width)
+                    held = old * splat(softmax.scale[r], width)
+                sums.store(held, i, v * width)
 
         def add(key: Expr, numbers: list[Expr]) -> None:
-            for r in range(rows):
+            for i, number in enumerate(numbers):
                 for v in range(vectors):
                     value = self.inputs.v(batch, start + key, head, column + v * width, width)
-                    sums.add(splat(numbers[r], width) * value, r, v * width)
+                    sums.add(splat(number, width) * value, i, v * width)
 
         steps = 4 if self.by_lane else 1
         with loop(count // steps) as step:
             if self.by_lane:
-                near = registers(rows, steps)
-                for r in range(rows):
-                    store(near, load(weights, r, step * steps, lanes=steps), r, 0)
+                near = Tile(len(rows), steps)
+                for i, r in enumerate(rows):
+                    near.store(load(weights, r, step * steps, lanes=steps), i, 0)
                 for u in range(steps):
-                    add(step * steps + u, [near[r, u] for r in range(rows)])
+                    add(step * steps + u, [near.load(i, u, 1) for i in range(len(rows))])
             else:
-                add(step, [weights[r, step] for r in range(rows)])
+                add(step, [weights[r, step] for r in rows])
         if steps > 1:
             with loop(count % steps) as rest:
                 key = count // steps * steps + rest
-                add(key, [weights[r, key] for r in range(rows)])
-        for r in range(rows):
-            for v in range(vectors):
-                result.store(sums.load(r, v * width, width), r, column + v * width)
+                add(key, [weights[r, key] for r in rows])
+        return sums
 
     def _write(
-        self, result: Tile, total: Buffer, batch: Expr, head: Expr, first: Expr
+        self, softmax: RunningSoftmax, value: Expr, batch: Expr, head: Expr, first: Expr,
+        row: int, column: int,
     ) -> None:
-        for r in range(self.point.rows):
-            with when(self.q_len_fits() or first + r < self.q_len):
-                divisor = T.bind(tirx.Select(
-                    total[r] == T.float32(0.0), T.float32(0.0), T.float32(1.0) / total[r]))
-                for column, width in _widths(self.workload.value_size, self.lanes):
-                    value = result.load(r, column, width) * splat(divisor, width)
-                    store(self.inputs.out, value, batch, first + r, head, column)
+        with when(self._q_len_fits() or first + row < self.q_len):
+            value = value * splat(softmax.share(row), lanes_of(value))
+            store(self.inputs.out, value, batch, first + row, head, column)
 
 
 def _widths(size: int, lanes: int) -> Iterator[tuple[int, int]]:

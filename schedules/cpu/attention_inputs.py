@@ -70,7 +70,7 @@ class Inputs:
         return load(self.value, batch, at, head, d, lanes=lanes)
 
     def mask_buffer(self, rows: int, keys: int) -> Buffer | None:
-        """Room for what a tile of scores starts from, a row where it is the same for all queries."""
+        """Room for what a tile of scores starts from: one row where all queries share it."""
         by_row = self.workload.causal or (self.mask is not None and self.full[2])
         if self.mask is None and not by_row and self._fits(keys):
             return None

@@ -1,8 +1,8 @@
 """Linear layers: a tile of the result stays in registers while panels of packed weights stream by.
 
-Weights lie as [panel, k, column of the panel], the last panel filled up with zeros. Rows of x are
-read where they lie; where the instruction set multiplies by a lane of a register (Arm), they are
-first packed, so that one load brings the same k of several rows.
+Rows of x are read where they lie, the last few by lower tiles down to a single row. Where the
+instruction set multiplies by a lane of a register (Arm), they are first packed, so that one load
+brings the same k of several rows.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.epilogue import Epilogue
+from pocketformer.schedules.cpu.gemv import single_row
 from pocketformer.schedules.cpu.intrinsics import Isa, isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
@@ -32,6 +33,7 @@ from pocketformer.schedules.cpu.kernel import (
     transpose,
     workspace,
 )
+from pocketformer.schedules.cpu.packing import default_tile, pack, packed_shape
 from pocketformer.schedules.workloads import Linear
 
 if TYPE_CHECKING:
@@ -77,31 +79,15 @@ class Gemm:
     def default(cls, target: Target, workload: Linear) -> Gemm:
         """The best tile whose panels waste little of `workload.n`; it depends on n alone."""
         isa = isa_of(target)
-        rows, columns = min(
-            isa.tiles,
-            # Every place down the table costs some 2 % of speed.
-            key=lambda tile: ceil_div(workload.n, tile[1]) * tile[1]
-            * (1.0 + 0.02 * isa.tiles.index(tile)),
-        )
-        return cls(isa.name, rows, columns, 4 if isa.by_lane else 1)
-
-    def packed_shape(self, workload: Linear) -> tuple[int, int, int]:
-        """[panel, k, column]."""
-        return (ceil_div(workload.n, self.columns), workload.k, self.columns)
-
-    def pack(self, weight: relax.Expr, workload: Linear) -> relax.Expr:
-        """Relax operations that put `weight` [k, n] into `packed_shape`."""
-        panels, k, columns = self.packed_shape(workload)
-        if panels * columns != workload.n:
-            weight = relax.op.nn.pad(weight, [0, 0, 0, panels * columns - workload.n])
-        return relax.op.permute_dims(relax.op.reshape(weight, (k, panels, columns)), [1, 0, 2])
+        return cls(isa.name, *default_tile(isa, workload.n), isa.unroll)
 
     def kernel(self, workload: Linear, target: Target) -> Kernel:
+        n, k = workload.n, workload.k
         return Kernel(
             self.name,
             self.build(workload, target),
-            lambda weight: self.pack(weight, workload),
-            self.packed_shape(workload),
+            lambda weight: pack(weight, n, k, self.columns),
+            packed_shape(n, k, self.columns),
         )
 
     def build(self, workload: Linear, target: Target) -> tirx.PrimFunc:
@@ -125,7 +111,8 @@ class _Writer:
         with prim_func(point.name) as function:
             self.m = function.size("m", work.m)
             self.x = function.argument("x", (self.m, work.k))
-            self.weight = function.argument("weight", point.packed_shape(work))
+            self.weight = function.argument(
+                "weight", packed_shape(work.n, work.k, point.columns))
             self.end = Epilogue(function, work, self.m, point.columns, self.isa.lanes)
             if self.isa.by_lane and work.m != 1:
                 self._packed_blocks()
@@ -214,7 +201,7 @@ class _Writer:
         """`rows` rows of one panel from row `first + row`; those from `count` on are not stored."""
         at = first + row
         if rows == 1:
-            total = self._single_row(panel, at)
+            total = single_row(self.isa, self.x, at, self.weight, panel, self.end)
         else:
             total = Tile(rows, self.point.columns)
             self.end.start(total, rows)
@@ -265,32 +252,3 @@ class _Writer:
             steps(step * unroll, unroll)
         if k % unroll:
             steps(k // unroll * unroll, k % unroll)
-
-    def _single_row(self, panel: Expr, row: Expr) -> Tile:
-        """One row: several sums a column, since one would wait for its own last addition."""
-        lanes, k, columns = self.isa.lanes, self.workload.k, self.point.columns
-        ways = 4
-        sums = Tile(ways, columns)
-        for way in range(ways):
-            for v in range(self.vectors):
-                sums.store(splat(0.0, lanes), way, v * lanes)
-
-        def add(at: Any, way: int, number: Expr) -> None:
-            for v in range(self.vectors):
-                weight = load(self.weight, panel, at, v * lanes, lanes=lanes)
-                sums.add(splat(number, lanes) * weight, way, v * lanes)
-
-        with loop(k // ways) as step:
-            held = registers(ways)
-            store(held, load(self.x, row, step * ways, lanes=ways), 0)
-            for way in range(ways):
-                number = held[way] if self.isa.by_lane else self.x[row, step * ways + way]
-                add(step * ways + way, way, number)
-        for last in range(k // ways * ways, k):
-            add(last, last % ways, self.x[row, last])
-        total = Tile(1, columns)
-        self.end.start(total, 1)
-        for v in range(self.vectors):
-            parts = [sums.load(way, v * lanes, lanes) for way in range(ways)]
-            total.add((parts[0] + parts[1]) + (parts[2] + parts[3]), 0, v * lanes)
-        return total

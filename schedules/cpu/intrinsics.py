@@ -20,7 +20,9 @@ class Isa:
 
     `by_lane` says that multiply-add can take one factor from a lane of a register, so that the
     left matrix is best read as vectors; elsewhere one of its numbers is broadcast from memory.
-    `attention_tile` is (query rows, key columns, value columns) held in registers.
+    `unroll` steps of an inner loop let loads be paired and addresses be advanced once.
+    `attention_tile` is (queries, keys) whose scores, and `value_tile` is (queries, columns) whose
+    result, is held in registers.
     """
 
     name: str
@@ -29,22 +31,24 @@ class Isa:
     lanes: int
     registers: int
     tiles: tuple[tuple[int, int], ...]
-    attention_tile: tuple[int, int, int]
+    attention_tile: tuple[int, int]
+    value_tile: tuple[int, int]
+    unroll: int = 1
     by_lane: bool = False
 
 
 # A target gets the first row that it satisfies.
 TABLE = (
     Isa("avx512", "x86_64", frozenset({"avx512f"}), 16, 32,
-        ((8, 48), (12, 32), (16, 16)), (8, 32, 32)),
+        ((8, 48), (12, 32), (16, 16)), (8, 32), (8, 32)),
     Isa("avx2", "x86_64", frozenset({"avx2", "fma"}), 8, 16,
-        ((6, 16), (8, 8)), (4, 16, 16)),
+        ((6, 16), (8, 8)), (6, 16), (6, 16)),
     Isa("sse", "x86_64", frozenset(), 4, 16,
-        ((4, 8), (4, 4)), (4, 8, 8)),
+        ((4, 8), (4, 4)), (4, 8), (4, 8)),
     Isa("neon", "aarch64", frozenset(), 4, 32,
-        ((8, 12), (8, 8), (8, 4)), (8, 8, 8), by_lane=True),
+        ((8, 12), (8, 8), (8, 4)), (8, 12), (8, 8), unroll=4, by_lane=True),
     Isa("neon32", "arm", frozenset(), 4, 16,
-        ((4, 8), (4, 4)), (4, 8, 8), by_lane=True),
+        ((4, 8), (4, 4)), (4, 8), (4, 8), by_lane=True),
 )
 
 

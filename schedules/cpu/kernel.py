@@ -77,24 +77,27 @@ def registers(*shape: int) -> Buffer:
 
 
 class Tile:
-    """`rows` x `columns` registers, a buffer a row."""
+    """`rows` x `columns` registers, in buffers of up to `PIECE` columns."""
+
+    PIECE = 128     # a multiple of every vector's length
 
     def __init__(self, rows: int, columns: int) -> None:
-        self._rows = [registers(columns) for _ in range(rows)]
+        widths = [min(self.PIECE, columns - at) for at in range(0, columns, self.PIECE)]
+        self._rows = [[registers(width) for width in widths] for _ in range(rows)]
 
     def load(self, row: int, column: int, lanes: int) -> Expr:
-        return load(self._rows[row], column, lanes=lanes)
+        return load(self._rows[row][column // self.PIECE], column % self.PIECE, lanes=lanes)
 
     def store(self, value: Expr, row: int, column: int) -> None:
-        store(self._rows[row], value, column)
+        store(self._rows[row][column // self.PIECE], value, column % self.PIECE)
 
     def add(self, value: Expr, row: int, column: int) -> None:
         self.store(self.load(row, column, lanes_of(value)) + value, row, column)
 
 
 def workspace(*shape: Any) -> Buffer:
-    """A float32 buffer shared by all threads."""
-    return T.alloc_buffer(shape, "float32", scope="global")
+    """A float32 buffer in memory, of one thread where it is made inside a parallel loop."""
+    return T.alloc_buffer(shape, "float32", scope="local")
 
 
 def load(buffer: Buffer, *index: Any, lanes: int) -> Expr:
