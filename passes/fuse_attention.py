@@ -6,13 +6,15 @@ scales on either operand, masks that are added or selected, repeated key heads, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
 from tvm.ir import IRModule
 
+from pocketformer.passes.attention_operands import axes_of, bshd, operand_of, scaled
 from pocketformer.passes.composite import Composites
+from pocketformer.passes.fused_operators import BSHD_OF_BHSD, attention
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
@@ -32,7 +34,6 @@ from pocketformer.passes.refusal import Refused, note_refusal
 
 # exp() of a score below this is 0 beside any real one, so selecting it and adding it are the same.
 MASKED = -1e4
-BSHD_OF_BHSD = [0, 2, 1, 3]
 
 
 @dataclass
@@ -45,17 +46,6 @@ class Scores:
     passed: list[relax.Expr]
 
 
-@dataclass
-class Operand:
-    """An operand of a product: axis `i` is axis `order[i]` of `base`, times `scale`."""
-
-    base: relax.Expr
-    order: list[int]
-    scale: float = 1.0
-    repeats: int = 1
-    passed: list[relax.Expr] = field(default_factory=list)
-
-
 class FuseAttention:
     """Finds attention by its softmax; what is none stays as it is, with the reason logged."""
 
@@ -64,45 +54,6 @@ class FuseAttention:
         return composites.module(
             {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
         )
-
-
-def attention(
-    query: relax.Expr,
-    key: relax.Expr,
-    value: relax.Expr,
-    mask: relax.Expr | None = None,
-    *,
-    scale: float,
-) -> relax.Expr:
-    """softmax(query @ key.T * scale + mask) @ value in plain operators.
-
-    Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
-    divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
-    Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
-    """
-    repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
-    if repeats > 1:
-        key = relax.op.repeat(key, repeats, axis=2)
-        value = relax.op.repeat(value, repeats, axis=2)
-    q_bhsd = relax.op.permute_dims(query, BSHD_OF_BHSD)
-    k_bhds = relax.op.permute_dims(key, [0, 2, 3, 1])
-    v_bhsd = relax.op.permute_dims(value, BSHD_OF_BHSD)
-    scores = relax.op.multiply(relax.op.matmul(q_bhsd, k_bhds), relax.const(scale, "float32"))
-    if mask is not None:
-        scores = relax.op.add(scores, mask)
-    weights = relax.op.nn.softmax(scores, axis=-1)
-    weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
-    return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
-
-
-def packed_attention(
-    qkv: relax.Expr, mask: relax.Expr | None = None, *, scale: float
-) -> relax.Expr:
-    """`attention` of query, key and value that are one tensor [batch, length, 3, heads, size]."""
-    builder = relax.BlockBuilder.current()
-    parts = builder.emit(relax.op.split(qkv, 3, axis=2))
-    query, key, value = (builder.emit(relax.op.squeeze(parts[i], axis=[2])) for i in range(3))
-    return attention(query, key, value, mask, scale=scale)
 
 
 def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
@@ -133,9 +84,9 @@ def _match(
     out, guard = _weighted_sum(graph, probabilities)
     product = graph.producer[out]
 
-    query = _operand(graph, scores.product.args[0])
-    key = _operand(graph, scores.product.args[1])
-    value = _operand(graph, product.args[1])
+    query = operand_of(graph, scores.product.args[0])
+    key = operand_of(graph, scores.product.args[1])
+    value = operand_of(graph, product.args[1])
     if key.repeats != value.repeats or query.repeats != 1:
         raise Refused("key heads and value heads are repeated differently")
     if value.scale != 1.0:
@@ -145,9 +96,9 @@ def _match(
     name = out.name
     swapped = [*range(rank - 2), rank - 1, rank - 2]
     args = [
-        _bshd(before, query, list(range(rank)), f"{name}_query"),
-        _bshd(before, key, swapped, f"{name}_key"),
-        _bshd(before, value, list(range(rank)), f"{name}_value"),
+        bshd(before, query, list(range(rank)), f"{name}_query"),
+        bshd(before, key, swapped, f"{name}_key"),
+        bshd(before, value, list(range(rank)), f"{name}_value"),
     ]
     _check_shapes(*map(shape, args))
     if scores.masks:
@@ -191,7 +142,7 @@ def _scores(graph: Graph, expr: relax.Expr) -> Scores:
             product, mask = _selected(graph, call)
             masks.append((mask, scale))
         elif name in ("relax.multiply", "relax.divide"):
-            product, factor = _scaled(graph, call)
+            product, factor = scaled(graph, call)
             scale *= factor
         else:
             raise Refused(f"softmax is taken of {name or 'an input'}, not of a product")
@@ -212,16 +163,6 @@ def _is_product(graph: Graph, expr: relax.Expr) -> bool:
         case "relax.where":
             return any(_is_product(graph, arg) for arg in call.args[1:])
     return False
-
-
-def _scaled(graph: Graph, call: relax.Call) -> tuple[relax.Expr, float]:
-    """The operand and the factor of a product with, or quotient by, a constant."""
-    left, right = call.args
-    if (factor := scalar(graph.value(right))) is not None:
-        return left, 1.0 / factor if op_name(call) == "relax.divide" else factor
-    if op_name(call) == "relax.multiply" and (factor := scalar(graph.value(left))) is not None:
-        return right, factor
-    raise Refused("the scores are scaled by something that is no constant")
 
 
 def _selected(graph: Graph, call: relax.Call) -> tuple[relax.Expr, relax.Expr]:
@@ -257,97 +198,6 @@ def _weighted_sum(graph: Graph, var: relax.Var) -> tuple[relax.Var, list[relax.E
     if not graph.producer[users[0]].args[0].same_as(var):
         raise Refused("the attention probabilities are not the left operand of the product")
     return users[0], guard
-
-
-def _operand(graph: Graph, expr: relax.Expr) -> Operand:
-    """Look through transposes, constant factors and the repetition of key heads."""
-    operand = Operand(expr, list(range(len(shape(expr)))))
-    while True:
-        call = graph.value(operand.base)
-        match op_name(call):
-            case "relax.permute_dims":
-                axes = _axes(call)
-                operand.order = [axes[axis] for axis in operand.order]
-                operand.base = call.args[0]
-            case "relax.multiply" | "relax.divide":
-                try:
-                    operand.base, factor = _scaled(graph, call)
-                except Refused:
-                    return operand
-                operand.scale *= factor
-            case "relax.reshape" if found := _repeated(graph, call.args[0], shape(call)):
-                operand.base, repeats, seen = found
-                operand.repeats *= repeats
-                operand.passed += seen
-            case "relax.reshape" if found := _transposed_as_batch(graph, call):
-                operand.order = [[0, 1, 3, 2][axis] for axis in operand.order]
-                operand.base, repeats, seen = found
-                operand.repeats *= repeats
-                operand.passed += seen
-            case _:
-                return operand
-        operand.passed.append(call)
-
-
-def _transposed_as_batch(
-    graph: Graph, reshape: relax.Call
-) -> tuple[relax.Expr, int, list[relax.Expr]] | None:
-    """Heads whose last two axes are swapped while batch and heads are merged for the moment.
-
-    Returns them, how often each is repeated, and the operators between.
-    """
-    swap = graph.value(reshape.args[0])
-    if op_name(swap) != "relax.permute_dims" or _axes(swap) != [0, 2, 1]:
-        return None
-    merge = graph.value(swap.args[0])
-    outer = shape(reshape)
-    if op_name(merge) != "relax.reshape" or len(outer) != 4:
-        return None
-    sizes = [*outer[:2], outer[3], outer[2]]
-    if not same_sizes(shape(merge)[1:], sizes[2:]):
-        return None
-    if same_sizes(shape(merge.args[0]), sizes):
-        return merge.args[0], 1, [merge, swap]
-    if (found := _repeated(graph, merge.args[0], sizes)) is None:
-        return None
-    heads, repeats, seen = found
-    return heads, repeats, [*seen, merge, swap]
-
-
-def _repeated(
-    graph: Graph, expr: relax.Expr, sizes: list[Size]
-) -> tuple[relax.Expr, int, list[relax.Expr]] | None:
-    """The heads that broadcast(heads[:, :, None]) repeats to `sizes`, and how often."""
-    wide = graph.value(expr)
-    if op_name(wide) != "relax.broadcast_to" or len(shape(wide)) != 5 or len(sizes) != 4:
-        return None
-    batch, heads, repeats, length, size = shape(wide)
-    if not same_sizes([batch, heads * repeats, length, size], sizes):
-        return None
-    inner = graph.value(wide.args[0])
-    if op_name(inner) not in ("relax.expand_dims", "relax.reshape"):
-        return None
-    if not same_sizes(shape(inner), [batch, heads, 1, length, size]):
-        return None
-    if not same_sizes(shape(inner.args[0]), [batch, heads, length, size]):
-        return None
-    return inner.args[0], int(repeats), [wide, inner]
-
-
-def _bshd(
-    before: list[relax.VarBinding], operand: Operand, layout: list[int], name: str
-) -> relax.Expr:
-    """`operand` as [batch, length, heads, size]; `layout` tells where its operand axes stand."""
-    axes = [operand.order[axis] for axis in layout]
-    if len(axes) == 4:
-        axes = [axes[axis] for axis in BSHD_OF_BHSD]
-    expr = operand.base
-    if axes != list(range(len(axes))):
-        expr = emit(before, relax.op.permute_dims(expr, axes), name, join_spans(operand.passed))
-    if len(axes) == 3:
-        batch, length, size = shape(expr)
-        expr = emit(before, relax.op.reshape(expr, (batch, length, 1, size)), f"{name}_bshd")
-    return expr
 
 
 def _mask(
@@ -386,17 +236,13 @@ def _place(
     if rank == 4:
         user = graph.only_user(out)
         transpose = graph.value(user) if user is not None else None
-        if op_name(transpose) == "relax.permute_dims" and _axes(transpose) == BSHD_OF_BHSD:
+        if op_name(transpose) == "relax.permute_dims" and axes_of(transpose) == BSHD_OF_BHSD:
             return user, Replacement(normalize(call, join_spans([call, transpose])), before)
-        heads = emit(before, call, f"{out.name}_bshd")
+        heads = emit(before, call, f"{out.name}bshd")
         back = normalize(relax.op.permute_dims(heads, BSHD_OF_BHSD), call.span)
         return out, Replacement(back, before)
-    heads = emit(before, call, f"{out.name}_bshd")
+    heads = emit(before, call, f"{out.name}bshd")
     back = normalize(relax.op.reshape(heads, graph.producer[out].ty.shape), call.span)
     return out, Replacement(back, before)
 
 
-def _axes(transpose: relax.Call) -> list[int]:
-    rank = len(shape(transpose))
-    axes = transpose.attrs.axes
-    return list(range(rank))[::-1] if axes is None else [int(axis) % rank for axis in axes]

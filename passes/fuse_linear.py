@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from pocketformer.passes.composite import Composites
+from pocketformer.passes.fused_operators import linear
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
@@ -26,14 +27,6 @@ from pocketformer.passes.graph import (
 )
 from pocketformer.passes.refusal import Refused, note_refusal
 
-ACTIVATIONS: dict[str, Callable[[relax.Expr], relax.Expr]] = {
-    "relu": relax.op.nn.relu,
-    "gelu": relax.op.nn.gelu,
-    "gelu_tanh": relax.op.nn.gelu_tanh,
-    "silu": relax.op.nn.silu,
-    "tanh": relax.op.tanh,
-    "sigmoid": relax.op.sigmoid,
-}
 OPERATORS = {
     "relax.nn.relu": "relu",
     "relax.nn.gelu": "gelu",
@@ -52,27 +45,6 @@ class FuseLinear:
         return composites.module(
             {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
         )
-
-
-def linear(
-    x: relax.Expr,
-    weight: relax.Expr,
-    *rest: relax.Expr,
-    bias: bool,
-    activation: str,
-    residual: bool,
-) -> relax.Expr:
-    """activation(x @ weight + bias) + residual in plain operators.
-
-    x is [..., k], weight [k, n], bias [n], residual [..., n]; returns [..., n].
-    """
-    extra = list(rest)
-    out = relax.op.matmul(x, weight)
-    if bias:
-        out = relax.op.add(out, extra.pop(0))
-    if activation:
-        out = ACTIVATIONS[activation](out)
-    return relax.op.add(out, extra.pop(0)) if residual else out
 
 
 def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
@@ -187,7 +159,8 @@ def _comes_from(graph: Graph, expr: relax.Expr, var: relax.Var) -> bool:
 
 def _is_bias(expr: relax.Expr, width: Size) -> bool:
     sizes = shape(expr)
-    return bool(sizes) and same_sizes(sizes[-1:], [width]) and all(is_one(size) for size in sizes[:-1])
+    vector = bool(sizes) and all(is_one(size) for size in sizes[:-1])
+    return vector and same_sizes(sizes[-1:], [width])
 
 
 def _is_residual(expr: relax.Expr, total: relax.Call) -> bool:

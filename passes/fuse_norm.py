@@ -8,6 +8,7 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from pocketformer.passes.composite import Composites
+from pocketformer.passes.fused_operators import norm
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
@@ -31,27 +32,6 @@ class FuseNorm:
         return composites.module(
             {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
         )
-
-
-def norm(
-    x: relax.Expr,
-    gamma: relax.Expr,
-    *rest: relax.Expr,
-    kind: str,
-    eps: float,
-    residual: bool,
-) -> relax.Expr:
-    """(x + residual), normalised over its last axis, in plain operators.
-
-    x and residual are [..., size], gamma and beta [size]. `kind` is layer (Ba et al. 2016, with
-    beta) or rms (Zhang and Sennrich 2019, without).
-    """
-    extra = list(rest)
-    beta = [extra.pop(0)] if kind == "layer" else []
-    if residual:
-        x = relax.op.add(x, extra.pop(0))
-    function = relax.op.nn.layer_norm if kind == "layer" else relax.op.nn.rms_norm
-    return function(x, gamma, *beta, axes=[-1], epsilon=eps)
 
 
 def _fuse(func: relax.Function, composites: Composites) -> relax.Function:

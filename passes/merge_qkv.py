@@ -9,8 +9,7 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from pocketformer.passes.composite import Composites, composite_of, options_of
-from pocketformer.passes.fuse_attention import packed_attention
-from pocketformer.passes.fuse_linear import linear
+from pocketformer.passes.fused_operators import linear, packed_attention
 from pocketformer.passes.graph import (
     Graph,
     Replacement,

@@ -69,8 +69,15 @@ def three_axes(q, k, v):
 
 @pytest.mark.parametrize(
     "body",
-    [plain, key_transposed_twice, scaled_operands, unscaled, kept_as_heads]
-    + [key_transposed_as_a_batch, three_axes],
+    [
+        plain,
+        key_transposed_twice,
+        key_transposed_as_a_batch,
+        scaled_operands,
+        unscaled,
+        kept_as_heads,
+        three_axes,
+    ],
     ids=lambda body: body.__name__,
 )
 def test_finds_attention_and_computes_the_same(body):

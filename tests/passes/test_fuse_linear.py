@@ -7,7 +7,8 @@ import pytest
 from tvm import relax, tirx
 from tvm.relax import op
 
-from pocketformer.passes.fuse_linear import ACTIVATIONS, FuseLinear
+from pocketformer.passes.fuse_linear import FuseLinear
+from pocketformer.passes.fused_operators import ACTIVATIONS
 from tests.passes.graphs import composites, module, random, run
 
 X, W, BIAS = (2, 5, 8), (8, 12), (12,)

@@ -1,4 +1,4 @@
-"""Fused operators get the kernels of the target, with their weights packed, and compute the same."""
+"""Fused operators get the target's kernels and packed weights, and compute the same."""
 
 import numpy as np
 import pytest
