@@ -44,13 +44,15 @@ def compile(
     recipe: Recipe | None = None,
     embed_weights: bool = False,
     progress: Progress | None = None,
+    dump_ir: str | Path | None = None,
 ) -> Bundle:
     """Compile `model` for `target`.
 
     `model` is a Model, or anything that `load` takes. `dims` fixes, limits or buckets dimensions by
     axis name or `INPUT.AXIS`: `{"seq": 128}`, `{"seq": "1..512"}`, `{"seq": "16,32,64"}`.
     With `embed_weights` the library holds the weights. `progress` is told each step's name and the
-    share of the work that is done.
+    share of the work that is done. `dump_ir` is a folder that gets the module after every pass, as
+    TVMScript.
 
     Raises a PocketformerError for a model, dimension, target or recipe that does not work.
     """
@@ -64,11 +66,16 @@ def compile(
         model = frontends.load(
             model, example_inputs=example_inputs, dims=dims, component=component
         )
-    return _build(model, chosen, recipe, embed_weights, tell)
+    return _build(model, chosen, recipe, embed_weights, tell, dump_ir)
 
 
 def _build(
-    model: Model, target: Target, recipe: Recipe, embed_weights: bool, tell: Progress
+    model: Model,
+    target: Target,
+    recipe: Recipe,
+    embed_weights: bool,
+    tell: Progress,
+    dump_ir: str | Path | None,
 ) -> Bundle:
     explanation = Explanation()
     before = list(pipeline(target, recipe))
@@ -78,8 +85,12 @@ def _build(
     total = 2 * (len(before) + len(after))
 
     def watch(step: str, mod: IRModule) -> None:
+        number = next(done)
         explanation.watch(step, mod)
-        tell(step, next(done) / total)
+        tell(step, number / total)
+        if dump_ir is not None:
+            Path(dump_ir).mkdir(parents=True, exist_ok=True)
+            (Path(dump_ir) / f"{number:02}_{step}.py").write_text(mod.script(show_meta=False))
 
     with explanation.listening():
         module, fixed = _entries(model)

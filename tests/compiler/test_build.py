@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 import pocketformer as pf
+from tests.compiler.test_pipeline import LAST_STEPS, STEPS
 from tests.encoder import encoder, inputs
 from tests.numerics.check import assert_close, reference
 
@@ -91,6 +92,15 @@ def test_progress_reaches_from_nothing_to_almost_all():
     assert seen == sorted(seen)
     assert seen[0] == 0.0
     assert 0.8 < seen[-1] <= 1.0
+
+
+def test_the_module_after_every_pass_can_be_read(tmp_path):
+    pf.compile(encoder(seq=8), "host", dump_ir=tmp_path / "ir")
+    names = [path.name for path in sorted((tmp_path / "ir").iterdir())]
+    assert names[:2] == ["01_canonicalize.py", "02_fold_arithmetic.py"]
+    assert len(names) == len(STEPS) + len(LAST_STEPS)
+    fused = (tmp_path / "ir" / "08_fuse_attention.py").read_text()
+    assert "fused_attention" in fused
 
 
 def test_a_model_can_be_compiled_twice():
