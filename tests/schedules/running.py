@@ -1,0 +1,85 @@
+"""Runs kernels here: every instruction set's code is vector code that LLVM can compile for this
+machine too, so Arm's kernels are checked for their numbers without an Arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import tvm
+
+from pocketformer import targets
+from pocketformer.schedules.cpu import Kernel, pick
+from pocketformer.schedules.cpu.intrinsics import TABLE, Isa
+from pocketformer.schedules.workloads import Workload
+from pocketformer.targets import Target
+from tests.numerics.tolerance import TOLERANCE
+
+MARGIN = 64     # numbers around every array: NaN before and after an input, a mark around an output
+MARK = 1234.5
+ISAS = [isa.name for isa in TABLE]
+
+
+def stand_in(isa: Isa) -> Target:
+    """A target that gets the kernels of `isa`; never compiled for."""
+    return replace(targets.load("host"), arch=isa.arch, isa=isa.needs)
+
+
+@cache
+def kernel_of(workload: Workload, isa: str) -> Kernel:
+    return pick(workload, stand_in(next(row for row in TABLE if row.name == isa)))
+
+
+@cache
+def compiled(workload: Workload, isa: str) -> Any:
+    kernel = kernel_of(workload, isa)
+    func = kernel.func.with_attr("global_symbol", "kernel")
+    return tvm.compile(func, target=targets.load("host").tvm())["kernel"]
+
+
+def call(
+    workload: Workload, isa: str, inputs: Sequence[np.ndarray], *shapes: Sequence[int]
+) -> list[np.ndarray]:
+    """The kernel's outputs, of these shapes; it must not touch what lies around them."""
+    given = [framed(array, np.nan) for array in inputs]
+    results = [framed(np.full(shape, np.nan, "float32"), MARK) for shape in shapes]
+    compiled(workload, isa)(*(tvm.runtime.from_dlpack(array) for array, _ in given + results))
+    for array, frame in results:
+        around = np.concatenate([frame[:MARGIN], frame[MARGIN + array.size :]])
+        assert (around == MARK).all(), "the kernel wrote past its output"
+    return [array for array, _ in results]
+
+
+def framed(array: np.ndarray, around: float) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of `array` that begins at a multiple of 64 bytes, and the memory that holds it."""
+    dtype = array.dtype
+    numbers = 2 * MARGIN + array.size
+    raw = np.zeros(numbers * dtype.itemsize + 64, np.uint8)
+    frame = raw[-raw.ctypes.data % 64 :][: numbers * dtype.itemsize].view(dtype)
+    frame[:] = around if dtype.kind == "f" else True
+    inner = frame[MARGIN : MARGIN + array.size].reshape(array.shape)
+    inner[...] = array
+    return inner, frame
+
+
+def assert_agrees(result: np.ndarray, expected: np.ndarray) -> None:
+    """The kernels' tolerance, relative to the largest expected number, which must not be 0."""
+    scale = np.abs(expected[np.isfinite(expected)]).max()
+    assert scale > 0
+    np.testing.assert_allclose(result / scale, expected / scale, rtol=0,
+                               atol=TOLERANCE["float32 kernel"])
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype("float32")
+
+
+def packed(weight: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """`weight` [k, n] as [panel, k, column], zeros after the last column; numpy's way."""
+    panels, k, columns = shape
+    wide = np.zeros((k, panels * columns), "float32")
+    wide[:, : weight.shape[1]] = weight
+    return np.ascontiguousarray(wide.reshape(k, panels, columns).transpose(1, 0, 2))

@@ -1,0 +1,149 @@
+"""Linear kernels against float64, at the sizes where tiles and panels end."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import relax
+
+from pocketformer import targets
+from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu.gemm import Gemm
+from pocketformer.schedules.cpu.intrinsics import TABLE
+from pocketformer.schedules.workloads import ACTIVATIONS, Linear
+from tests.schedules.running import (
+    ISAS,
+    assert_agrees,
+    call,
+    kernel_of,
+    packed,
+    random,
+    stand_in,
+)
+
+ROWS = (1, 2, 7, 8, 9, 33, 127, 128)
+erf = np.vectorize(math.erf)
+EXPECTED = {
+    "": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+}
+
+
+def check(workload, isa, m):
+    n, k = workload.n, workload.k
+    x, weight = random(m, k), random(k, n) / np.float32(math.sqrt(k))
+    inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
+    expected = x.astype("float64") @ weight
+    if workload.bias:
+        inputs.append(random(n, seed=1))
+        expected = expected + inputs[-1]
+    expected = EXPECTED[workload.activation](expected)
+    if workload.residual:
+        inputs.append(random(m, n, seed=2))
+        expected = expected + inputs[-1]
+    (result,) = call(workload, isa, inputs, (m, n))
+    assert_agrees(result, expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [96, 50])
+def test_any_number_of_rows(isa, n):
+    workload = Linear(None, n, 37, bias=True, residual=True)
+    for m in ROWS:
+        check(workload, isa, m)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("m", [1, 9, 33, 131])
+def test_a_known_number_of_rows(isa, m):
+    check(Linear(m, 50, 33, bias=True), isa, m)
+
+
+def test_more_rows_than_are_packed_at_once():
+    check(Linear(None, 12, 5), "neon", 300)
+    check(Linear(300, 12, 5), "neon", 300)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", filter(None, ACTIVATIONS))
+def test_activation(isa, activation):
+    check(Linear(10, 53, 16, bias=True, activation=activation, residual=True), isa, 10)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 15])
+def test_a_layer_narrower_than_a_vector(n):
+    check(Linear(None, n, 40, bias=True, activation="gelu"), "avx512", 5)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    m=st.one_of(st.sampled_from(ROWS), st.integers(1, 60)),
+    n=st.integers(1, 200),
+    k=st.integers(1, 70),
+    bias=st.booleans(),
+    residual=st.booleans(),
+    activation=st.sampled_from(ACTIVATIONS),
+    isa=st.sampled_from(ISAS),
+)
+def test_any_sizes(m, n, k, bias, residual, activation, isa):
+    check(Linear(m, n, k, bias, activation, residual), isa, m)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [2, 50, 128, 312, 384, 1536, 30522])
+def test_the_layout_of_weights_does_not_depend_on_the_rows(isa, n):
+    target = stand_in(next(row for row in TABLE if row.name == isa))
+    shapes = {pick(Linear(m, n, 8), target).packed_shape for m in (None, 1, 7, 128)}
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("n", [96, 50])
+def test_pack_gives_what_the_kernel_reads(n):
+    kernel = kernel_of(Linear(None, n, 8), "avx2")
+    weight = relax.Var("weight", relax.TensorType((8, n), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [weight]):
+        builder.emit_func_output(builder.emit(kernel.pack(weight)))
+    library = tvm.compile(builder.get(), target=targets.load("host").tvm())
+    array = random(8, n)
+    result = relax.VirtualMachine(library, tvm.cpu())["main"](tvm.runtime.tensor(array)).numpy()
+    assert result.shape == kernel.packed_shape
+    np.testing.assert_array_equal(result, packed(array, kernel.packed_shape))
+
+
+def test_every_point_of_the_space_computes_the_same():
+    target = stand_in(TABLE[1])
+    workload = Linear(20, 24, 7, bias=True, activation="relu")
+    x, weight, bias = random(20, 7), random(7, 24), random(24)
+    expected = np.maximum(x.astype("float64") @ weight + bias, 0)
+    points = list(Gemm.space(target, workload))
+    assert Gemm.default(target, workload) in points
+    for point in points[::9]:
+        kernel = point.kernel(workload, target)
+        run = tvm.compile(
+            kernel.func.with_attr("global_symbol", "f"), target=targets.load("host").tvm())["f"]
+        out = tvm.runtime.tensor(np.full((20, 24), np.nan, "float32"))
+        run(*map(tvm.runtime.tensor, (x, packed(weight, kernel.packed_shape), bias)), out)
+        assert_agrees(out.numpy(), expected)
+
+
+def test_no_kernel_for_what_is_no_workload():
+    with pytest.raises(LookupError, match="no kernel computes"):
+        pick("softmax", targets.load("host"))
+
+
+def test_a_workload_names_itself():
+    workload = Linear(None, 384, 1536, bias=True, activation="gelu")
+    assert str(workload) == "linear_anyx384x1536_bias_gelu"
+    assert str(replace(workload, m=8, residual=True, activation="", bias=False)) == (
+        "linear_8x384x1536_residual")
