@@ -28,7 +28,7 @@ from pocketformer.compiler.frontends.onnx_ops import CONVERTERS
 from pocketformer.compiler.frontends.onnx_ops.bounds import note_interval
 from pocketformer.compiler.frontends.onnx_ops.fold import FOLDERS, fold
 from pocketformer.compiler.frontends.onnx_signature import InputType, declare_dims, read_inputs
-from pocketformer.compiler.frontends.onnx_values import Solver, Value
+from pocketformer.compiler.frontends.onnx_values import MustBeEqual, Solver, Value
 from pocketformer.compiler.model import Dim, Model, Operator, TensorSpec
 
 SUPPORTED: dict[str, Any] = {**FOLDERS, **CONVERTERS, "If": None}
@@ -46,8 +46,13 @@ def load_onnx(
     read, UnsupportedOperator (all of the model's at once) and BadDim.
     """
     opened = open_model(source)
+    equal: dict[str, str | int] = {}
     try:
-        return _Importer(opened, dims or {}).run(name or _name_of(opened))
+        while True:
+            try:
+                return _Importer(opened, dims or {}, equal).run(name or _name_of(opened))
+            except MustBeEqual as found:    # one dimension fewer than before
+                equal[found.name] = found.other
     except PocketformerError:
         raise
     except Exception as error:    # whatever a malformed file makes TVM or onnx say is a BadModel
@@ -64,9 +69,12 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Importer:
-    def __init__(self, source: Source, dims: Mapping[str, Dim]) -> None:
+    def __init__(
+        self, source: Source, dims: Mapping[str, Dim], equal: Mapping[str, str | int]
+    ) -> None:
         self.source = source
         self.dims = dims
+        self.equal = equal
         self.solver = Solver()
         self.operators: list[Operator] = []
 
@@ -85,15 +93,17 @@ class _Importer:
         check_order(graph)
         inputs = read_inputs(graph)
         params, scope = self._enter(graph, inputs)
-        self._walk(graph, scope)
-        outputs = [self._output(value.name, scope) for value in graph.output]
-        return self._finish(name, graph, params, outputs)
+        with self.builder:
+            self._walk(graph, scope)
+            outputs = [self._output(value.name, scope) for value in graph.output]
+            function = self.builder.finish(outputs)
+        return self._finish(name, graph, params, function)
 
     def _enter(
         self, graph: onnx.GraphProto, inputs: list[InputType]
     ) -> tuple[list[relax.Var], dict[str, Value]]:
         """Open the block: inputs become parameters, initializers constants."""
-        shapes = declare_dims(inputs, self.dims, self.solver)
+        shapes = declare_dims(inputs, self.dims, self.equal, self.solver)
         params = [
             relax.Var(read.name, relax.TensorType(list(shapes[read.name]), read.dtype))
             for read in inputs
@@ -125,6 +135,8 @@ class _Importer:
                 if name:
                     scope[name] = self._settled(name, result)
                     note_interval(self.builder, node, values, scope[name])
+        except MustBeEqual:
+            raise
         except PocketformerError as error:
             raise type(error)(f"node {node.name!r} ({node.kind}): {error}") from error
         except Exception as error:    # a malformed node can make any call below fail
@@ -183,9 +195,8 @@ class _Importer:
         return self.builder.tensor(scope[name])
 
     def _finish(
-        self, name: str, graph: onnx.GraphProto, params: list[relax.Var], outputs: list[relax.Expr]
+        self, name: str, graph: onnx.GraphProto, params: list[relax.Var], function: relax.Function
     ) -> Model:
-        function = self.builder.finish(outputs)
         module = ir.IRModule({"main": function})
         limits = self.solver.dims
         for key, dim in self.dims.items():

@@ -43,8 +43,7 @@ def broadcast_shape(shapes: Sequence[Sequence[Size]]) -> tuple[Size, ...]:
 def agreeing(b: Builder, tensor: relax.Expr, common: Sequence[Size]) -> relax.Expr:
     """`tensor` with sizes that are 1 or, as Relax can see, those of `common`.
 
-    Two sizes that are computed differently must be equal for the model to run at all: the cast
-    makes that a check at run time.
+    Two sizes that are computed differently must be equal for the model to run at all.
     """
     shape = b.shape(tensor)
     wanted = [

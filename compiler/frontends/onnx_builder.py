@@ -37,8 +37,16 @@ class Builder:
         self._block = relax.BlockBuilder()
         for param in params:
             self.weights.reserve(param.name)
-        self._block.begin_scope(list(params))
+
+    def __enter__(self) -> Builder:
+        self._block.begin_scope(list(self._params))
         self._block._begin_dataflow_block()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:    # an open block would be complained about when it is destroyed
+            self._block._end_block()
+            self._block.end_scope()
 
     def finish(self, outputs: Sequence[relax.Expr]) -> relax.Function:
         """The function of the inputs and of those weights that the outputs follow from."""
@@ -52,9 +60,9 @@ class Builder:
         weights = self.weights.vars
         function = relax.Function([*self._params, *weights], body, body.ty)
         module = ir.IRModule({"main": function.with_attr("global_symbol", "main")})
-        for step in (relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()):
-            module = step(module)
-        body = module["main"].body
+        if any(isinstance(output, relax.DataflowVar) for output in outputs):
+            module = relax.transform.CanonicalizeBindings()(module)    # an output's second name
+        body = relax.transform.DeadCodeElimination()(module)["main"].body
         used = set(relax.analysis.all_vars(body))
         kept = [var for var in weights if var in used]
         function = relax.Function([*self._params, *kept], body, body.ty)
@@ -201,8 +209,16 @@ class Builder:
         return self.emit(R.reshape(self.tensor(value), list(shape)))
 
     def cast_shape(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Expr:
-        """`tensor` with its shape said in another way, which is checked at run time."""
-        if self.same_shape(self.shape(tensor), shape):
+        """`tensor` with sizes that are known to be those of `shape`.
+
+        Two dimensions that have to be equal for the model to run become one: MustBeEqual starts the
+        import again. Anything else is checked at run time.
+        """
+        given = self.shape(tensor)
+        for size, other in zip(given, shape, strict=True):
+            if not self.solver.equal(size, other):
+                self.solver.unify(size, other)
+        if self.same_shape(given, shape):
             return tensor
         ty = relax.TensorType(list(shape), str(tensor.ty.dtype))
         return self._block.match_cast(tensor, ty, f"{identifier(self.node.name)}_cast")

@@ -128,11 +128,11 @@ def refuse_unknown(graph: onnx.GraphProto, known: Mapping[str, object]) -> None:
     found: dict[str, list[str]] = {}
     for proto in _all_nodes(graph, DEEPEST_NESTING):
         if (kind := kind_of(proto)) not in known:
-            found.setdefault(kind, []).append(proto.name or "without a name")
+            found.setdefault(kind, []).append(repr(proto.name) if proto.name else "without a name")
     if not found:
         return
     parts = [
-        f"{kind!r} ({len(names)} node{'s' * (len(names) > 1)}, first {names[0]!r})"
+        f"{kind!r} ({len(names)} node{'s' * (len(names) > 1)}, first {names[0]})"
         for kind, names in found.items()
     ]
     verb = "is" if len(parts) == 1 else "are"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,37 +67,85 @@ def _read_input(value: onnx.ValueInfoProto) -> InputType:
 
 
 def declare_dims(
-    inputs: list[InputType], dims: Mapping[str, Dim], solver: Solver
+    inputs: list[InputType],
+    dims: Mapping[str, Dim],
+    equal: Mapping[str, str | int],
+    solver: Solver,
 ) -> dict[str, tuple[Size, ...]]:
     """The shape of every input, its symbols declared in `solver`.
 
     `dims` has keys `AXIS` (a symbol's name) or `INPUT.AXIS` (a symbol's name or an index); axes
     that the file fixes at the same size and that get the same new Dim become one symbol.
-    Raises BadDim for a key that the model does not have.
+    `equal` has the symbols that the model needs to be another one or a number.
+    Raises BadDim for a key that the model does not have, and for contradictions.
     """
     freed: dict[tuple[int, Dim], str] = {}
     inputs = [_with_free_axes(read, dims, freed) for read in inputs]
     wanted = _wanted(inputs, dims)
+    plain = dict.fromkeys(
+        axis.symbol for read in inputs for axis in read.axes if axis.size is None
+    )
+    names = _names(plain)
+    ranges = _ranges(names, wanted, equal)
     symbols: dict[str, Size] = {}
-    taken: set[str] = set()
-    plain = [axis.symbol for read in inputs for axis in read.axes if axis.size is None]
+    variables: dict[str, Size] = {}
     for text in sorted(plain, key=lambda symbol: not symbol.isidentifier()):
-        if text in symbols:
-            continue
-        if text not in wanted and (size := _evaluate(text, symbols)) is not None:
-            symbols[text] = solver.simplify(size)
-            continue
-        dim = wanted.get(text, Dim())
-        if (fixed := dim.fixed) is not None:
-            symbols[text] = fixed
-        else:
-            symbols[text] = solver.declare(_unused(text, taken), dim)
+        size = None if text in wanted else _evaluate(text, symbols)
+        if size is None:
+            size = _followed(names[text], equal)
+        if isinstance(size, str):
+            dim = ranges[size]
+            if size not in variables:
+                variables[size] = solver.declare(size, dim) if dim.fixed is None else dim.fixed
+            size = variables[size]
+        symbols[text] = solver.simplify(size)
     return {
         read.name: tuple(
             symbols[axis.symbol] if axis.size is None else axis.size for axis in read.axes
         )
         for read in inputs
     }
+
+
+def _names(symbols: Iterable[str]) -> dict[str, str]:
+    """What to call the dimensions, each differently."""
+    names: dict[str, str] = {}
+    for symbol in symbols:
+        name, count = _identifier(symbol), 1
+        while name in names.values():
+            count += 1
+            name = f"{_identifier(symbol)}_{count}"
+        names[symbol] = name
+    return names
+
+
+def _followed(name: str, equal: Mapping[str, str | int]) -> str | int:
+    """The dimension or number that `name` has to be."""
+    found: str | int = name
+    while isinstance(found, str) and found in equal:
+        found = equal[found]
+    return found
+
+
+def _ranges(
+    names: Mapping[str, str], wanted: Mapping[str, Dim], equal: Mapping[str, str | int]
+) -> dict[str, Dim]:
+    """The range of every dimension: what is wanted of it and of all that have to be equal."""
+    ranges: dict[str, Dim] = {}
+    for symbol, name in names.items():
+        dim, final = wanted.get(symbol, Dim()), _followed(name, equal)
+        if isinstance(final, int):
+            if not dim.allows(final):
+                raise BadDim(f"dimension {symbol!r} is said to be {dim}, the model needs {final}")
+            continue
+        other = ranges.get(final, Dim())
+        highs = [one.high for one in (dim, other) if one.high is not None]
+        low, high = max(dim.low, other.low), min(highs, default=None)
+        if high is not None and low > high:
+            raise BadDim(f"dimensions {symbol!r} and {final!r} must be equal: {dim} and {other}")
+        buckets = tuple(sorted({*dim.buckets, *other.buckets}))
+        ranges[final] = Dim(low, high, tuple(b for b in buckets if high is None or b <= high))
+    return ranges
 
 
 def _with_free_axes(
@@ -145,16 +193,6 @@ def _listed(inputs: list[InputType]) -> str:
 def _identifier(text: str) -> str:
     name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
     return name if name and not name[0].isdigit() else f"dim_{name}".rstrip("_")
-
-
-def _unused(text: str, taken: set[str]) -> str:
-    name = base = _identifier(text)
-    count = 1
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    taken.add(name)
-    return name
 
 
 def _evaluate(text: str, symbols: Mapping[str, Size]) -> Size | None:

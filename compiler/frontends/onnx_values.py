@@ -42,6 +42,14 @@ def object_array(elements: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     return flat.reshape(shape)
 
 
+class MustBeEqual(Exception):
+    """The dimension `name` has to be `other`, another dimension or a number."""
+
+    def __init__(self, name: str, other: str | int) -> None:
+        super().__init__(f"dimension {name!r} has to be {other}")
+        self.name, self.other = name, other
+
+
 class Solver:
     """Exact arithmetic on sizes, given the ranges of the symbolic dimensions."""
 
@@ -76,6 +84,12 @@ class Solver:
             if dim.high is None or high - offset < dim.high:
                 buckets = tuple(bucket for bucket in dim.buckets if bucket <= high - offset)
                 self._limit(name, Dim(dim.low, high - offset, buckets))
+
+    def unify(self, a: Size, b: Size) -> None:
+        """Raise MustBeEqual where `a` or `b` is a dimension and the other one or a number."""
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one, ir.Var) and isinstance(other, (int, ir.Var)):
+                raise MustBeEqual(one.name, other if isinstance(other, int) else other.name)
 
     def simplify(self, size: Size) -> Size:
         """The same number, as a Python int or bool where it is known."""

@@ -33,7 +33,8 @@ class Compiled:
 
     def __init__(self, model: Model) -> None:
         target = tvm.target.Target({"kind": "llvm"})
-        library = tvm.compile(model.module, target=target)
+        with target:
+            library = tvm.compile(model.module, target=target, relax_pipeline=_plain_pipeline())
         self._machine = relax.VirtualMachine(library, tvm.cpu())
         self._weights = [tvm.runtime.tensor(array) for array in model.weights.values()]
         self._names = [spec.name for spec in model.inputs]
@@ -41,6 +42,23 @@ class Compiled:
     def __call__(self, inputs: Arrays) -> list[np.ndarray]:
         given = [tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self._names]
         return [result.numpy() for result in self._machine["main"](*given, *self._weights)]
+
+
+def _plain_pipeline() -> tvm.ir.transform.Pass:
+    """TVM's default without RewriteDataflowReshape, which fails on axes such as `n + 3`."""
+    return tvm.transform.Sequential([
+        relax.backend.DispatchSortScan(),
+        relax.transform.LegalizeOps(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ])
 
 
 def compile_plainly(model: Model) -> Compiled:

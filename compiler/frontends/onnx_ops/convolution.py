@@ -21,10 +21,8 @@ TRANSPOSED = {1: R.nn.conv1d_transpose, 2: R.nn.conv2d_transpose}
 MAX_POOLS = {1: R.nn.max_pool1d, 2: R.nn.max_pool2d, 3: R.nn.max_pool3d}
 AVERAGE_POOLS = {1: R.nn.avg_pool1d, 2: R.nn.avg_pool2d, 3: R.nn.avg_pool3d}
 
-ROUNDING = {
-    "round_prefer_floor": "round_prefer_floor", "round_prefer_ceil": "round_prefer_ceil",
-    "floor": "floor", "ceil": "ceil",
-}    # fmt: skip
+METHODS = {"nearest": "nearest_neighbor", "linear": "linear", "cubic": "cubic"}
+ROUNDING = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _resize(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
         raise UnsupportedOperator(f"it resizes {tuple(shape)} to {tuple(target)}, no image")
     method = node.text("mode", "nearest")
     place = node.text("coordinate_transformation_mode", "half_pixel")
-    if method not in ("nearest", "linear", "cubic") or place == "tf_crop_and_resize":
+    if method not in METHODS or place == "tf_crop_and_resize":
         raise UnsupportedOperator(f"it has mode {method!r} and places {place!r}")
     rounding = node.text("nearest_mode", "round_prefer_floor")
     if rounding not in ROUNDING:
@@ -194,9 +192,9 @@ def _resize(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
         image = b.emit(R.reshape(image, [*shape[:2], 1, shape[2]]))
         target = [*target[:2], 1, target[2]]
     result = R.image.resize2d(
-        image, tuple(target[2:]), layout="NCHW", method=method,
+        image, tuple(target[2:]), layout="NCHW", method=METHODS[method],
         coordinate_transformation_mode=place,
-        rounding_method=ROUNDING[rounding] if method == "nearest" else "",
+        rounding_method=rounding if method == "nearest" else "",
         cubic_alpha=node.number("cubic_coeff_a", -0.75),
         cubic_exclude=node.integer("exclude_outside", 0),
     )    # fmt: skip

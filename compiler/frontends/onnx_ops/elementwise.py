@@ -55,6 +55,13 @@ def _variadic(make: Callable[..., relax.Expr], mean: bool = False) -> Converter:
     return run
 
 
+def _equal(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
+    left, right = broadcast(b, inputs[0], inputs[1])
+    if b.dtype(left) == "bool":    # TVM would compare them as floats
+        return R.logical_not(R.logical_xor(left, right))
+    return R.equal(left, right)
+
+
 def _mod(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     left, right = broadcast(b, inputs[0], inputs[1])
     return R.mod(left, right) if node.integer("fmod", 0) else R.floor_mod(left, right)
@@ -255,11 +262,12 @@ CONVERTERS: dict[str, Converter] = {
         for name, make in {
             "Add": R.add, "Sub": R.subtract, "Mul": R.multiply, "Div": R.divide,
             "And": R.logical_and, "Or": R.logical_or, "Xor": R.logical_xor,
-            "Equal": R.equal, "Less": R.less, "LessOrEqual": R.less_equal,
+            "Less": R.less, "LessOrEqual": R.less_equal,
             "Greater": R.greater, "GreaterOrEqual": R.greater_equal,
             "BitwiseAnd": R.bitwise_and, "BitwiseOr": R.bitwise_or, "BitwiseXor": R.bitwise_xor,
         }.items()
     },
+    "Equal": _equal,
     "Min": _variadic(R.minimum),
     "Max": _variadic(R.maximum),
     "Sum": _variadic(R.add),
