@@ -97,17 +97,15 @@ def race(
 def largest_error(ours: Path, theirs: Path) -> float:
     """The largest difference of two .npz files' arrays, relative to each array's largest value.
 
-    Outputs are matched by name, or by order where the names differ.
+    Compares the outputs whose names both have, or all in order where no name is the same.
+    Raises BadInput where they cannot be matched, or have different shapes.
     """
     left, right = read_arrays(ours), read_arrays(theirs)
+    if common := left.keys() & right.keys():
+        return max(_error(left[name], right[name]) for name in common)
     if len(left) != len(right):
         raise BadInput(f"one engine gave {len(left)} outputs, the other {len(right)}")
-    pairs = (
-        [(left[name], right[name]) for name in left]
-        if left.keys() == right.keys()
-        else list(zip(left.values(), right.values(), strict=True))
-    )
-    return max(_error(a, b) for a, b in pairs)
+    return max(_error(a, b) for a, b in zip(left.values(), right.values(), strict=True))
 
 
 def _error(ours: np.ndarray, theirs: np.ndarray) -> float:

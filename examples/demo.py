@@ -13,18 +13,17 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 import pocketformer as pf
-from pocketformer.compiler.report import human_bytes
+from pocketformer.compiler.report import human_bytes, plain_table
 
 SENTENCES = (
-    "A compiler turns programs into machine code.",
-    "This tool translates source text to instructions for the processor.",
-    "The cat sleeps on the warm windowsill.",
+    "A compiler emits machine code.",
+    "It translates source to instructions.",
+    "The cat sleeps on the windowsill.",
     "A kitten is napping in the sun.",
-    "The train to Zurich leaves at half past seven.",
-    "When does the next railway connection depart?",
+    "The train to Zurich leaves at seven.",
+    "When does the next railway depart?",
 )
 LENGTH = 128    # tokens of the timed run
 DIMS: dict[str, str | int] = {"batch": 1, "seq": f"1..{LENGTH}"}
@@ -65,7 +64,7 @@ def compile_all(folder: Path, work: Path) -> None:
     """Write a bundle for each target to `work`, and show how large they are."""
     with doing("reading the Hugging Face folder"):
         model = pf.load(folder, dims=DIMS)
-    table = Table("bundle", "machine", "model.so", "weights", title="Bundles", title_justify="left")
+    table = plain_table("bundle", "machine", "model.so", "weights")
     for target in TARGETS:
         with doing(f"compiling for {target}"):
             bundle = pf.compile(model, target=target)
@@ -73,7 +72,9 @@ def compile_all(folder: Path, work: Path) -> None:
         files = [work / f"{target}.pf" / file for file in ("model.so", "weights.safetensors")]
         sizes = (human_bytes(file.stat().st_size) for file in files)
         table.add_row(f"{target}.pf", str(bundle.manifest.target).partition(" (")[0], *sizes)
+    console.print()
     console.print(table)
+    console.print()
 
 
 def compare_sentences(folder: Path, bundle: Path) -> None:
@@ -88,12 +89,14 @@ def compare_sentences(folder: Path, bundle: Path) -> None:
     milliseconds = (time.perf_counter() - start) * 1e3
     similarity = embeddings @ embeddings.T
 
-    table = Table("", *(str(i + 1) for i in range(len(SENTENCES))), title_justify="left")
-    table.title = "Cosine similarity"
+    numbers = [str(i + 1) for i in range(len(SENTENCES))]
+    table = plain_table("cosine similarity", *numbers)
     for i, text in enumerate(SENTENCES):
         table.add_row(f"{i + 1} {text}", *(shade(value) for value in similarity[i]))
+    console.print()
     console.print(table)
-    console.print(f"{len(SENTENCES)} sentences embedded in {milliseconds:.0f} ms.", highlight=False)
+    console.print()
+    console.print(f"[green]done[/] embedding {len(SENTENCES)} sentences [dim]{milliseconds:.0f} ms[/]", highlight=False)
 
 
 def embed(session: pf.Session, ids: list[int]) -> np.ndarray:
@@ -137,11 +140,13 @@ def race_onnxruntime(folder: Path, work: Path) -> None:
     with doing("timing both in turn"):
         ours, theirs = race(contenders, work / "inputs.npz", runs=100, outputs=work)
     error = largest_error(work / "pocketformer.npz", work / "onnxruntime.npz")
+    console.print()
     console.print(race_table([ours, theirs], threads=1))
     console.print(
-        f"One sentence of {LENGTH} tokens takes [bold]{ours.min_ms / theirs.min_ms:.2f}[/] of "
-        f"onnxruntime's time; the largest difference is {error:.1e} of the output's scale.",
+        f"\n{LENGTH} tokens take [bold green]{ours.min_ms / theirs.min_ms:.2f}[/] of onnxruntime's "
+        f"time; the outputs differ by at most {error:.1e} of their scale.",
         highlight=False,
+        soft_wrap=True,
     )
 
 
