@@ -57,7 +57,7 @@ def doing(what: str) -> Iterator[None]:
     with console.status(f"{what} ..."):
         yield
     seconds = time.perf_counter() - start
-    console.print(f"[green]done[/] {what} [dim]{seconds:.1f} s[/]", highlight=False)
+    console.print(f"[green]done[/] {what} [dim]{seconds:.2f} s[/]", highlight=False)
 
 
 def compile_all(folder: Path, work: Path) -> None:
@@ -84,9 +84,8 @@ def compare_sentences(folder: Path, bundle: Path) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     session = pf.Session(bundle)
-    start = time.perf_counter()
-    embeddings = np.stack([embed(session, tokenizer.encode(text).ids) for text in SENTENCES])
-    milliseconds = (time.perf_counter() - start) * 1e3
+    with doing(f"embedding {len(SENTENCES)} sentences"):
+        embeddings = np.stack([embed(session, tokenizer.encode(text).ids) for text in SENTENCES])
     similarity = embeddings @ embeddings.T
 
     numbers = [str(i + 1) for i in range(len(SENTENCES))]
@@ -96,7 +95,6 @@ def compare_sentences(folder: Path, bundle: Path) -> None:
     console.print()
     console.print(table)
     console.print()
-    console.print(f"[green]done[/] embedding {len(SENTENCES)} sentences [dim]{milliseconds:.0f} ms[/]", highlight=False)
 
 
 def embed(session: pf.Session, ids: list[int]) -> np.ndarray:
