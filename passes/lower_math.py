@@ -18,6 +18,8 @@ REPLACEMENTS: dict[str, Callable[[Any], Any]] = {
     "tirx.erf": math.erf,
     "tirx.tanh": math.tanh,
     "tirx.sigmoid": math.sigmoid,
+    "tirx.sin": math.sin,
+    "tirx.cos": math.cos,
 }
 
 

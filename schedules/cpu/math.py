@@ -1,26 +1,25 @@
-"""Polynomials and rational functions in place of libm: exp, erf, tanh, sigmoid and activations.
+"""Polynomials and rational functions in place of libm: exp, erf, tanh, sin, cos and activations.
 
 Every function takes a float32 expression, scalar or vector, and returns one of the same type that
 names its argument once (`Let`), so nothing is computed twice. They use only add, multiply, divide,
-compare and integer shifts, which every vector unit has. NaN gives NaN; infinities give the limits.
-Results below 2**-126 are 0.
+compare and integer operations, which every vector unit has. NaN gives NaN, infinities the limits
+(and NaN where the textbook's formula multiplies one by 0: x * sigmoid(x) at minus infinity).
 
 The coefficients were fitted for this file: reweighted least squares in float64 for the smallest
 greatest relative error, then rounded to float32. The errors below are against float64, over every
 range where the result is finite (tests/schedules/test_math.py).
 
-    exp       relative 2e-7
-    exp2      relative 2e-7
-    erf       relative 5e-7
-    tanh      relative 5e-7
-    sigmoid   relative 3e-7 (for x > -86)
-    gelu      absolute 4e-7 * max(1, |x|)
-    silu, gelu_tanh, quick_gelu   absolute 4e-7 * max(1, |x|)
+    exp, exp2        relative 1e-7; results below 2**-125 are 0
+    sigmoid          relative 2e-7
+    erf, tanh        relative 4e-7
+    sin, cos         absolute 1e-7 for |x| <= 1e5; beyond 1e6 only within -1..1
+    gelu, gelu_tanh, silu, quick_gelu    absolute 2e-7 * |x|
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from tvm import tirx
@@ -37,10 +36,14 @@ _LN2_LOW = -2.12194440e-4
 _EXP = (0.49999993, 0.16666521, 0.04166839, 0.00836871, 0.00138146)   # (e^r - 1 - r) / r^2
 _ERF_P = (1.12837911, 0.191549808, 0.0528753884, 0.00380814145, 0.000284687383, 2.02591286e-06)
 _ERF_Q = (1.0, 0.503089249, 0.114559419, 0.0150550511, 0.00117072102, 3.78318327e-05)
-_TANH_P = (1.0, 0.134444982, 0.00357159786, 2.18946589e-05, 1.52304107e-08)
-_TANH_Q = (1.0, 0.467778265, 0.0261644423, 0.000341129198, 8.52244455e-07)
+_TANH_P = (1.0, 0.133797288, 0.00349404686, 2.05836677e-05, 1.33193003e-08)
+_TANH_Q = (1.0, 0.467130452, 0.0258711204, 0.000328311231, 7.76211948e-07)
+_SIN = (-0.166666552, 0.00833215844, -0.000195149536)                # (sin r - r) / r^3 in r^2
+_COS = (0.0416666456, -0.00138873642, 2.44380863e-05)                # (cos r - 1 + r^2/2) / r^4
+# pi / 2 in three parts; products of the first two with 16-bit integers are exact.
+_HALF_PI = (1.5703125, 4.8375129699707031e-4, 7.5497899548918821e-8)
 _ERF_LIMIT = 3.95      # from here on erf is 1 - 2e-8, which float32 cannot tell from 1
-_TANH_LIMIT = 8.0      # tanh(8) is 1 - 2.3e-7
+_TANH_LIMIT = 9.02     # from here on tanh is 1 - 3e-8
 
 
 def constant(value: float, like: Expr) -> Expr:
@@ -150,6 +153,46 @@ def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e**-x)."""
     one = constant(1.0, x)
     return one / (one + exp(constant(0.0, x) - x))
+
+
+def _sine(x: Expr, quarter: int) -> Expr:
+    """sin(x + quarter * pi / 2): k quarters and a rest r, |r| <= pi / 4."""
+    integers = _integer_type(x)
+
+    def rest(rounded: Expr) -> Expr:
+        k = rounded - constant(_ROUND, x)
+        r = reduce(lambda left, part: left - k * constant(part, x), _HALF_PI, x)
+        return _at_most(0.8, _at_least(-0.8, r))     # keeps the result in -1..1 where x is huge
+
+    def value(r: Expr, quarters: Expr) -> Expr:
+        square = r * r
+        sine = r + r * square * polynomial(square, _SIN)
+        cosine = constant(1.0, x) - constant(0.5, x) * square + square * square * polynomial(
+            square, _COS)
+        one = tirx.const(1, integers)
+        chosen = tirx.Select((quarters & one) == one, cosine, sine)
+        sign = (quarters & tirx.const(2, integers)) << tirx.const(30, integers)
+        return tirx.reinterpret(str(x.ty), tirx.reinterpret(integers, chosen) ^ sign)
+
+    return let(
+        x * constant(1.0 / 1.5707963267948966, x) + constant(_ROUND, x),
+        lambda rounded: let(
+            tirx.reinterpret(integers, rounded) + tirx.const(quarter, integers),
+            lambda quarters: let(rest(rounded), lambda r: value(r, quarters), "r"),
+            "quarters",
+        ),
+        "rounded",
+    )
+
+
+def sin(x: Expr) -> Expr:
+    """The sine."""
+    return let(x, lambda x: _sine(x, 0), "x")
+
+
+def cos(x: Expr) -> Expr:
+    """The cosine."""
+    return let(x, lambda x: _sine(x, 1), "x")
 
 
 def relu(x: Expr) -> Expr:

@@ -48,7 +48,7 @@ def test_norm(isa, size, kind):
 @pytest.mark.parametrize("options", [
     {"bias": True}, {"residual": True}, {"residual": True, "bias": True},
     {"residual": True, "keep_sum": True}, {"residual": True, "keep_sum": True, "bias": True},
-], ids=lambda options: "_".join(options))
+], ids="_".join)
 def test_norm_with(kind, symbolic, options):
     check_norm("avx512", 5, 83, kind, symbolic, **options)
     check_norm("neon", 200, 384, kind, symbolic, **options)
