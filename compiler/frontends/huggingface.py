@@ -17,7 +17,8 @@ from pocketformer.compiler.frontends.huggingface_inputs import (
 )
 from pocketformer.compiler.frontends.onnx import load_onnx
 from pocketformer.compiler.frontends.torch import need
-from pocketformer.compiler.frontends.torch_export import Export, load_export, quiet, reason
+from pocketformer.compiler.frontends.torch_export import Export, load_export
+from pocketformer.compiler.frontends.torch_quiet import quiet, reason
 from pocketformer.compiler.model import Dim, Model
 
 if TYPE_CHECKING:

@@ -71,9 +71,8 @@ def bind(module: torch.nn.Module, example_inputs: Any) -> dict[str, Any]:
                 "give a tensor, a tuple of tensors or a dict of tensors by name"
             )
     except TypeError as error:
-        raise BadModel(
-            f"the example inputs do not fit {type(module).__name__}.forward{signature}: {error}"
-        ) from error
+        takes = f"{type(module).__name__}.forward({', '.join(signature.parameters)})"
+        raise BadModel(f"the example inputs do not fit {takes}: {error}") from error
     named: dict[str, Any] = {}
     for key, value in bound.arguments.items():
         kind = signature.parameters[key].kind

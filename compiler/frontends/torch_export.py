@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +13,12 @@ import onnx
 
 from pocketformer.compiler.errors import BadDim, BadModel
 from pocketformer.compiler.frontends.onnx import load_onnx
+from pocketformer.compiler.frontends.torch_quiet import (
+    evaluating,
+    no_standard_output,
+    quiet,
+    reason,
+)
 from pocketformer.compiler.model import Dim, Model
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def _write_exported(flat: Any, export: Export, path: Path) -> None:
 def _write_traced(flat: Any, export: Export, path: Path) -> None:
     import torch
 
-    with _no_standard_output():    # the tracer prints the whole graph when it fails
+    with no_standard_output():    # the tracer prints the whole graph when it fails
         torch.onnx.export(
             flat,
             tuple(export.inputs.values()),
@@ -213,57 +215,3 @@ def _check_symbols(path: Path, export: Export) -> None:
                     f"axis {axis} of input {value.name!r} cannot vary: "
                     f"the module's code works for {sizes[axis].dim_value} only"
                 )
-
-
-@contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """`module` in evaluation mode, each of its parts in its own mode again afterwards."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep warnings (which it yields), log lines, progress bars and prints from the user."""
-    import torch
-
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(record=True) as warned,
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            torch.no_grad(),
-        ):
-            warnings.simplefilter("always")
-            yield warned
-    finally:
-        logging.disable(level)
-
-
-@contextlib.contextmanager
-def _no_standard_output() -> Iterator[None]:
-    """Nothing that C++ prints reaches the terminal."""
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what first went wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    return f"{type(error).__name__}: {text[:200]}".rstrip(": .")

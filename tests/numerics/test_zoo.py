@@ -1,0 +1,96 @@
+"""Every family of Transformers, from both exporters, agrees with onnxruntime after our pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pocketformer as pf
+from tests import zoo
+from tests.numerics.check import assert_close, reference
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+# What torch's own exporter refuses: if one of these goes through, a test fails and the row can go.
+REFUSED = {("whisper_decoder", "legacy"): "aten::diff"}
+LENGTHS = ((1, 7), (3, 20))    # batch and length: one shorter and one longer than the example
+
+MODELS = pytest.mark.parametrize("model", zoo.ZOO, ids=str)
+EXPORTERS = pytest.mark.parametrize("exporter", zoo.EXPORTERS)
+Exported = Callable[[zoo.ZooModel, str], Path]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The ONNX file of a model with dynamic axes, exported once."""
+    folder = tmp_path_factory.mktemp("zoo")
+
+    def path_of(model: zoo.ZooModel, exporter: str) -> Path:
+        path = folder / f"{model}.{exporter}.onnx"
+        if not path.exists():
+            zoo.export(model, exporter, dynamic=True, path=path)
+        return path
+
+    return path_of
+
+
+def check(model: pf.Model, path: Path, *runs: zoo.Arrays) -> None:
+    session = pf.Session(pf.compile(model), threads=1)
+    for inputs in runs:
+        assert_close(list(session.run(**inputs).values()), reference(str(path), inputs))
+
+
+@EXPORTERS
+@MODELS
+def test_one_symbolic_bundle_is_right_at_every_size(
+    exported: Exported, model: zoo.ZooModel, exporter: str
+) -> None:
+    if (said := REFUSED.get((model.name, exporter))) is not None:
+        with pytest.raises(Exception, match=said):
+            exported(model, exporter)
+        return
+    path = exported(model, exporter)
+    loaded = pf.load(path)
+    assert set(loaded.dims) == {axis for axes in model.axes.values() for axis in axes.values()}
+    check(loaded, path, *(model.inputs(batch, seq) for batch, seq in LENGTHS))
+
+
+@MODELS
+def test_a_bundle_of_fixed_sizes_is_right(exported: Exported, model: zoo.ZooModel) -> None:
+    path = exported(model, "dynamo")
+    inputs = model.inputs(*zoo.EXAMPLE)
+    sizes = {
+        axis: inputs[name].shape[index]
+        for name, axes in model.axes.items()
+        for index, axis in axes.items()
+    }
+    loaded = pf.load(path, dims=sizes)
+    assert not loaded.dims
+    check(loaded, path, inputs)
+
+
+@EXPORTERS
+def test_a_file_exported_with_fixed_sizes_is_right(tmp_path: Path, exporter: str) -> None:
+    model = zoo.BY_NAME["llama"]
+    path = tmp_path / "llama.onnx"
+    zoo.export(model, exporter, dynamic=False, path=path)
+    loaded = pf.load(path)
+    assert not loaded.dims
+    check(loaded, path, model.inputs(*zoo.EXAMPLE))
+
+
+@MODELS
+def test_the_zoo_s_outputs_depend_on_its_inputs(exported: Exported, model: zoo.ZooModel) -> None:
+    """Outputs that the inputs hardly change would make the comparisons above worthless."""
+    inputs = model.inputs(*zoo.EXAMPLE)
+    changed = {
+        name: np.roll(array, 1, axis=0) if array.dtype == np.int64 else array[::-1] * -0.7
+        for name, array in inputs.items()
+    }
+    path = str(exported(model, "dynamo"))
+    for first, second in zip(reference(path, inputs), reference(path, changed), strict=True):
+        assert np.abs(first - second).mean() > 0.1 * np.abs(first).mean()
