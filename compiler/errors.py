@@ -1,4 +1,4 @@
-"""What can go wrong because of what a user gave; one sentence each, exit code 2 on the command line."""
+"""What can go wrong because of what a user gave: one sentence each, exit code 2 in a shell."""
 
 
 class PocketformerError(Exception):

@@ -125,6 +125,6 @@ class Model:
         Raises BadDim for a name that the model lacks (its own are listed) or for a size that the
         model does not allow.
         """
-        from pocketformer.compiler.dims import apply_dims    # needs TVM, which Model does not
+        from pocketformer.compiler.dims import apply_dims  # needs TVM, which Model does not
 
         return replace(apply_dims(self, parse_dims(dims)))

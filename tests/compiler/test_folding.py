@@ -58,7 +58,8 @@ def test_joined_weights_of_different_layers_stay_apart():
     weights = dict(zip("abcd", arrays[1:], strict=True))
     before = module({"x": (8, 8)}, dict.fromkeys("abcd", (8, 4)), body)
     after, kept = folded(before, weights)
-    for got, expected in zip(run(after, arrays[0], *kept.values()), run(before, *arrays), strict=True):
+    results = run(after, arrays[0], *kept.values())
+    for got, expected in zip(results, run(before, *arrays), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
