@@ -7,6 +7,7 @@ dimensions, or a Relax expression. What can be computed from the first two is co
 from __future__ import annotations
 
 import os
+import re
 from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
@@ -56,16 +57,18 @@ def load_onnx(
     except PocketformerError:
         raise
     except Exception as error:    # whatever a malformed file makes TVM or onnx say is a BadModel
-        raise BadModel(f"the model cannot be read: {_first_line(error)}") from error
+        raise BadModel(f"the model cannot be read: {_sentence(error)}") from error
 
 
 def _name_of(source: Source) -> str:
     return source.path.stem if source.path is not None else source.proto.graph.name or "model"
 
 
-def _first_line(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
+    """The first line of what was said, with sizes as a user writes them: n + 2."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    text = lines[0] if lines else type(error).__name__
+    return re.sub(r"T\.int64\((-?\d+)\)", r"\1", text)
 
 
 class _Importer:
@@ -138,9 +141,9 @@ class _Importer:
         except MustBeEqual:
             raise
         except PocketformerError as error:
-            raise type(error)(f"node {node.name!r} ({node.kind}): {error}") from error
+            raise type(error)(f"node {node.name!r} ({node.kind}): {_sentence(error)}") from error
         except Exception as error:    # a malformed node can make any call below fail
-            raise BadModel(f"node {node.name!r} ({node.kind}): {_first_line(error)}") from error
+            raise BadModel(f"node {node.name!r} ({node.kind}): {_sentence(error)}") from error
         if node.kind != "Constant":
             self.operators.append(Operator(node.name, node.kind))
 

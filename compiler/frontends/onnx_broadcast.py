@@ -40,23 +40,18 @@ def broadcast_shape(shapes: Sequence[Sequence[Size]]) -> tuple[Size, ...]:
     return tuple(result)
 
 
-def agreeing(b: Builder, tensor: relax.Expr, common: Sequence[Size]) -> relax.Expr:
-    """`tensor` with sizes that are 1 or, as Relax can see, those of `common`.
-
-    Two sizes that are computed differently must be equal for the model to run at all.
-    """
-    shape = b.shape(tensor)
-    wanted = [
-        size if is_one(size) or b.solver.equal(size, other) else other
-        for size, other in zip(shape, common[len(common) - len(shape) :], strict=True)
-    ]
-    return b.cast_shape(tensor, wanted)
+def require_broadcast(b: Builder, shape: Sequence[Size], common: Sequence[Size]) -> None:
+    """See to it that the sizes of `shape` are 1 or those of `common`."""
+    tail = common[len(common) - len(shape) :]
+    b.require(shape, [x if is_one(x) else y for x, y in zip(shape, tail, strict=True)])
 
 
 def broadcast(b: Builder, *values: Value) -> list[relax.Expr]:
     """The values as tensors that an elementwise Relax operator takes."""
     common = broadcast_shape([b.shape(value) for value in values])
-    return [agreeing(b, b.tensor(value), common) for value in values]
+    for value in values:
+        require_broadcast(b, b.shape(value), common)
+    return [b.tensor(value) for value in values]
 
 
 def broadcast_to(b: Builder, value: Value, shape: Sequence[Size]) -> Value:
@@ -69,7 +64,5 @@ def broadcast_to(b: Builder, value: Value, shape: Sequence[Size]) -> Value:
         if math.prod(known) * array.itemsize <= LARGEST_FOLDED_BYTES:
             array = np.ascontiguousarray(np.broadcast_to(array, known))
             return array if isinstance(value, np.ndarray) else Symbolic(array, value.dtype)
-    tensor = agreeing(b, b.tensor(value), shape)
-    if b.same_shape(b.shape(tensor), shape):
-        return tensor
-    return b.emit(R.broadcast_to(tensor, list(shape)))
+    require_broadcast(b, b.shape(value), shape)
+    return b.emit(R.broadcast_to(b.tensor(value), list(shape)))

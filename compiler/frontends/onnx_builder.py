@@ -60,8 +60,6 @@ class Builder:
         weights = self.weights.vars
         function = relax.Function([*self._params, *weights], body, body.ty)
         module = ir.IRModule({"main": function.with_attr("global_symbol", "main")})
-        if any(isinstance(output, relax.DataflowVar) for output in outputs):
-            module = relax.transform.CanonicalizeBindings()(module)    # an output's second name
         body = relax.transform.DeadCodeElimination()(module)["main"].body
         used = set(relax.analysis.all_vars(body))
         kept = [var for var in weights if var in used]
@@ -195,7 +193,7 @@ class Builder:
             or len(shape) > HIGHEST_RANK
             or elements > MOST_ELEMENTS
         ):
-            raise BadModel(f"its result would have the shape ({', '.join(map(str, shape))})")
+            raise BadModel(f"its result would have the shape {tuple(shape)}")
 
     def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
         """`value` in another shape of as many elements; constants stay constants."""
@@ -208,20 +206,19 @@ class Builder:
             return value
         return self.emit(R.reshape(self.tensor(value), list(shape)))
 
-    def cast_shape(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Expr:
-        """`tensor` with sizes that are known to be those of `shape`.
+    def require(self, given: Sequence[Size], wanted: Sequence[Size]) -> None:
+        """See to it that two shapes of one rank, which the model needs to be equal, are.
 
-        Two dimensions that have to be equal for the model to run become one: MustBeEqual starts the
-        import again. Anything else is checked at run time.
+        Two dimensions that have to be equal become one: MustBeEqual starts the import again. (TVM's
+        match_cast would check at run time, but its CanonicalizeBindings drops or crashes on that.)
         """
-        given = self.shape(tensor)
-        for size, other in zip(given, shape, strict=True):
+        for size, other in zip(given, wanted, strict=True):
             if not self.solver.equal(size, other):
                 self.solver.unify(size, other)
-        if self.same_shape(given, shape):
-            return tensor
-        ty = relax.TensorType(list(shape), str(tensor.ty.dtype))
-        return self._block.match_cast(tensor, ty, f"{identifier(self.node.name)}_cast")
+                raise UnsupportedOperator(
+                    f"the sizes {size} and {other} have to be equal, which is not known; "
+                    "fix the dimensions in them"
+                )
 
 
 Converter = Callable[[Builder, Node, list[Any]], Any]

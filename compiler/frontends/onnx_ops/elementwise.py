@@ -48,9 +48,10 @@ def _variadic(make: Callable[..., relax.Expr], mean: bool = False) -> Converter:
     def run(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
         total = b.tensor(inputs[0])
         for value in inputs[1:]:
-            left, right = broadcast(b, total, value)
-            total = b.emit(make(left, right))
-        return R.divide(total, number(b, len(inputs), total)) if mean else total
+            left, right = broadcast(b, b.emit(total), value)
+            total = make(left, right)
+        count = b.literal(len(inputs), b.dtype(inputs[0]))
+        return R.divide(total, count) if mean else total
 
     return run
 

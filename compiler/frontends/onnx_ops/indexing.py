@@ -120,22 +120,22 @@ def _scatter_nd(b: Builder, node: Node, inputs: list[Value]) -> Any:
     data, indices, updates = inputs
     sizes = _indexed_sizes(b, data, indices, 0)
     expected = [*b.shape(indices)[:-1], *b.shape(data)[len(sizes) :]]
-    moved = b.cast_shape(b.tensor(updates), _agreed(b, b.shape(updates), expected))
-    return R.scatter_nd(b.tensor(data), in_range(b, indices, sizes), moved, _reduction(node))
+    _require_updates(b, b.shape(updates), expected)
+    kept, moved = in_range(b, indices, sizes), b.tensor(updates)
+    return R.scatter_nd(b.tensor(data), kept, moved, _reduction(node))
 
 
-def _agreed(b: Builder, given: Sequence[Size], expected: Sequence[Size]) -> Sequence[Size]:
+def _require_updates(b: Builder, given: Sequence[Size], expected: Sequence[Size]) -> None:
     if len(given) != len(expected) or any(map(differ, given, expected)):
         raise BadModel(f"its updates have the shape {tuple(given)} and not {tuple(expected)}")
-    return expected
+    b.require(given, expected)
 
 
 def _scatter_elements(b: Builder, node: Node, inputs: list[Value]) -> Any:
     data, indices, updates = inputs
     axis = _common_axis(b, node, data, indices)
-    agreed = _agreed(b, b.shape(updates), b.shape(indices))
-    kept = in_range(b, indices, [b.shape(data)[axis]])
-    moved = b.cast_shape(b.tensor(updates), agreed)
+    _require_updates(b, b.shape(updates), b.shape(indices))
+    kept, moved = in_range(b, indices, [b.shape(data)[axis]]), b.tensor(updates)
     return R.scatter_elements(b.tensor(data), kept, moved, axis, _reduction(node))
 
 

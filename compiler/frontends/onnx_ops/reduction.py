@@ -9,12 +9,12 @@ import numpy as np
 from tvm import relax
 from tvm.relax import op as R
 
-from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.errors import BadModel, UnsupportedOperator
 from pocketformer.compiler.frontends.onnx_broadcast import (
     broadcast,
     broadcast_shape,
     differ,
-    is_one,
+    require_broadcast,
 )
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
@@ -58,22 +58,18 @@ def _matmul(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
 
 
 def matmul(b: Builder, left: relax.Expr, right: relax.Expr) -> relax.Expr:
-    """left @ right, whose inner and batch sizes are made to agree."""
-    m, n = list(b.shape(left)), list(b.shape(right))
+    """left @ right, whose inner and batch sizes have to agree."""
+    m, n = b.shape(left), b.shape(right)
     if not m or not n:
         raise BadModel("it multiplies a scalar")
-    inner = -2 if len(n) > 1 else -1
-    if differ(m[-1], n[inner]):
+    inner = n[-2] if len(n) > 1 else n[-1]
+    if differ(m[-1], inner):
         raise BadModel(f"it multiplies the shapes {tuple(m)} and {tuple(n)}")
-    if not isinstance(n[inner], int) and not b.solver.equal(m[-1], n[inner]):
-        n[inner] = m[-1]
-    m[-1] = n[inner] if isinstance(n[inner], int) else m[-1]
-    common = broadcast_shape([m[:-2], n[:-2]]) if len(m) > 2 and len(n) > 2 else ()
-    for shape in (m, n) if common else ():
-        for index in range(-3, -len(shape) - 1, -1):
-            if not is_one(shape[index]):
-                shape[index] = common[index + 2]
-    return R.matmul(b.cast_shape(left, m), b.cast_shape(right, n))
+    b.require([m[-1]], [inner])
+    common = broadcast_shape([m[:-2], n[:-2]])
+    for shape in (m, n):
+        require_broadcast(b, shape[:-2], common)
+    return R.matmul(left, right)
 
 
 def _gemm(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
@@ -107,18 +103,17 @@ def _einsum(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     if len(terms) != len(tensors):
         raise BadModel(f"its equation {equation!r} is not for {len(tensors)} tensors")
     sizes: dict[str, Any] = {}
-    for index, (term, tensor) in enumerate(zip(terms, tensors, strict=True)):
+    for term, tensor in zip(terms, tensors, strict=True):
         if "." in term:
-            continue
-        shape = list(b.shape(tensor))
+            raise UnsupportedOperator(f"its equation {equation!r} has an ellipsis")
+        shape = b.shape(tensor)
         if len(term) != len(shape):
             raise BadModel(f"{term!r} does not fit a tensor of rank {len(shape)}")
-        for axis, letter in enumerate(term):
-            known = sizes.setdefault(letter, shape[axis])
-            if differ(known, shape[axis]):
-                raise BadModel(f"its equation {equation!r} makes {known} and {shape[axis]} one")
-            shape[axis] = known
-        tensors[index] = b.cast_shape(tensor, shape)
+        for letter, size in zip(term, shape, strict=True):
+            known = sizes.setdefault(letter, size)
+            if differ(known, size):
+                raise BadModel(f"its equation {equation!r} makes {known} and {size} one")
+            b.require([size], [known])
     return R.einsum(tensors, equation)
 
 

@@ -64,7 +64,7 @@ def fill_unknown(b: Builder, given: Sequence[Size], wanted: Sequence[Size]) -> l
     """`wanted` with -1 replaced by what is left of the elements of a tensor of shape `given`."""
     unknown = [i for i, size in enumerate(wanted) if isinstance(size, int) and size == -1]
     known = [size for i, size in enumerate(wanted) if i not in unknown]
-    text = f"shape ({', '.join(map(str, given))}) as ({', '.join(map(str, wanted))})"
+    text = f"the shape {tuple(given)} to {tuple(wanted)}"
     if len(unknown) > 1 or any(isinstance(size, int) and size < 0 for size in known):
         raise BadModel(f"it cannot reshape {text}")
     total, product = b.solver.product(given), b.solver.product(known)
@@ -174,7 +174,8 @@ def _concat(b: Builder, node: Node, inputs: list[Value]) -> Any:
         wanted = [*first[:axis], shape[axis], *first[axis + 1 :]]
         if any(map(differ, shape, wanted)):
             raise BadModel(f"it joins the shapes {tuple(first)} and {tuple(shape)}")
-        tensors.append(b.cast_shape(b.tensor(part), wanted))
+        b.require(shape, wanted)
+        tensors.append(b.tensor(part))
     return R.concat(tensors, axis)
 
 

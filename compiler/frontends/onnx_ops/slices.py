@@ -108,7 +108,7 @@ def cut(b: Builder, value: Value, cuts: Sequence[Cut]) -> Value:
         [one.step for one in forward],
         assume_inbound=True,
     )
-    return b.cast_shape(b.emit(sliced), shape)
+    return b.emit(sliced)
 
 
 def _is_symbolic(shape: Sequence[Size]) -> bool:

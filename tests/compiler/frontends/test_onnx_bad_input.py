@@ -171,6 +171,12 @@ def test_a_shape_that_depends_on_the_data_is_refused_by_node():
     refused(proto, words, UnsupportedOperator)
 
 
+def test_sizes_that_nothing_makes_equal_are_refused():
+    nodes = [node("Concat", "x x", "xx", axis=0), node("Add", "x xx", "y", "sum")]
+    proto = model(nodes, {"x": (FLOAT, ["n", 4])})
+    refused(proto, "node 'sum' (Add): the sizes n * 2 and n have to be equal", UnsupportedOperator)
+
+
 X = {"x": (FLOAT, [2, 4])}
 BROKEN = {
     "an undefined input": (model([node("Relu", "z", "y")], X), "uses 'z', which nothing makes"),
@@ -202,7 +208,7 @@ BROKEN = {
     ),
     "a huge constant": (
         model([node("ConstantOfShape", "s", "y")], {}, constants={"s": [1 << 40]}),
-        "its result would have the shape (1099511627776)",
+        "its result would have the shape (1099511627776,)",
     ),
     "a step of zero": (
         model([node("Conv", "x w", "y", strides=[0])], {"x": (FLOAT, [1, 2, 9])},
