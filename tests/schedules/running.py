@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import tvm
 
 from pocketformer import targets
@@ -20,7 +21,6 @@ from tests.numerics.tolerance import TOLERANCE
 
 MARGIN = 64     # numbers around every array: NaN before and after an input, a mark around an output
 MARK = 1234.5
-ISAS = [isa.name for isa in TABLE]
 
 
 def stand_in(isa: Isa) -> Target:
@@ -31,6 +31,12 @@ def stand_in(isa: Isa) -> Target:
 @cache
 def kernel_of(workload: Workload, isa: str) -> Kernel:
     return pick(workload, stand_in(next(row for row in TABLE if row.name == isa)))
+
+
+def kernels(workload: Workload, *only: str) -> list[Any]:
+    """Test parameters: every instruction set (or some), under the name of its kernel."""
+    return [pytest.param(isa.name, id=kernel_of(workload, isa.name).name)
+            for isa in TABLE if not only or isa.name in only]
 
 
 @cache

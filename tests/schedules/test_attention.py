@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketformer.schedules.workloads import Attention
-from tests.schedules.running import ISAS, assert_agrees, call, random
+from tests.schedules.running import TABLE, assert_agrees, call, kernels, random
 
+KERNELS = kernels(Attention(None, None, None, 2, 2, 8, 8, 1.0))
+TWO = kernels(Attention(None, None, None, 2, 2, 8, 8, 1.0), "avx512", "neon")
 LOWEST = np.finfo("float32").min
 
 
@@ -48,32 +50,32 @@ def check(isa, sizes, heads=(2, 2), widths=(8, 8), symbolic=False, mask=None, ca
     return result
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 3, 5), (1, 8, 32), (1, 9, 33), (1, 40, 70)])
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("sizes", [(2, 3, 5), (1, 40, 70)], ids=str)
 def test_known_lengths(isa, sizes):
     check(isa, sizes)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", KERNELS)
 def test_any_lengths(isa):
     for sizes in [(1, 1, 1), (2, 3, 5), (1, 8, 32), (1, 9, 33), (2, 17, 129)]:
         check(isa, sizes, symbolic=True)
 
 
-@pytest.mark.parametrize("isa", ["avx512", "neon"])
+@pytest.mark.parametrize("isa", TWO)
 @pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
 def test_more_keys_than_a_block(isa, symbolic):
     check(isa, (1, 9, 1100), symbolic=symbolic)
     check(isa, (1, 9, 1100), symbolic=symbolic, causal=True)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("widths", [(5, 5), (20, 12), (32, 48), (64, 80), (256, 256)], ids=str)
+@pytest.mark.parametrize("isa", TWO)
+@pytest.mark.parametrize("widths", [(5, 5), (20, 12), (64, 80), (256, 256)], ids=str)
 def test_head_sizes(isa, widths):
     check(isa, (1, 5, 9), widths=widths)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "neon"])
+@pytest.mark.parametrize("isa", TWO[:1])
 @pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
 @pytest.mark.parametrize("shape", [
     (1, 1, 1, 37), (2, 1, 1, 37), (1, 1, 11, 37), (2, 4, 11, 37), (1, 4, 1, 37)], ids=str)
@@ -89,7 +91,7 @@ def test_a_mask_with_one_value_for_all_keys():
     check("avx512", (2, 11, 37), mask=mask, flags=(True, False, True, False))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", TWO)
 @pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
 @pytest.mark.parametrize("sizes", [(1, 37, 37), (2, 5, 21), (1, 1, 70)], ids=str)
 def test_causal(isa, symbolic, sizes):
@@ -111,7 +113,7 @@ def test_grouped_heads_share_a_key_head():
     check("neon", (2, 5, 9), heads=(4, 1), symbolic=True)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", KERNELS)
 @pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
 def test_packed_queries_keys_and_values(isa, symbolic):
     check(isa, (2, 19, 19), packed=True, symbolic=symbolic)
@@ -149,13 +151,13 @@ def test_scores_that_grow_from_block_to_block_do_not_overflow():
     assert_agrees(result, attention(q, k, v, 1.0))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 90)),
     widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     causal=st.booleans(),
     symbolic=st.booleans(),
-    isa=st.sampled_from(ISAS),
+    isa=st.sampled_from([isa.name for isa in TABLE]),
 )
 def test_any_sizes(sizes, widths, causal, symbolic, isa):
     if causal and sizes[1] > sizes[2]:

@@ -16,16 +16,17 @@ from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.workloads import ACTIVATIONS, Linear
 from tests.schedules.running import (
-    ISAS,
     assert_agrees,
     call,
     kernel_of,
+    kernels,
     packed,
     random,
     stand_in,
 )
 
 ROWS = (1, 2, 7, 8, 9, 33, 127, 128)
+GEMMS = kernels(Linear(None, 96, 37))
 erf = np.vectorize(math.erf)
 EXPECTED = {
     "": lambda x: x,
@@ -55,7 +56,7 @@ def check(workload, isa, m):
     assert_agrees(result, expected)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", GEMMS)
 @pytest.mark.parametrize("n", [96, 50])
 def test_any_number_of_rows(isa, n):
     workload = Linear(None, n, 37, bias=True, residual=True)
@@ -63,8 +64,8 @@ def test_any_number_of_rows(isa, n):
         check(workload, isa, m)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("m", [1, 9, 33, 131])
+@pytest.mark.parametrize("isa", GEMMS)
+@pytest.mark.parametrize("m", [1, 9, 131])
 def test_a_known_number_of_rows(isa, m):
     check(Linear(m, 50, 33, bias=True), isa, m)
 
@@ -74,8 +75,8 @@ def test_more_rows_than_are_packed_at_once():
     check(Linear(300, 12, 5), "neon", 300)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("activation", filter(None, ACTIVATIONS))
+@pytest.mark.parametrize("isa", kernels(Linear(None, 96, 37), "avx512", "neon"))
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
 def test_activation(isa, activation):
     check(Linear(10, 53, 16, bias=True, activation=activation, residual=True), isa, 10)
 
@@ -85,7 +86,7 @@ def test_a_layer_narrower_than_a_vector(n):
     check(Linear(None, n, 40, bias=True, activation="gelu"), "avx512", 5)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     m=st.one_of(st.sampled_from(ROWS), st.integers(1, 60)),
     n=st.integers(1, 200),
@@ -93,13 +94,13 @@ def test_a_layer_narrower_than_a_vector(n):
     bias=st.booleans(),
     residual=st.booleans(),
     activation=st.sampled_from(ACTIVATIONS),
-    isa=st.sampled_from(ISAS),
+    isa=st.sampled_from([isa.name for isa in TABLE]),
 )
 def test_any_sizes(m, n, k, bias, residual, activation, isa):
     check(Linear(m, n, k, bias, activation, residual), isa, m)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", GEMMS)
 @pytest.mark.parametrize("n", [2, 50, 128, 312, 384, 1536, 30522])
 def test_the_layout_of_weights_does_not_depend_on_the_rows(isa, n):
     target = stand_in(next(row for row in TABLE if row.name == isa))

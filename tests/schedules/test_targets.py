@@ -1,0 +1,61 @@
+"""Every template compiles for phones and other machines, and its inner loop stays in registers."""
+
+import re
+
+import pytest
+import tvm
+
+from pocketformer import targets
+from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Norm, Softmax
+
+WORKLOADS = [
+    Linear(128, 384, 384, bias=True, activation="gelu"),
+    Linear(None, 312, 312, bias=True, residual=True),
+    Linear(1, 384, 384),
+    Attention(1, 128, 128, 12, 12, 32, 32, 0.2, (True, False, False)),
+    Attention(None, None, None, 12, 4, 64, 64, 0.2, causal=True),
+    Norm(None, 384, "layer", 1e-5, residual=True, bias=True),
+    Softmax(None, None),
+    BatchMatmul(12, 128, 128, 64),
+]
+TARGETS = ["x86_64-linux", "arm64-android", "armv7-android", "raspberrypi4", "pixel8"]
+
+
+def assembly(workload, target):
+    func = pick(workload, target).func.with_attr("global_symbol", "kernel")
+    return tvm.compile(func, target=target.tvm()).mod.inspect_source("asm")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=str)
+def test_compiles_without_calls_of_libm(workload, target):
+    code = assembly(workload, targets.load(target))
+    assert not re.search(r"\b(expf|exp2f|erff|tanhf|nearbyintf|roundf)\b", code)
+
+
+def densest_loop(code, multiply_add):
+    """The instructions of the innermost loop with the most multiply-adds."""
+    loops = []
+    for block in re.split(r"\n(?=\.L\w+:)", code):
+        label, _, body = block.partition(":")
+        lines = [line.strip() for line in body.splitlines() if re.match(r"\t[a-z]", line)]
+        ends = [i for i, line in enumerate(lines) if re.match(r"(b\.?\w*|j\w+)\s", line)
+                and line.split()[-1] == label]
+        if ends:
+            loops.append(lines[: ends[0] + 1])
+    return max(loops, key=lambda lines: sum(line.startswith(multiply_add) for line in lines))
+
+
+@pytest.mark.parametrize(("target", "multiply_add", "limit"), [
+    ("raspberrypi5", "fmla", 1.2), ("pixel8", "fmla", 1.2), ("x86_64-linux", "vfmadd", 1.8)])
+@pytest.mark.parametrize("m", [128, None], ids=["known", "symbolic"])
+@pytest.mark.parametrize("activation", ["", "gelu"])
+def test_the_inner_loop_has_few_instructions_beside_multiply_add(
+    target, multiply_add, limit, m, activation
+):
+    workload = Linear(m, 384, 384, bias=True, activation=activation)
+    lines = densest_loop(assembly(workload, targets.load(target)), multiply_add)
+    count = sum(line.startswith(multiply_add) for line in lines)
+    assert count >= 12
+    assert len(lines) / count <= limit
