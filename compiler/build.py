@@ -80,48 +80,50 @@ def _build(
     explanation = Explanation()
     before = list(pipeline(target, recipe))
     after = list(finish(target))
-    done = itertools.count(1)
-    # Linking and the code generator take about as long as all the passes together.
-    total = 2 * (len(before) + len(after))
-
-    def watch(step: str, mod: IRModule) -> None:
-        number = next(done)
-        explanation.watch(step, mod)
-        tell(step, number / total)
-        if dump_ir is not None:
-            Path(dump_ir).mkdir(parents=True, exist_ok=True)
-            (Path(dump_ir) / f"{number:02}_{step}.py").write_text(mod.script(show_meta=False))
-
+    # Generating code and linking take about as long as all the passes together.
+    watch = _watcher(explanation, tell, 2 * (len(before) + len(after)), dump_ir)
     with explanation.listening():
         module, fixed = _entries(model)
         module = run(module, before, target, watch)
         module, weights = fold_weights(module, model.weights)
         entries = _describe(module, fixed, embed_weights)
         if embed_weights:
-            module = _embedded(module, weights)
-            weights = {}
+            module, weights = _embedded(module, weights), {}
         module = run(module, after, target, watch)
     tell("generate code", 0.5)
     executable = relax.build(module, target.tvm(), relax_pipeline=None)
     tell("link", 0.9)
+    manifest = Manifest.describe(
+        name=model.name,
+        target=target,
+        recipe=recipe.name,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        dims=model.dims,
+        entries=entries,
+        operators=tuple(explanation.records(model.operators)),
+    )
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
-        _export(executable, library, target)
-        manifest = Manifest.describe(
-            name=model.name,
-            target=target,
-            recipe=recipe.name,
-            inputs=model.inputs,
-            outputs=model.outputs,
-            dims=model.dims,
-            entries=entries,
-            operators=tuple(explanation.records(model.operators)),
-        )
+        executable.export_library(str(library), fcompile=Linker(target))
         return Bundle.create(library, weights, manifest)
 
 
-def _export(executable: Any, library: Path, target: Target) -> None:
-    executable.export_library(str(library), fcompile=Linker(target))
+def _watcher(
+    explanation: Explanation, tell: Progress, total: int, dump_ir: str | Path | None
+) -> Callable[[str, IRModule], None]:
+    """What sees the module after every pass: the explanation, the progress, a folder of dumps."""
+    numbers = itertools.count(1)
+
+    def watch(step: str, mod: IRModule) -> None:
+        number = next(numbers)
+        explanation.watch(step, mod)
+        tell(step, number / total)
+        if dump_ir is not None:
+            Path(dump_ir).mkdir(parents=True, exist_ok=True)
+            (Path(dump_ir) / f"{number:02}_{step}.py").write_text(mod.script(show_meta=False))
+
+    return watch
 
 
 def _entries(model: Model) -> tuple[IRModule, dict[str, dict[str, int]]]:
