@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections import ChainMap, Counter
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import AttributeProto
 from tvm import ir, relax
 
 from pocketformer.compiler.dims import axes_of
 from pocketformer.compiler.errors import BadDim, BadModel, PocketformerError
 from pocketformer.compiler.frontends.onnx_builder import Builder, identifier
-from pocketformer.compiler.frontends.onnx_check import check_functions, check_node, check_order
 from pocketformer.compiler.frontends.onnx_file import Source, open_model
+from pocketformer.compiler.frontends.onnx_graph import (
+    check_functions,
+    check_node,
+    check_order,
+    needed_names,
+    uses,
+)
 from pocketformer.compiler.frontends.onnx_node import Node, NodeReader, read_opsets, refuse_unknown
 from pocketformer.compiler.frontends.onnx_ops import CONVERTERS
 from pocketformer.compiler.frontends.onnx_ops.bounds import note_interval
@@ -115,14 +120,14 @@ class _Importer:
         self.builder = Builder(self.solver, self.source, params)
         if graph.sparse_initializer:
             raise BadModel("the model has sparse weights, which are not supported")
-        self.builder.weights.uses = _uses(graph)
+        self.builder.weights.uses = uses(graph)
         for tensor in graph.initializer:
             scope[tensor.name] = array = self.source.initializer(tensor)
             self.builder.weights.name(array, tensor.name)
         return params, scope
 
     def _walk(self, graph: onnx.GraphProto, scope: MutableMapping[str, Value]) -> None:
-        needed = _needed(graph)
+        needed = needed_names(graph)
         for proto in graph.node:
             if not needed.isdisjoint(proto.output):
                 self._node(proto, scope)
@@ -232,32 +237,3 @@ class _Importer:
 
 def _spec(name: str, ty: relax.TensorType) -> TensorSpec:
     return TensorSpec(name, axes_of(ty), str(ty.dtype))
-
-
-def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-
-
-def _used_names(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, also from within its subgraphs."""
-    yield from node.input
-    for graph in _inner_graphs(node):
-        for inner in graph.node:
-            yield from _used_names(inner)
-        yield from (value.name for value in graph.output)
-
-
-def _uses(graph: onnx.GraphProto) -> Counter[str]:
-    return Counter(name for node in graph.node for name in _used_names(node))
-
-
-def _needed(graph: onnx.GraphProto) -> set[str]:
-    """The names of all values that the outputs follow from."""
-    needed = {value.name for value in graph.output}
-    for node in reversed(graph.node):
-        if not needed.isdisjoint(node.output):
-            needed.update(name for name in _used_names(node) if name)
-    needed.discard("")
-    return needed

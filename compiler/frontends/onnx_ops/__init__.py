@@ -2,12 +2,15 @@
 
 from pocketformer.compiler.frontends.onnx_builder import Converter
 from pocketformer.compiler.frontends.onnx_ops import (
+    activations,
     attention,
     convolution,
     creation,
     elementwise,
+    images,
     indexing,
     normalization,
+    padding,
     reduction,
     shapes,
     slices,
@@ -15,12 +18,15 @@ from pocketformer.compiler.frontends.onnx_ops import (
 
 CONVERTERS: dict[str, Converter] = {
     **shapes.CONVERTERS,
+    **padding.CONVERTERS,
     **elementwise.CONVERTERS,
+    **activations.CONVERTERS,
     **slices.CONVERTERS,
     **indexing.CONVERTERS,
     **creation.CONVERTERS,
     **reduction.CONVERTERS,
     **normalization.CONVERTERS,
     **convolution.CONVERTERS,
+    **images.CONVERTERS,
     **attention.CONVERTERS,
 }

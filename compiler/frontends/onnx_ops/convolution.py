@@ -1,4 +1,4 @@
-"""Convolution, pooling and resizing of 1, 2 or 3 spatial axes."""
+"""Convolution and pooling over 1, 2 or 3 spatial axes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from tvm.relax import op as R
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
-from pocketformer.compiler.frontends.onnx_ops.elementwise import number
 from pocketformer.compiler.frontends.onnx_values import Size, Value
 
 CONVOLUTIONS = {1: R.nn.conv1d, 2: R.nn.conv2d, 3: R.nn.conv3d}
 TRANSPOSED = {1: R.nn.conv1d_transpose, 2: R.nn.conv2d_transpose}
 MAX_POOLS = {1: R.nn.max_pool1d, 2: R.nn.max_pool2d, 3: R.nn.max_pool3d}
 AVERAGE_POOLS = {1: R.nn.avg_pool1d, 2: R.nn.avg_pool2d, 3: R.nn.avg_pool3d}
-
-METHODS = {"nearest": "nearest_neighbor", "linear": "linear", "cubic": "cubic"}
-ROUNDING = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 @dataclass(frozen=True)
@@ -168,91 +164,6 @@ def _global_pool(make: Callable[..., relax.Expr]) -> Converter:
     return run
 
 
-def _resize(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
-    data, _, scales, sizes = ([*inputs, None, None, None])[:4]
-    shape = list(b.shape(data))
-    if "axes" in node.attributes or node.integer("antialias", 0):
-        raise UnsupportedOperator("it has axes or antialias")
-    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise UnsupportedOperator("it keeps the aspect ratio")
-    target = _resized(b, shape, scales, sizes)
-    if b.same_shape(target, shape):
-        return data
-    if len(shape) not in (3, 4) or not b.same_shape(target[:2], shape[:2]):
-        raise UnsupportedOperator(f"it resizes {tuple(shape)} to {tuple(target)}, no image")
-    method = node.text("mode", "nearest")
-    place = node.text("coordinate_transformation_mode", "half_pixel")
-    if method not in METHODS or place == "tf_crop_and_resize":
-        raise UnsupportedOperator(f"it has mode {method!r} and places {place!r}")
-    rounding = node.text("nearest_mode", "round_prefer_floor")
-    if rounding not in ROUNDING:
-        raise BadModel(f"it has no nearest_mode {rounding!r}")
-    image = b.tensor(data)
-    if len(shape) == 3:
-        image = b.emit(R.reshape(image, [*shape[:2], 1, shape[2]]))
-        target = [*target[:2], 1, target[2]]
-    result = R.image.resize2d(
-        image, tuple(target[2:]), layout="NCHW", method=METHODS[method],
-        coordinate_transformation_mode=place,
-        rounding_method=rounding if method == "nearest" else "",
-        cubic_alpha=node.number("cubic_coeff_a", -0.75),
-        cubic_exclude=node.integer("exclude_outside", 0),
-    )    # fmt: skip
-    return R.reshape(result, [*target[:2], target[3]]) if len(shape) == 3 else result
-
-
-def _resized(
-    b: Builder, shape: list[Size], scales: Value | None, sizes: Value | None
-) -> list[Size]:
-    if sizes is not None and b.shape(sizes) != (0,):
-        target = b.sizes(sizes, "sizes")
-    elif scales is not None:
-        factors = b.constant(scales, "scales").astype(float).reshape(-1)
-        target = [_scaled(size, float(by)) for size, by in zip(shape, factors, strict=True)]
-    else:
-        raise BadModel("it has neither scales nor sizes")
-    if len(target) != len(shape):
-        raise BadModel(f"it has {len(target)} sizes for a tensor of rank {len(shape)}")
-    if any(isinstance(size, int) and size < 1 for size in target):
-        raise BadModel(f"it resizes to {tuple(target)}")
-    b.check_shape(target)
-    return target
-
-
-def _scaled(size: Size, by: float) -> Size:
-    if not 1e-4 < by < 1e4:
-        raise BadModel(f"it scales by {by}")
-    if not isinstance(size, int):
-        if by != int(by):
-            raise UnsupportedOperator(f"it scales a symbolic axis by {by}; fix that dimension")
-        return size * int(by)
-    if abs(size * by - round(size * by)) > 1e-4:
-        raise UnsupportedOperator(f"it scales {size} by {by}, which is no whole number")
-    return round(size * by)
-
-
-def _batch_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-    """x * factor + offset; both are computed here where the statistics are weights."""
-    if node.integer("training_mode", 0):
-        raise UnsupportedOperator("it is in training mode; export the model with eval()")
-    x, (scale, bias, mean, variance) = b.tensor(inputs[0]), inputs[1:5]
-    channel = [1, -1, *[1] * (b.rank(x) - 2)]
-    epsilon = node.number("epsilon", 1e-5)
-    if all(isinstance(value, np.ndarray) for value in (scale, bias, mean, variance)):
-        factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
-        offset = bias - mean * factor
-        parts = [part.astype(scale.dtype).reshape(channel) for part in (factor, offset)]
-        for part, word in zip(parts, ("factor", "offset"), strict=True):
-            b.weights.name(part, f"{node.name}.{word}")
-        return R.add(R.multiply(x, b.tensor(parts[0])), b.tensor(parts[1]))
-    wide = [
-        b.tensor(b.reshape(value, [1, b.shape(value)[0], *channel[2:]]))
-        for value in (scale, bias, mean, variance)
-    ]
-    factor = R.divide(wide[0], R.sqrt(R.add(wide[3], number(b, epsilon, b.tensor(variance)))))
-    return R.add(R.multiply(R.subtract(x, wide[2]), factor), wide[1])
-
-
 CONVERTERS: dict[str, Converter] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -260,6 +171,4 @@ CONVERTERS: dict[str, Converter] = {
     "AveragePool": _pool(AVERAGE_POOLS, average=True),
     "GlobalAveragePool": _global_pool(R.mean),
     "GlobalMaxPool": _global_pool(R.max),
-    "Resize": _resize,
-    "BatchNormalization": _batch_norm,
 }

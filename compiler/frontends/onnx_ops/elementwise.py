@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from tvm import relax
 from tvm.relax import op as R
 
-from pocketformer.compiler.errors import BadModel, UnsupportedOperator
 from pocketformer.compiler.frontends.onnx_broadcast import broadcast
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_file import dtype_of
@@ -28,7 +26,7 @@ def number(b: Builder, value: float, like: relax.Expr) -> relax.Expr:
     return b.literal(value, str(like.ty.dtype))
 
 
-def _unary(make: Unary) -> Converter:
+def unary(make: Unary) -> Converter:
     return lambda b, node, inputs: make(b, node, b.tensor(inputs[0]))
 
 
@@ -137,113 +135,12 @@ def _where(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     return R.where(condition, x, y)
 
 
-def _prelu(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-    x, slope = broadcast(b, inputs[0], inputs[1])
-    return R.where(R.less(x, number(b, 0, x)), R.multiply(x, slope), x)
-
-
-def _gelu(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    form = node.text("approximate", "none")
-    if form not in ("none", "tanh"):
-        raise BadModel(f"it has no approximation {form!r}")
-    return R.nn.gelu(x) if form == "none" else R.nn.gelu_tanh(x)
-
-
-def _elu(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    return _exponential_below_zero(b, x, node.number("alpha", 1.0), 1.0)
-
-
-def _celu(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    alpha = node.number("alpha", 1.0)
-    return _exponential_below_zero(b, x, alpha, 1.0 / alpha)
-
-
-def _selu(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    alpha = node.number("alpha", 1.67326319217681884765625)
-    scaled = _exponential_below_zero(b, x, alpha, 1.0)
-    return R.multiply(scaled, number(b, node.number("gamma", 1.05070102214813232421875), x))
-
-
-def _exponential_below_zero(
-    b: Builder, x: relax.Expr, alpha: float, inner: float
-) -> relax.Expr:
-    zero = number(b, 0, x)
-    below = R.exp(R.multiply(R.minimum(x, zero), number(b, inner, x)))
-    curve = R.multiply(R.subtract(below, number(b, 1, x)), number(b, alpha, x))
-    return R.add(R.maximum(x, zero), curve)
-
-
-def _hard_sigmoid(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    return _ramp(b, x, node.number("alpha", 0.2), node.number("beta", 0.5))
-
-
-def _hard_swish(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    return R.multiply(x, _ramp(b, x, 1 / 6, 0.5))
-
-
-def _ramp(b: Builder, x: relax.Expr, slope: float, offset: float) -> relax.Expr:
-    line = R.add(R.multiply(x, number(b, slope, x)), number(b, offset, x))
-    return R.minimum(R.maximum(line, number(b, 0, x)), number(b, 1, x))
-
-
-def softplus(b: Builder, x: relax.Expr) -> relax.Expr:
-    """log(1 + exp(x)), written so that a large x does not overflow."""
-    small = R.exp(R.negative(R.abs(x)))
-    return R.add(R.maximum(x, number(b, 0, x)), R.log(R.add(small, number(b, 1, x))))
-
-
-def _swish(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    alpha = node.number("alpha", 1.0)
-    if alpha == 1.0:
-        return R.nn.silu(x)
-    return R.multiply(x, R.sigmoid(R.multiply(x, number(b, alpha, x))))
-
-
-def _quick_gelu(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    alpha = node.number("alpha", 1.702)
-    return R.multiply(x, R.sigmoid(R.multiply(x, number(b, alpha, x))))
-
-
-def _bias_gelu(approximate: bool) -> Converter:
-    def run(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
-        x = b.tensor(inputs[0])
-        if len(inputs) > 1 and inputs[1] is not None:
-            x = b.emit(R.add(*broadcast(b, x, inputs[1])))
-        return R.nn.gelu_tanh(x) if approximate else R.nn.gelu(x)
-
-    return run
-
-
 def _is_inf(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
     if not node.integer("detect_negative", 1):
         return R.equal(x, number(b, math.inf, x))
     if not node.integer("detect_positive", 1):
         return R.equal(x, number(b, -math.inf, x))
     return R.isinf(x)
-
-
-def _softmax(make: Callable[..., relax.Expr]) -> Converter:
-    def run(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
-        x = b.tensor(inputs[0])
-        shape = b.shape(x)
-        old = node.opset < 13
-        axis = b.axis(node.integer("axis", 1 if old else -1), len(shape))
-        if not old or axis == len(shape) - 1:
-            return make(x, axis)
-        # Until opset 12 all axes from `axis` on were one.
-        flat = [b.solver.product(shape[:axis]), b.solver.product(shape[axis:])]
-        return R.reshape(make(R.reshape(x, flat), 1), list(shape))
-
-    return run
-
-
-def _refuse_training(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
-    if len(inputs) > 2 and inputs[2] is not None and b.number(inputs[2], "training_mode"):
-        raise UnsupportedOperator("it is in training mode; export the model with eval()")
-    if len(node.outputs) > 1 and node.outputs[1]:
-        ones = R.full(list(b.shape(inputs[0])), b.literal(True, "bool"))
-        return inputs[0], ones
-    return inputs[0]
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -254,7 +151,7 @@ CONVERTERS: dict[str, Converter] = {
             "Atan": R.atan, "Atanh": R.atanh, "BitwiseNot": R.bitwise_not, "Ceil": R.ceil,
             "Cos": R.cos, "Cosh": R.cosh, "Erf": R.erf, "Exp": R.exp, "Floor": R.floor,
             "IsNaN": R.isnan, "Log": R.log, "Neg": R.negative, "Not": R.logical_not,
-            "Relu": R.nn.relu, "Round": R.round, "Sigmoid": R.sigmoid, "Sign": R.sign,
+            "Round": R.round, "Sigmoid": R.sigmoid, "Sign": R.sign,
             "Sin": R.sin, "Sinh": R.sinh, "Sqrt": R.sqrt, "Tan": R.tan, "Tanh": R.tanh,
         }.items()
     },
@@ -280,30 +177,6 @@ CONVERTERS: dict[str, Converter] = {
     "CastLike": _cast_like,
     "Clip": _clip,
     "Where": _where,
-    "PRelu": _prelu,
-    "Dropout": _refuse_training,
-    "Softmax": _softmax(R.nn.softmax),
-    "LogSoftmax": _softmax(R.nn.log_softmax),
-    "Reciprocal": _unary(lambda b, node, x: R.divide(number(b, 1, x), x)),
-    "LeakyRelu": _unary(lambda b, node, x: R.nn.leakyrelu(x, node.number("alpha", 0.01))),
-    "Softsign": _unary(lambda b, node, x: R.divide(x, R.add(R.abs(x), number(b, 1, x)))),
-    "Softplus": _unary(lambda b, node, x: softplus(b, x)),
-    "Mish": _unary(lambda b, node, x: R.multiply(x, R.tanh(softplus(b, x)))),
-    "ThresholdedRelu": _unary(
-        lambda b, node, x: R.where(
-            R.greater(x, number(b, node.number("alpha", 1.0), x)), x, number(b, 0, x)
-        )
-    ),
-    "IsInf": _unary(_is_inf),
-    "Elu": _unary(_elu),
-    "Celu": _unary(_celu),
-    "Selu": _unary(_selu),
-    "HardSigmoid": _unary(_hard_sigmoid),
-    "HardSwish": _unary(_hard_swish),
-    "Swish": _unary(_swish),
-    "Gelu": _unary(_gelu),
-    "com.microsoft.Gelu": _unary(lambda b, node, x: R.nn.gelu(x)),
-    "com.microsoft.QuickGelu": _unary(_quick_gelu),
-    "com.microsoft.BiasGelu": _bias_gelu(approximate=False),
-    "com.microsoft.FastGelu": _bias_gelu(approximate=True),
+    "Reciprocal": unary(lambda b, node, x: R.divide(number(b, 1, x), x)),
+    "IsInf": unary(_is_inf),
 }    # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax
 from tvm.relax import op as R
 
-from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.errors import BadModel, UnsupportedOperator
 from pocketformer.compiler.frontends.onnx_broadcast import broadcast, broadcast_to
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
@@ -128,10 +128,33 @@ def _lp_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     return R.divide(x, R.sqrt(R.sum(R.multiply(x, x), axis, True)))
 
 
+def _batch_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
+    """x * factor + offset; both are computed here where the statistics are weights."""
+    if node.integer("training_mode", 0):
+        raise UnsupportedOperator("it is in training mode; export the model with eval()")
+    x, (scale, bias, mean, variance) = b.tensor(inputs[0]), inputs[1:5]
+    channel = [1, -1, *[1] * (b.rank(x) - 2)]
+    epsilon = node.number("epsilon", 1e-5)
+    if all(isinstance(value, np.ndarray) for value in (scale, bias, mean, variance)):
+        factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
+        offset = bias - mean * factor
+        parts = [part.astype(scale.dtype).reshape(channel) for part in (factor, offset)]
+        for part, word in zip(parts, ("factor", "offset"), strict=True):
+            b.weights.name(part, f"{node.name}.{word}")
+        return R.add(R.multiply(x, b.tensor(parts[0])), b.tensor(parts[1]))
+    wide = [
+        b.tensor(b.reshape(value, [1, b.shape(value)[0], *channel[2:]]))
+        for value in (scale, bias, mean, variance)
+    ]
+    factor = R.divide(wide[0], R.sqrt(R.add(wide[3], number(b, epsilon, b.tensor(variance)))))
+    return R.add(R.multiply(R.subtract(x, wide[2]), factor), wide[1])
+
+
 CONVERTERS: dict[str, Converter] = {
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,
     "SimplifiedLayerNormalization": _rms_norm,
+    "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
     "LpNormalization": _lp_norm,

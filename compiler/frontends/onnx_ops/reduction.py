@@ -19,7 +19,7 @@ from pocketformer.compiler.frontends.onnx_broadcast import (
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops.elementwise import number
-from pocketformer.compiler.frontends.onnx_ops.fold import reduced_axes
+from pocketformer.compiler.frontends.onnx_ops.fold_structure import reduced_axes
 from pocketformer.compiler.frontends.onnx_values import Value
 
 Reducer = Callable[..., relax.Expr]

@@ -1,4 +1,4 @@
-"""Operators that only rearrange: Reshape, Transpose, Expand, Concat, Pad and their family."""
+"""Operators that only rearrange: Reshape, Transpose, Expand, Concat and their family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm.relax import op as R
 
-from pocketformer.compiler.errors import BadModel, UnsupportedOperator
+from pocketformer.compiler.errors import BadModel
 from pocketformer.compiler.frontends.onnx_broadcast import (
     LARGEST_FOLDED_BYTES,
     broadcast_shape,
@@ -19,10 +19,7 @@ from pocketformer.compiler.frontends.onnx_broadcast import (
 )
 from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_node import Node
-from pocketformer.compiler.frontends.onnx_ops import slices
 from pocketformer.compiler.frontends.onnx_values import Size, Symbolic, Value, object_array
-
-PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def _shape(b: Builder, node: Node, inputs: list[Value]) -> Value:
@@ -183,90 +180,6 @@ def _is_empty(b: Builder, value: Value) -> bool:
     return any(isinstance(size, int) and size == 0 for size in b.shape(value))
 
 
-def _pad(b: Builder, node: Node, inputs: list[Value | None]) -> Any:
-    data, pads, fill, axes = ([*inputs, None, None, None])[:4]
-    rank = b.rank(data)
-    mode = node.text("mode", "constant")
-    if mode not in PAD_MODES:
-        raise BadModel(f"it has no mode {mode!r}")
-    on = list(range(rank)) if axes is None else [b.axis(a, rank) for a in b.sizes(axes, "axes")]
-    amounts = b.sizes(pads, "pads")
-    if len(amounts) != 2 * len(on):
-        raise BadModel(f"it has {len(amounts)} pads for {len(on)} axes")
-    number = 0.0 if fill is None else float(b.number(fill, "fill"))
-    if any(not isinstance(amount, int) for amount in amounts):
-        if mode != "constant":
-            raise UnsupportedOperator(f"it pads by symbolic amounts in mode {mode!r}")
-        return _pad_by_joining(b, data, on, amounts, number)
-    width, cuts = [0] * (2 * rank), []
-    for index, axis in enumerate(on):
-        before, after = amounts[index], amounts[len(on) + index]
-        size = b.shape(data)[axis]
-        width[2 * axis], width[2 * axis + 1] = max(before, 0), max(after, 0)
-        if before < 0 or after < 0:
-            kept = b.solver.simplify(size + min(before, 0) + min(after, 0))
-            cuts.append(slices.Cut(axis, max(-before, 0), kept, 1))
-    data = slices.cut(b, data, cuts)
-    b.check_shape([
-        b.solver.simplify(size + width[2 * i] + width[2 * i + 1])
-        for i, size in enumerate(b.shape(data))
-    ])    # fmt: skip
-    if not any(width):
-        return data
-    return R.nn.pad(b.tensor(data), width, PAD_MODES[mode], number)
-
-
-def _pad_by_joining(
-    b: Builder, data: Value, axes: list[int], amounts: list[Size], number: float
-) -> Any:
-    tensor, dtype = b.tensor(data), b.dtype(data)
-    for index, axis in enumerate(axes):
-        before, after = amounts[index], amounts[len(axes) + index]
-        shape = list(b.shape(tensor))
-        parts = [tensor]
-        for place, amount in ((0, before), (2, after)):
-            if isinstance(amount, int) and amount == 0:
-                continue
-            if not b.solver.proves(b.solver.at_least(amount, 0)):
-                raise UnsupportedOperator(f"it pads by {amount}, which may be negative")
-            block = R.full([*shape[:axis], amount, *shape[axis + 1 :]], b.literal(number, dtype))
-            parts.insert(place, b.emit(block))
-        tensor = b.emit(R.concat(parts, axis)) if len(parts) > 1 else tensor
-    return tensor
-
-
-def _depth_to_space(b: Builder, node: Node, inputs: list[Value]) -> Any:
-    n, c, h, w = _image(b, inputs[0])
-    block = _block(node)
-    depth = b.solver.simplify(c // (block * block))
-    if node.text("mode", "DCR") == "DCR":
-        split, order = [n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2]
-    else:
-        split, order = [n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3]
-    parted = R.permute_dims(b.reshape(b.tensor(inputs[0]), split), order)
-    return R.reshape(parted, [n, depth, h * block, w * block])
-
-
-def _space_to_depth(b: Builder, node: Node, inputs: list[Value]) -> Any:
-    n, c, h, w = _image(b, inputs[0])
-    block = _block(node)
-    split = [n, c, b.solver.simplify(h // block), block, b.solver.simplify(w // block), block]
-    parted = R.permute_dims(b.reshape(b.tensor(inputs[0]), split), [0, 3, 5, 1, 2, 4])
-    return R.reshape(parted, [n, b.solver.simplify(c * block * block), split[2], split[4]])
-
-
-def _image(b: Builder, value: Value) -> tuple[Size, ...]:
-    if len(shape := b.shape(value)) != 4:
-        raise BadModel(f"its input has rank {len(shape)}, it needs 4")
-    return shape
-
-
-def _block(node: Node) -> int:
-    if not 0 < (block := node.integer("blocksize")) < 1024:
-        raise BadModel(f"its blocksize is {block}")
-    return block
-
-
 CONVERTERS: dict[str, Converter] = {
     "Shape": _shape,
     "Size": _size,
@@ -279,7 +192,4 @@ CONVERTERS: dict[str, Converter] = {
     "Expand": _expand,
     "Tile": _tile,
     "Concat": _concat,
-    "Pad": _pad,
-    "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth,
 }

@@ -66,7 +66,7 @@ def test_weights_are_mapped_from_the_file_and_not_copied(tmp_path):
 
 def test_loading_takes_less_than_twice_the_weights_of_memory(tmp_path):
     path = tmp_path / "large.onnx"
-    megabytes = 64
+    megabytes = 32
     table = np.zeros((megabytes, 1 << 18), np.float32)
     nodes = [node("Gather", "table ids", "y")]
     onnx.save(model(nodes, {"ids": (INT64, ["n"])}, constants={"table": table}), path)

@@ -1,12 +1,14 @@
-"""Checks of an ONNX graph's structure, before anything is made of it."""
+"""An ONNX graph's structure: what is checked before anything is made of it, and what is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import onnx
 import onnx.checker
 import onnx.defs
+from onnx import AttributeProto
 
 from pocketformer.compiler.errors import BadModel
 
@@ -68,3 +70,32 @@ def check_functions(model: onnx.ModelProto) -> None:
             raise BadModel(f"function {next(iter(pending))[1]!r} of the model calls itself")
         for key in done:
             del pending[key]
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+
+
+def used_names(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, also from within its subgraphs."""
+    yield from node.input
+    for graph in inner_graphs(node):
+        for inner in graph.node:
+            yield from used_names(inner)
+        yield from (value.name for value in graph.output)
+
+
+def uses(graph: onnx.GraphProto) -> Counter[str]:
+    return Counter(name for node in graph.node for name in used_names(node))
+
+
+def needed_names(graph: onnx.GraphProto) -> set[str]:
+    """The names of all values that the outputs follow from."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(name for name in used_names(node) if name)
+    needed.discard("")
+    return needed
