@@ -135,8 +135,8 @@ def _ranges(
     for symbol, name in names.items():
         dim, final = wanted.get(symbol, Dim()), _followed(name, equal)
         if isinstance(final, int):
-            if not dim.allows(final):
-                raise BadDim(f"dimension {symbol!r} is said to be {dim}, the model needs {final}")
+            if symbol in wanted and dim.fixed != final:
+                raise BadDim(f"dimension {symbol!r} cannot be {dim}: the model needs {final}")
             continue
         other = ranges.get(final, Dim())
         highs = [one.high for one in (dim, other) if one.high is not None]
