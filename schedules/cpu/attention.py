@@ -91,6 +91,16 @@ class FusedAttention:
         return function.func
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which queries a tile holds: those of one head from `first` on."""
+
+    batch: Expr
+    head: Expr
+    kv_head: Expr
+    first: Expr
+
+
 class _Writer:
     """Writes one attention kernel."""
 
@@ -101,10 +111,12 @@ class _Writer:
         self.unroll = isa_named(point.isa).unroll
         self.batch, self.q_len, self.kv_len = inputs.batch, inputs.q_len, inputs.kv_len
         self.panels = ceil_div(self.kv_len, point.keys)
-        self.block_panels = point.block // point.keys
         self.size = workload.head_size
-        # All keys at once: nothing is rescaled, and a tile goes from registers to the output.
+        # All keys at once: nothing is rescaled, and sums go from registers to the output.
         self.single = isinstance(self.kv_len, int) and self.kv_len <= point.block
+        # Where a row of scratch memory goes over from weights to results; a vector more than a
+        # power of two, so that rows lie in different sets of the cache.
+        self.results = point.block + self.lanes
 
     def write(self) -> None:
         work, point = self.workload, self.point
@@ -118,7 +130,7 @@ class _Writer:
             pair, tile = task // tiles, task % tiles
             batch, head = pair // work.heads, pair % work.heads
             kv_head = head // (work.heads // work.kv_heads)
-            self._tile(panels, batch, head, kv_head, tile * point.rows)
+            self._tile(panels, Place(batch, head, kv_head, tile * point.rows))
 
     def _lay_out_keys(self, panels: Buffer, pair: Expr) -> None:
         """panels[pair, panel, d, key]; keys past the end repeat the last one, their weight is 0."""
@@ -138,72 +150,61 @@ class _Writer:
                     for i in range(lanes):
                         store(panels, key(i, d, 1), pair, panel, d, column + i)
 
-    def _tile(
-        self, panels: Buffer, batch: Expr, head: Expr, kv_head: Expr, first: Expr
-    ) -> None:
-        """All keys for the `rows` queries from `first` on."""
-        work, point, lanes = self.workload, self.point, self.lanes
-        queries = self._queries(batch, head, first)
-        weights = workspace(point.rows, point.block + lanes)    # rows in different cache sets
+    def _tile(self, panels: Buffer, place: Place) -> None:
+        """All keys for one tile of queries."""
+        work, point = self.workload, self.point
+        queries = self._queries(place)
+        scratch = workspace(point.rows, self.results + ceil_div(work.value_size, 16) * 16)
         mask = self.inputs.mask_buffer(point.rows, point.keys)
-        softmax = RunningSoftmax(point.rows, point.keys, lanes)
-        result = None if self.single else self._empty_result()
+        softmax = RunningSoftmax(point.rows, point.keys, self.lanes)
         visible = self.kv_len
         if work.causal:
-            last = tirx.min(first + point.rows, self.q_len) - 1
+            last = tirx.min(place.first + point.rows, self.q_len) - 1
             visible = tirx.max(tirx.min(last + self.inputs.past + 1, self.kv_len), 0)
-        pair = batch * work.kv_heads + kv_head
 
         def take(block: Expr, count: Expr) -> None:
             chunks = ceil_div(count, point.keys)
             with loop(chunks) as chunk:
-                panel = block * self.block_panels + chunk
-                self._scores(
-                    panels, queries, weights, mask, batch, head, first, pair, panel, chunk)
-            softmax.take(weights, chunks)
-            for column, width, vectors in _groups(work.value_size, lanes, point.columns):
-                for row in range(0, point.rows, point.value_rows):
-                    rows = range(row, min(row + point.value_rows, point.rows))
-                    sums = self._weigh(weights, result, softmax, batch, kv_head,
-                                       block * point.block, count, rows, column, width, vectors)
-                    for i, r in enumerate(rows):
-                        for v in range(vectors):
-                            at, value = column + v * width, sums.load(i, v * width, width)
-                            if result is None:
-                                self._write(softmax, value, batch, head, first, r, at)
-                            else:
-                                result.store(value, r, at)
+                self._scores(panels, queries, scratch, mask, place,
+                             block * (point.block // point.keys) + chunk, chunk)
+            softmax.take(scratch, chunks)
+            self._weigh(scratch, softmax, place, block * point.block, count)
 
-        if result is None:
+        if self.single:
             take(0, visible)
             return
+        self._each_result(lambda r, at, width: store(
+            scratch, splat(0.0, width), r, self.results + at))
         with loop(ceil_div(visible, point.block)) as block:
             take(block, tirx.min(visible - block * point.block, point.block))
-        for r in range(point.rows):
-            for at, width in _widths(work.value_size, lanes):
-                self._write(softmax, result.load(r, at, width), batch, head, first, r, at)
+        self._each_result(lambda r, at, width: self._write(
+            softmax, load(scratch, r, self.results + at, lanes=width), place, r, at))
 
-    def _empty_result(self) -> Tile:
-        result = Tile(self.point.rows, self.workload.value_size)
-        for row in range(self.point.rows):
-            for start, width in _widths(self.workload.value_size, self.lanes):
-                result.store(splat(0.0, width), row, start)
-        return result
+    def _each_result(self, visit: Callable[[Expr, Expr, int], None]) -> None:
+        """`visit(row, column, lanes)` for the whole tile of the result."""
+        with loop(self.point.rows) as r:
+            for start, width, count in _vectors(self.workload.value_size, self.lanes):
+                with loop(count) as i:
+                    visit(r, start + i * width, width)
 
-    def _queries(self, batch: Expr, head: Expr, first: Expr) -> Callable[[Expr], list[Expr]]:
+    def _queries(self, place: Place) -> Callable[[Expr], list[Expr]]:
         """The scaled queries of a tile; gives those at d, and repeats the last past the end."""
         rows, lanes, size = self.point.rows, self.lanes, self.size
 
         def row(r: Expr, d: Expr, width: int) -> Expr:
-            at = first + r if self._q_len_fits() else tirx.min(first + r, self.q_len - 1)
-            return self.inputs.q(batch, at, head, d, width) * splat(self.workload.scale, width)
+            at = place.first + r
+            if not self._q_len_fits():
+                at = tirx.min(at, self.q_len - 1)
+            value = self.inputs.q(place.batch, at, place.head, d, width)
+            return value * splat(self.workload.scale, width)
 
         if not self.by_lane:
             small = 4 * size < STACK
             held = [registers(size) if small else workspace(size) for _ in range(rows)]
             for r in range(rows):
-                for d, width in _widths(size, lanes):
-                    store(held[r], row(r, d, width), d)
+                for start, width, count in _vectors(size, lanes):
+                    with loop(count) as i:
+                        store(held[r], row(r, start + i * width, width), start + i * width)
             return lambda d: [held[r][d] for r in range(rows)]
 
         turned = workspace(size, rows)
@@ -227,13 +228,14 @@ class _Writer:
         return isinstance(self.q_len, int) and self.q_len % self.point.rows == 0
 
     def _scores(
-        self, panels: Buffer, queries: Callable[[Expr], list[Expr]], weights: Buffer,
-        mask: Buffer | None, batch: Expr, head: Expr, first: Expr, pair: Expr, panel: Expr,
-        chunk: Expr,
+        self, panels: Buffer, queries: Callable[[Expr], list[Expr]], scratch: Buffer,
+        mask: Buffer | None, place: Place, panel: Expr, chunk: Expr,
     ) -> None:
-        """weights[:, chunk] = mask + queries @ one panel of keys."""
+        """scratch[:, chunk] = mask + queries @ one panel of keys."""
         rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
-        start = self.inputs.fill_mask(mask, batch, head, first, panel * keys, lanes)
+        pair = place.batch * self.workload.kv_heads + place.kv_head
+        start = self.inputs.fill_mask(
+            mask, place.batch, place.head, place.first, panel * keys, lanes)
         sums = Tile(rows, keys)
         for r in range(rows):
             for column in range(0, keys, lanes):
@@ -253,70 +255,91 @@ class _Writer:
             add(d)
         for r in range(rows):
             for column in range(0, keys, lanes):
-                store(weights, sums.load(r, column, lanes), r, chunk * keys + column)
+                store(scratch, sums.load(r, column, lanes), r, chunk * keys + column)
 
     def _weigh(
-        self, weights: Buffer, result: Tile | None, softmax: RunningSoftmax, batch: Expr,
-        head: Expr, start: Expr, count: Expr, rows: range, column: int, width: int, vectors: int,
-    ) -> Tile:
-        """result[rows, columns] * scale + weights @ the block's values."""
-        sums = Tile(len(rows), vectors * width)
-        for i, r in enumerate(rows):
+        self, scratch: Buffer, softmax: RunningSoftmax, place: Place, start: Expr, count: Expr
+    ) -> None:
+        """Add a block's weights @ values to the results, or write them where it is the only one."""
+        rows = min(self.point.value_rows, self.point.rows)
+        for column, width, vectors, groups in _groups(
+            self.workload.value_size, self.lanes, self.point.columns
+        ):
+            with loop(groups) as group:
+                first = column + group * vectors * width
+                with loop(self.point.rows // rows) as part:
+                    self._weigh_tile(scratch, softmax, place, start, count,
+                                     part * rows, rows, first, width, vectors)
+                if rest := self.point.rows % rows:
+                    self._weigh_tile(scratch, softmax, place, start, count,
+                                     self.point.rows - rest, rest, first, width, vectors)
+
+    def _weigh_tile(
+        self, scratch: Buffer, softmax: RunningSoftmax, place: Place, start: Expr, count: Expr,
+        row: Expr, rows: int, column: Expr, width: int, vectors: int,
+    ) -> None:
+        """`rows` x `vectors` of the results from (row, column) on."""
+        sums = Tile(rows, vectors * width)
+        for r in range(rows):
             for v in range(vectors):
                 held = splat(0.0, width)
-                if result is not None:
-                    old = result.load(r, column + v * width, width)
-                    held = old * splat(softmax.scale[r], width)
-                sums.store(held, i, v * width)
+                if not self.single:
+                    old = load(scratch, row + r, self.results + column + v * width, lanes=width)
+                    held = old * splat(softmax.scale[row + r], width)
+                sums.store(held, r, v * width)
 
         def add(key: Expr, numbers: list[Expr]) -> None:
-            for i, number in enumerate(numbers):
+            for r, number in enumerate(numbers):
                 for v in range(vectors):
-                    value = self.inputs.v(batch, start + key, head, column + v * width, width)
-                    sums.add(splat(number, width) * value, i, v * width)
+                    value = self.inputs.v(
+                        place.batch, start + key, place.kv_head, column + v * width, width)
+                    sums.add(splat(number, width) * value, r, v * width)
 
         steps = 4 if self.by_lane else 1
         with loop(count // steps) as step:
             if self.by_lane:
-                near = Tile(len(rows), steps)
-                for i, r in enumerate(rows):
-                    near.store(load(weights, r, step * steps, lanes=steps), i, 0)
+                near = Tile(rows, steps)
+                for r in range(rows):
+                    near.store(load(scratch, row + r, step * steps, lanes=steps), r, 0)
                 for u in range(steps):
-                    add(step * steps + u, [near.load(i, u, 1) for i in range(len(rows))])
+                    add(step * steps + u, [near.load(r, u, 1) for r in range(rows)])
             else:
-                add(step, [weights[r, step] for r in rows])
+                add(step, [scratch[row + r, step] for r in range(rows)])
         if steps > 1:
             with loop(count % steps) as rest:
                 key = count // steps * steps + rest
-                add(key, [weights[r, key] for r in rows])
-        return sums
+                add(key, [scratch[row + r, key] for r in range(rows)])
+        for r in range(rows):
+            for v in range(vectors):
+                value, at = sums.load(r, v * width, width), column + v * width
+                if self.single:
+                    self._write(softmax, value, place, row + r, at)
+                else:
+                    store(scratch, value, row + r, self.results + at)
 
     def _write(
-        self, softmax: RunningSoftmax, value: Expr, batch: Expr, head: Expr, first: Expr,
-        row: int, column: int,
+        self, softmax: RunningSoftmax, value: Expr, place: Place, row: Expr, column: Expr
     ) -> None:
-        with when(self._q_len_fits() or first + row < self.q_len):
+        with when(self._q_len_fits() or place.first + row < self.q_len):
             value = value * splat(softmax.share(row), lanes_of(value))
-            store(self.inputs.out, value, batch, first + row, head, column)
+            store(self.inputs.out, value, place.batch, place.first + row, place.head, column)
 
 
-def _widths(size: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """(start, lanes) of the vectors that cover `size`: whole ones, then halves of halves."""
+def _vectors(size: int, lanes: int) -> Iterator[tuple[int, int, int]]:
+    """(start, lanes, count) of the vectors that cover `size`: whole ones, then halves of halves."""
     start = 0
     while start < size:
-        while lanes > size - start:
-            lanes //= 2
-        yield start, lanes
-        start += lanes
+        if count := (size - start) // lanes:
+            yield start, lanes, count
+        start += count * lanes
+        lanes //= 2
 
 
-def _groups(size: int, lanes: int, columns: int) -> Iterator[tuple[int, int, int]]:
-    """(start, lanes, vectors) of the column groups, each at most `columns` wide."""
-    full = list(_widths(size, lanes))
-    whole = [start for start, width in full if width == lanes]
+def _groups(size: int, lanes: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
+    """(start, lanes, vectors, count) of the groups of columns, each at most `columns` wide."""
     most = columns // lanes
-    for i in range(0, len(whole), most):
-        yield whole[i], lanes, min(most, len(whole) - i)
-    for start, width in full:
-        if width < lanes:
-            yield start, width, 1
+    for start, width, count in _vectors(size, lanes):
+        if count >= most:
+            yield start, width, most, count // most
+        if count % most:
+            yield start + count // most * most * width, width, count % most, 1

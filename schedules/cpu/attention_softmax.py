@@ -79,7 +79,7 @@ class RunningSoftmax:
             vector = vector + load(sums, column, lanes=lanes)
         return vector
 
-    def share(self, r: int) -> Expr:
+    def share(self, r: Expr) -> Expr:
         """1 / the sum of exponentials; 0 where no key was seen."""
         total = self.total[r]
         nothing = T.float32(0.0)
