@@ -7,6 +7,7 @@ from pocketformer.compiler.frontends.onnx_ops import (
     convolution,
     creation,
     elementwise,
+    fused,
     images,
     indexing,
     normalization,
@@ -29,4 +30,5 @@ CONVERTERS: dict[str, Converter] = {
     **convolution.CONVERTERS,
     **images.CONVERTERS,
     **attention.CONVERTERS,
+    **fused.CONVERTERS,
 }

@@ -71,16 +71,15 @@ def softplus(b: Builder, x: relax.Expr) -> relax.Expr:
     return R.add(R.maximum(x, number(b, 0, x)), R.log(R.add(small, number(b, 1, x))))
 
 
-def _swish(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    alpha = node.number("alpha", 1.0)
-    if alpha == 1.0:
-        return R.nn.silu(x)
-    return R.multiply(x, R.sigmoid(R.multiply(x, number(b, alpha, x))))
+def _swish(default: float) -> Converter:
+    """x * sigmoid(alpha * x)."""
 
+    def run(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
+        if (alpha := node.number("alpha", default)) == 1.0:
+            return R.nn.silu(x)
+        return R.multiply(x, R.sigmoid(R.multiply(x, number(b, alpha, x))))
 
-def _quick_gelu(b: Builder, node: Node, x: relax.Expr) -> relax.Expr:
-    alpha = node.number("alpha", 1.702)
-    return R.multiply(x, R.sigmoid(R.multiply(x, number(b, alpha, x))))
+    return unary(run)
 
 
 def _bias_gelu(approximate: bool) -> Converter:
@@ -137,10 +136,10 @@ CONVERTERS: dict[str, Converter] = {
     "Selu": unary(_selu),
     "HardSigmoid": unary(_hard_sigmoid),
     "HardSwish": unary(_hard_swish),
-    "Swish": unary(_swish),
+    "Swish": _swish(1.0),
     "Gelu": unary(_gelu),
     "com.microsoft.Gelu": unary(lambda b, node, x: R.nn.gelu(x)),
-    "com.microsoft.QuickGelu": unary(_quick_gelu),
+    "com.microsoft.QuickGelu": _swish(1.702),
     "com.microsoft.BiasGelu": _bias_gelu(approximate=False),
     "com.microsoft.FastGelu": _bias_gelu(approximate=True),
 }

@@ -267,6 +267,7 @@ MICROSOFT: dict[str, list[Case]] = {
     "microsoft": [
         Case("Gelu", x("n", 8), domain=M),
         Case("QuickGelu", x("n", 8), domain=M),
+        Case("QuickGelu", x("n", 8), domain=M, alpha=1.0),
         Case("FastGelu", x("n", 8), domain=M),
         Case("FastGelu", x("n", 8), weight(8), domain=M),
         Case("BiasGelu", x("n", 8), weight(8), domain=M),
@@ -284,6 +285,12 @@ MICROSOFT: dict[str, list[Case]] = {
              num_heads=4),
         Case("RotaryEmbedding", x(2, 4, "n", 8), ints(2, "n", low=0, high=16), weight(16, 4),
              weight(16, 4), domain=M),
+        Case("FusedMatMul", x(2, 4, "n"), x(2, 5, 4), domain=M, transA=1, transB=1, alpha=0.3),
+        Case("FusedMatMul", x(2, "n", 4), weight(4, 5), domain=M),
+        Case("FusedGemm", x("n", 4), weight(5, 4), weight(5), domain=M, transB=1,
+             activation="Tanh"),
+        Case("FusedConv", x("n", 4, 8, 7), weight(6, 4, 3, 3), weight(6), domain=M,
+             activation="Relu"),
     ]
 }    # fmt: skip
 OPSETS = {**dict.fromkeys(THEMES, 17), "older": 11, "newer": 23, "attention": 23, "microsoft": 17}
