@@ -76,10 +76,9 @@ def test_head_sizes(isa, widths):
 
 
 @pytest.mark.parametrize("isa", TWO[:1])
-@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
+@pytest.mark.parametrize(("dtype", "symbolic"), [("float32", True), ("bool", False)])
 @pytest.mark.parametrize("shape", [
     (1, 1, 1, 37), (2, 1, 1, 37), (1, 1, 11, 37), (2, 4, 11, 37), (1, 4, 1, 37)], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "bool"])
 def test_masks(isa, symbolic, shape, dtype):
     mask = random(*shape)
     mask = mask > -0.5 if dtype == "bool" else np.where(mask > -0.5, mask, LOWEST)
@@ -113,7 +112,7 @@ def test_grouped_heads_share_a_key_head():
     check("neon", (2, 5, 9), heads=(4, 1), symbolic=True)
 
 
-@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("isa", TWO)
 @pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
 def test_packed_queries_keys_and_values(isa, symbolic):
     check(isa, (2, 19, 19), packed=True, symbolic=symbolic)
@@ -151,7 +150,7 @@ def test_scores_that_grow_from_block_to_block_do_not_overflow():
     assert_agrees(result, attention(q, k, v, 1.0))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 90)),
     widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
