@@ -45,6 +45,10 @@ def compile(
         bool,
         typer.Option("--explain", help="Tell which kernel runs each operator of the source."),
     ] = False,
+    dump_ir: Annotated[
+        Path | None,
+        typer.Option(help="A folder for the module after every pass, as TVMScript."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -67,6 +71,7 @@ def compile(
             component=component,
             embed_weights=embed_weights,
             progress=step,
+            dump_ir=dump_ir,
         )
         step(f"writing {destination}", 1.0)
         bundle.save(destination)
