@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
-from tvm.ir import IRModule
 
 from pocketformer.passes.attention_operands import axes_of, bshd, operand_of, scaled
-from pocketformer.passes.composite import Composites
 from pocketformer.passes.fused_operators import BSHD_OF_BHSD, attention
+from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
     Size,
     dtype,
     emit,
-    entry_functions,
     is_one,
     join_spans,
     normalize,
@@ -30,10 +28,12 @@ from pocketformer.passes.graph import (
     scalar,
     shape,
 )
-from pocketformer.passes.refusal import Refused, note_refusal
+from pocketformer.passes.refusal import Refused
 
 # exp() of a score below this is 0 beside any real one, so selecting it and adding it are the same.
 MASKED = -1e4
+# What is added in its place: no score changes it, so that rows of nothing else are the same, too.
+HIDDEN = -1e30
 
 
 @dataclass
@@ -46,33 +46,22 @@ class Scores:
     passed: list[relax.Expr]
 
 
-class FuseAttention:
+class FuseAttention(Fusion):
     """Finds attention by its softmax; what is none stays as it is, with the reason logged."""
 
-    def __call__(self, mod: IRModule) -> IRModule:
-        composites = Composites(mod)
-        return composites.module(
-            {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
-        )
-
-
-def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
-    graph = Graph(func)
-    replacements = {}
-    for var, value in graph:
-        if op_name(value) != "relax.nn.softmax":
-            continue
-        try:
-            out, replacement = _match(graph, var, value, composites)
-            replacements[out] = replacement
-        except Refused as reason:
-            note_refusal("fuse_attention", value, reason)
-    return graph.replaced(replacements)
+    def find(
+        self, search: Search, var: relax.Var, call: relax.Expr
+    ) -> tuple[relax.Var, Replacement] | None:
+        """The attention whose softmax is `call`."""
+        if op_name(call) != "relax.nn.softmax":
+            return None
+        return _match(search, var, call)
 
 
 def _match(
-    graph: Graph, probabilities: relax.Var, softmax: relax.Call, composites: Composites
+    search: Search, probabilities: relax.Var, softmax: relax.Call
 ) -> tuple[relax.Var, Replacement]:
+    graph = search.graph
     rank = len(shape(softmax))
     if dtype(softmax) != "float32":
         raise Refused(f"scores are {dtype(softmax)}, attention needs float32")
@@ -81,6 +70,8 @@ def _match(
     if rank not in (3, 4):
         raise Refused(f"scores have rank {rank}, attention needs 3 or 4")
     scores = _scores(graph, softmax.args[0])
+    if not same_sizes(shape(scores.product), shape(softmax)):
+        raise Refused("a mask gives the scores more axes or batches than their product has")
     out, guard = _weighted_sum(graph, probabilities)
     product = graph.producer[out]
 
@@ -106,7 +97,7 @@ def _match(
     scale = scores.scale * query.scale * key.scale
     passed = [*query.passed, *key.passed, *value.passed, scores.product, *scores.passed]
     span = join_spans([*passed, softmax, *guard, product])
-    call = composites.call(
+    call = search.composites.call(
         "attention", args, lambda *a: attention(*a, scale=scale), {"scale": scale}, span
     )
     return _place(graph, out, call, rank, before)
@@ -139,7 +130,7 @@ def _scores(graph: Graph, expr: relax.Expr) -> Scores:
             product, mask = call.args if _is_product(graph, call.args[0]) else call.args[::-1]
             masks.append((mask, scale))
         elif name == "relax.where":
-            product, mask = _selected(graph, call)
+            product, mask = _selected(graph, call, last=not masks)
             masks.append((mask, scale))
         elif name in ("relax.multiply", "relax.divide"):
             product, factor = scaled(graph, call)
@@ -165,8 +156,11 @@ def _is_product(graph: Graph, expr: relax.Expr) -> bool:
     return False
 
 
-def _selected(graph: Graph, call: relax.Call) -> tuple[relax.Expr, relax.Expr]:
-    """The scores of where(condition, scores, -inf) in either order, and the mask that it adds."""
+def _selected(graph: Graph, call: relax.Call, last: bool) -> tuple[relax.Expr, relax.Expr]:
+    """The scores of where(condition, scores, -inf) in either order, and the mask that it adds.
+
+    `last` tells that no other mask is added to what was selected.
+    """
     condition, if_true, if_false = call.args
     zero = relax.const(0.0, "float32")
     for kept, other, order in ((if_true, if_false, (0, 1)), (if_false, if_true, (1, 0))):
@@ -174,7 +168,7 @@ def _selected(graph: Graph, call: relax.Call) -> tuple[relax.Expr, relax.Expr]:
         if fill is not None and _is_product(graph, kept):
             if fill > MASKED:
                 raise Refused(f"masked scores become {fill}, not -infinity")
-            values = (zero, relax.const(fill, "float32"))
+            values = (zero, relax.const(min(fill, HIDDEN) if last else fill, "float32"))
             return kept, relax.op.where(condition, values[order[0]], values[order[1]])
     raise Refused("scores are selected from something that is no constant")
 

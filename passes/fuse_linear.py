@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
-from tvm.ir import IRModule
 
 from pocketformer.passes.composite import Composites
 from pocketformer.passes.fused_operators import linear
+from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
     Size,
     dtype,
     emit,
-    entry_functions,
     is_one,
     join_spans,
     normalize,
@@ -25,7 +24,7 @@ from pocketformer.passes.graph import (
     same_sizes,
     shape,
 )
-from pocketformer.passes.refusal import Refused, note_refusal
+from pocketformer.passes.refusal import Refused
 
 OPERATORS = {
     "relax.nn.relu": "relu",
@@ -37,28 +36,18 @@ OPERATORS = {
 }
 
 
-class FuseLinear:
+class FuseLinear(Fusion):
     """Every product with a weight becomes a linear, with what follows it up to a residual sum."""
 
-    def __call__(self, mod: IRModule) -> IRModule:
-        composites = Composites(mod)
-        return composites.module(
-            {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
-        )
-
-
-def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
-    graph = Graph(func)
-    replacements: dict[relax.Var, Replacement] = {}
-    for var, value in graph:
-        if op_name(value) != "relax.matmul" or not graph.is_weight(value.args[1]):
-            continue
-        try:
-            match = _match(graph, var, value, replacements)
-            replacements[match.out] = _replacement(graph, match, composites)
-        except Refused as reason:
-            note_refusal("fuse_linear", value, reason)
-    return graph.replaced(replacements)
+    def find(
+        self, search: Search, var: relax.Var, call: relax.Expr
+    ) -> tuple[relax.Var, Replacement] | None:
+        """The linear whose product is `call`."""
+        graph = search.graph
+        if op_name(call) != "relax.matmul" or not graph.is_weight(call.args[1]):
+            return None
+        match = _match(graph, var, call, search.replacements)
+        return match.out, _replacement(graph, match, search.composites)
 
 
 @dataclass

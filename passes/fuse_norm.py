@@ -5,46 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import relax
-from tvm.ir import IRModule
 
 from pocketformer.passes.composite import Composites
 from pocketformer.passes.fused_operators import norm
+from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
     dtype,
-    entry_functions,
     join_spans,
     op_name,
     same_sizes,
     shape,
 )
-from pocketformer.passes.refusal import Refused, note_refusal
+from pocketformer.passes.refusal import Refused
 
 KINDS = {"relax.nn.layer_norm": "layer", "relax.nn.rms_norm": "rms"}
 
 
-class FuseNorm:
+class FuseNorm(Fusion):
     """Every norm over the last axis, with the sum before it when nothing else needs that sum."""
 
-    def __call__(self, mod: IRModule) -> IRModule:
-        composites = Composites(mod)
-        return composites.module(
-            {gvar: _fuse(func, composites) for gvar, func in entry_functions(mod)}
-        )
-
-
-def _fuse(func: relax.Function, composites: Composites) -> relax.Function:
-    graph = Graph(func)
-    replacements = {}
-    for var, value in graph:
-        if op_name(value) not in KINDS:
-            continue
-        try:
-            replacements[var] = Replacement(_match(graph, value, composites))
-        except Refused as reason:
-            note_refusal("fuse_norm", value, reason)
-    return graph.replaced(replacements)
+    def find(
+        self, search: Search, var: relax.Var, call: relax.Expr
+    ) -> tuple[relax.Var, Replacement] | None:
+        """The norm `call`."""
+        if op_name(call) not in KINDS:
+            return None
+        return var, Replacement(_match(search.graph, call, search.composites))
 
 
 def _match(graph: Graph, call: relax.Call, composites: Composites) -> relax.Call:

@@ -6,35 +6,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
-from tvm.ir import IRModule
 
-from pocketformer.passes.composite import Composites, composite_of, options_of
+from pocketformer.passes.composite import composite_of, options_of
 from pocketformer.passes.fused_operators import linear, packed_attention
+from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
     Size,
     emit,
-    entry_functions,
     join_spans,
     op_name,
     same_sizes,
     shape,
 )
-from pocketformer.passes.refusal import Refused, note_refusal
+from pocketformer.passes.refusal import Refused
 
 
-class MergeQkv:
+class MergeQkv(Fusion):
     """Self-attention whose query, key and value are equal in shape reads them from one tensor.
 
     Three linears of one input become one, and a product that was split into three stays whole.
     """
 
-    def __call__(self, mod: IRModule) -> IRModule:
-        composites = Composites(mod)
-        return composites.module(
-            {gvar: _merge(mod, func, composites) for gvar, func in entry_functions(mod)}
-        )
+    def find(
+        self, search: Search, var: relax.Var, call: relax.Expr
+    ) -> tuple[relax.Var, Replacement] | None:
+        """The attention `call`, if it is not packed already."""
+        found = composite_of(search.mod, call)
+        if found is None or found[0] != "attention":
+            return None
+        options = options_of(found[1])
+        return None if options.get("packed") else (var, _packed(search, var, call, options))
 
 
 @dataclass
@@ -45,29 +48,10 @@ class Part:
     options: dict[str, Any]
 
 
-def _merge(mod: IRModule, func: relax.Function, composites: Composites) -> relax.Function:
-    graph = Graph(func)
-    replacements: dict[relax.Var, Replacement] = {}
-    for var, value in graph:
-        found = composite_of(mod, value)
-        if found is None or found[0] != "attention" or len(shape(value.args[0])) != 4:
-            continue
-        try:
-            scale = float(options_of(found[1])["scale"])
-            replacements[var] = _packed(mod, graph, var, value, scale, composites)
-        except Refused as reason:
-            note_refusal("merge_qkv", value, reason)
-    return graph.replaced(replacements)
-
-
 def _packed(
-    mod: IRModule,
-    graph: Graph,
-    var: relax.Var,
-    call: relax.Call,
-    scale: float,
-    composites: Composites,
+    search: Search, var: relax.Var, call: relax.Call, options: dict[str, Any]
 ) -> Replacement:
+    graph, scale = search.graph, float(options["scale"])
     sizes = shape(call.args[0])
     for other in call.args[1:3]:
         if not same_sizes(shape(other), sizes):
@@ -76,11 +60,11 @@ def _packed(
     before: list[relax.VarBinding] = []
     whole = _split_whole(graph, sources)
     if whole is None:
-        whole = _merged_linear(mod, graph, sources, before, f"{var.name}_qkv", composites)
+        whole = _merged_linear(search, sources, before, f"{var.name}_qkv")
     batch, length, heads, size = sizes
     packed_sizes: list[Size] = [batch, length, 3, heads, size]
     packed = emit(before, relax.op.reshape(whole, packed_sizes), f"{var.name}_packed")
-    new = composites.call(
+    new = search.composites.call(
         "attention",
         [packed, *call.args[3:]],
         lambda *a: packed_attention(*a, scale=scale),
@@ -115,15 +99,10 @@ def _split_whole(graph: Graph, parts: list[relax.Expr]) -> relax.Expr | None:
 
 
 def _merged_linear(
-    mod: IRModule,
-    graph: Graph,
-    parts: list[relax.Expr],
-    before: list[relax.VarBinding],
-    name: str,
-    composites: Composites,
+    search: Search, parts: list[relax.Expr], before: list[relax.VarBinding], name: str
 ) -> relax.Expr:
     """One linear with the weights of three beside each other."""
-    linears = [_linear_of(mod, graph, part) for part in parts]
+    linears = [_linear_of(search, part) for part in parts]
     first = linears[0]
     for other in linears[1:]:
         if not other.call.args[0].same_as(first.call.args[0]):
@@ -136,7 +115,7 @@ def _merged_linear(
         biases = [_bias(part, before, name) for part in linears]
         args.append(emit(before, relax.op.concat(biases, axis=0), f"{name}_bias"))
     options: dict[str, Any] = {"bias": has_bias, "activation": "", "residual": False}
-    call = composites.call(
+    call = search.composites.call(
         "linear",
         args,
         lambda *a: linear(*a, **options),
@@ -146,8 +125,9 @@ def _merged_linear(
     return emit(before, call, name)
 
 
-def _linear_of(mod: IRModule, graph: Graph, expr: relax.Expr) -> Part:
-    found = composite_of(mod, graph.value(expr))
+def _linear_of(search: Search, expr: relax.Expr) -> Part:
+    graph = search.graph
+    found = composite_of(search.mod, graph.value(expr))
     if found is None or found[0] != "linear":
         raise Refused("query, key and value are not all products with a weight")
     options = options_of(found[1])

@@ -1,6 +1,7 @@
 """What a pass says when it leaves something alone; `--explain` shows it."""
 
 import logging
+import re
 
 from tvm import relax
 
@@ -13,13 +14,18 @@ class Refused(Exception):
     """This rewrite does not apply here, for the reason given: carry on."""
 
 
-def note_refusal(pass_name: str, expr: relax.Expr, reason: Refused) -> None:
-    """Log why `pass_name` left the source operators of `expr` alone."""
+def pass_name(step: object) -> str:
+    """The name of a pass as it is written in refusals: FuseGelu is fuse_gelu."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(step).__name__).lower()
+
+
+def note_refusal(name: str, expr: relax.Expr, reason: Refused) -> None:
+    """Log why the pass `name` left the source operators of `expr` alone."""
     operators = sources(expr)
     LOG.info(
         "%s leaves %s alone: %s",
-        pass_name,
+        name,
         operators[-1] if operators else "an operator",
         reason,
-        extra={"pass_name": pass_name, "operators": operators, "reason": str(reason)},
+        extra={"pass_name": name, "operators": operators, "reason": str(reason)},
     )

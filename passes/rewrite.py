@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +20,7 @@ from pocketformer.passes.graph import (
     op_name,
 )
 from pocketformer.passes.pattern import Found, Pattern
-from pocketformer.passes.refusal import Refused, note_refusal
+from pocketformer.passes.refusal import Refused, note_refusal, pass_name
 
 __all__ = ["Match", "Refused", "Rewrite", "same_type", "through"]
 
@@ -94,11 +93,6 @@ class Rewrite:
                 for found in pattern.match(graph, var, Found()):
                     yield Match(graph, var, found)
 
-    @property
-    def name(self) -> str:
-        """FuseGelu is fuse_gelu."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-
     def _function(self, func: relax.Function) -> relax.Function:
         graph = Graph(func)
         replacements: dict[relax.Var, Replacement] = {}
@@ -130,7 +124,7 @@ class Rewrite:
                 return _place(match, self.rewrite(match)), match.calls
             except Refused as reason:
                 if var not in refused:
-                    note_refusal(self.name, match.call, reason)
+                    note_refusal(pass_name(self), match.call, reason)
                 refused.update(match.found.calls)
         return None
 
