@@ -110,6 +110,8 @@ def bshd(
     before: list[relax.VarBinding], operand: Operand, layout: list[int], name: str
 ) -> relax.Expr:
     """`operand` as [batch, length, heads, size]; `layout` tells where its operand axes stand."""
+    if len(operand.order) != len(layout):
+        raise Refused(f"an operand has rank {len(operand.order)}, the scores have {len(layout)}")
     axes = [operand.order[axis] for axis in layout]
     if len(axes) == 4:
         axes = [axes[axis] for axis in BSHD_OF_BHSD]
@@ -125,10 +127,12 @@ def bshd(
 def scaled(graph: Graph, call: relax.Call) -> tuple[relax.Expr, float]:
     """The operand and the factor of a product with, or quotient by, a constant."""
     left, right = call.args
-    if (factor := scalar(graph.value(right))) is not None:
-        return left, 1.0 / factor if op_name(call) == "relax.divide" else factor
-    if op_name(call) == "relax.multiply" and (factor := scalar(graph.value(left))) is not None:
-        return right, factor
+    inverse = op_name(call) == "relax.divide"
+    for expr, other in [(left, right)] if inverse else [(left, right), (right, left)]:
+        factor = scalar(graph.value(other))
+        if not factor or len(shape(expr)) != len(shape(call)):    # a constant may add axes
+            continue
+        return expr, 1.0 / factor if inverse else factor
     raise Refused("the scores are scaled by something that is no constant")
 
 

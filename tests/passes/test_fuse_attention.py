@@ -123,6 +123,20 @@ def test_takes_a_selected_mask():
     np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
 
 
+def test_rows_of_nothing_but_selected_masks_are_the_same():
+    def body(q, k, v, mask):
+        scores = op.matmul(heads(q), heads(k, axes=(0, 2, 3, 1)))
+        scores = op.where(op.greater(mask, const(0.0)), scores, const(-1e4))
+        return merged(op.matmul(op.nn.softmax(scores, axis=-1), heads(v)))
+
+    before = module({**INPUTS, "mask": (B, 1, 1, S)}, {}, body)
+    after = FuseAttention()(before)
+    assert [name for name, _ in composites(after)] == ["attention"]
+    arrays = random(SHAPE, SHAPE, SHAPE, (B, 1, 1, S))
+    arrays[-1][0] = -1.0
+    np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
+
+
 def test_scales_a_mask_that_was_scaled_with_the_scores():
     def body(q, k, v, mask):
         scores = op.add(op.matmul(heads(q), heads(k, axes=(0, 2, 3, 1))), mask)
@@ -223,6 +237,34 @@ def test_leaves_queries_that_serve_every_batch_alone(caplog):
 
     reasons = refusal(caplog, body, {**INPUTS, "q": (1, S, H * D)})
     assert reasons == ["the batch of queries is 1, that of keys 2"]
+
+
+def test_leaves_a_mask_of_more_batches_alone(caplog):
+    def body(q, k, v, mask):
+        scores = op.add(op.matmul(q, op.permute_dims(k, [0, 2, 1])), mask)
+        return op.matmul(op.nn.softmax(scores, axis=-1), v)
+
+    one = (1, S, D)
+    reasons = refusal(caplog, body, {"q": one, "k": one, "v": one, "mask": (B, 1, S)})
+    assert reasons == ["a mask gives the scores more axes or batches than their product has"]
+
+
+def test_leaves_a_factor_that_adds_axes_alone(caplog):
+    def body(q, k, v):
+        scores = op.multiply(op.matmul(q, op.permute_dims(k, [0, 2, 1])), factor)
+        return op.matmul(op.nn.softmax(scores, axis=-1), v)
+
+    factor = relax.const(np.full((1, 1, 1, 1), 0.5, "float32"))
+    assert "no constant" in refusal(caplog, body)[0]
+
+
+def test_leaves_keys_without_a_batch_alone(caplog):
+    def body(q, k, v):
+        scores = op.matmul(heads(q), op.permute_dims(k, [0, 2, 1]))
+        return op.matmul(op.nn.softmax(scores, axis=-1), v)
+
+    reasons = refusal(caplog, body, {"q": SHAPE, "k": (H, S, D), "v": (H, S, D)})
+    assert reasons == ["an operand has rank 3, the scores have 4"]
 
 
 def test_leaves_probabilities_that_are_an_output_alone(caplog):
