@@ -130,20 +130,30 @@ def _next(graph: Graph, var: relax.Var) -> relax.Var | None:
 
 
 def _sum(graph: Graph, var: relax.Var) -> tuple[relax.Var | None, relax.Expr | None]:
-    """The sum that alone uses `var`, perhaps reshaped, and its other term."""
+    """The sum that alone uses `var`, perhaps reshaped, and its other term.
+
+    The sum has as many elements as `var`: a term that repeats it would have to be computed after.
+    """
     user = _next(graph, var)
     if user is None or not graph.is_call(user, "relax.add"):
         return None, None
     left, right = graph.producer[user].args
     if left.same_as(right):
         return None, None
-    return user, right if _comes_from(graph, left, var) else left
+    own, other = (left, right) if _comes_from(graph, left, var) else (right, left)
+    if not same_sizes(_without_ones(own), _without_ones(graph.producer[user])):
+        return None, None
+    return user, other
 
 
 def _comes_from(graph: Graph, expr: relax.Expr, var: relax.Var) -> bool:
     while graph.is_call(expr, "relax.reshape") and not expr.same_as(var):
         expr = graph.value(expr).args[0]
     return expr.same_as(var)
+
+
+def _without_ones(expr: relax.Expr) -> list[Size]:
+    return [size for size in shape(expr) if not is_one(size)]
 
 
 def _is_bias(expr: relax.Expr, width: Size) -> bool:

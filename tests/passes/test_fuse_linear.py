@@ -97,6 +97,17 @@ def test_leaves_a_sum_that_is_needed_elsewhere():
     assert composites(after) == options(bias=True)
 
 
+@pytest.mark.parametrize("added", ["residual", "bias"])
+def test_leaves_a_sum_that_repeats_the_product_alone(added):
+    one, many = (1, 5, 8), (3, 5, 1)
+    if added == "residual":
+        before = module({"x": one, "r": (3, 5, 12)}, {"w": W}, lambda x, r, w: op.matmul(x, w) + r)
+        check(before, options(), one, (3, 5, 12), W)
+    else:
+        before = module({"x": one}, {"w": (8, 1), "b": many}, lambda x, w, b: op.matmul(x, w) + b)
+        check(before, options(), one, (8, 1), many)
+
+
 def test_refuses_a_stack_of_weights(caplog):
     with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
         after = FuseLinear()(module({"x": X}, {"w": (2, 8, 12)}, op.matmul))
