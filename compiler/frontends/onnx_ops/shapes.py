@@ -150,10 +150,15 @@ def _tile(b: Builder, node: Node, inputs: list[Value]) -> Any:
         if small and all(isinstance(times, int) for times in repeats):
             return np.tile(data, repeats)
     # Repeating an axis is broadcasting a new axis in front of it, which symbolic sizes allow too.
-    inner, wide = [], []
+    inner: list[Size] = []
+    wide: list[Size] = []
     for size, times in zip(shape, repeats, strict=True):
-        inner += [1, size]
-        wide += [times, size]
+        if is_one(size) or is_one(times):
+            inner.append(size)
+            wide.append(times if is_one(size) else size)
+        else:
+            inner += [1, size]
+            wide += [times, size]
     return b.reshape(broadcast_to(b, b.reshape(b.tensor(data), inner), wide), result)
 
 

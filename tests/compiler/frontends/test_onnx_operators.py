@@ -80,6 +80,7 @@ THEMES: dict[str, list[Case]] = {
         Case("Expand", x("n", 1), [2, 1, 3]),
         Case("Expand", x(1, 4), [5, 1]),
         Case("Tile", x("n", 2), [2, 3]),
+        Case("Tile", x("n", 2, 1, 3, 2), [1, 1, 4, 1, 2]),
         Case("Concat", x("n", 4), x("n", 2), axis=1),
         Case("Concat", x("n", 4), x(2, 4), axis=0),
         Case("Concat", x("n", 4), x("n", 4), axis=-1),
