@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 from tvm.ir import IRModule
+from tvm.relax.utils import copy_with_new_vars
 
 from pocketformer.compiler import frontends
 from pocketformer.compiler.bundle import Bundle
@@ -146,7 +147,9 @@ def _entries(model: Model) -> tuple[IRModule, dict[str, dict[str, int]]]:
     functions["main"], fixed["main"] = main, {}
     for sizes in combinations if bucketed else []:
         name = "main_" + "_".join(f"{axis}_{size}" for axis, size in sizes.items())
-        functions[name] = specialise(model, sizes)["main"].with_attr("global_symbol", name)
+        # FuseOps wants no variable in two functions, not even one that has none of these sizes.
+        copy = copy_with_new_vars(specialise(model, sizes)["main"])
+        functions[name] = copy.with_attr("global_symbol", name)
         fixed[name] = sizes
     return IRModule(functions), fixed
 

@@ -50,6 +50,17 @@ def test_two_bucketed_dimensions_give_every_combination():
     check(bundle, proto, (1, 4), (2, 16), (1, 7))
 
 
+def test_an_input_without_a_bucketed_dimension_keeps_its_own():
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]>'
+        "g (float[S, 8] x, float[T, 8] y) => (float[U, 8] z) { z = Concat<axis = 0>(x, y) }"
+    )
+    session = pf.Session(pf.compile(proto, "host", dims={"S": "4,16"}))
+    for s, t in ((4, 3), (16, 1), (5, 5)):
+        x, y = np.ones((s, 8), np.float32), np.zeros((t, 8), np.float32)
+        np.testing.assert_array_equal(session.run(x=x, y=y)["z"], np.concatenate([x, y]))
+
+
 def test_too_many_combinations_of_buckets_are_refused():
     many = ",".join(map(str, range(1, 10)))
     with pytest.raises(pf.BadDim, match="81 combinations, at most 63"):
