@@ -1,0 +1,138 @@
+"""Time single kernels on this machine: every line of shapes/*.txt, of a known and of any size."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from pocketformer import targets
+from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu.intrinsics import isa_of
+from pocketformer.schedules.cpu.kernel import Tile, loop, prim_func, splat, store
+from pocketformer.schedules.workloads import Attention, Linear, Norm, Softmax, Workload
+from pocketformer.targets import Target
+
+SHAPES = Path(__file__).parent / "shapes"
+ROUNDS, SECONDS = 5, 0.2       # the machine may be busy: the best of several short rounds
+Shapes = list[tuple[int, ...]]
+Case = tuple[Workload, Workload, Shapes, float]
+
+
+def main() -> None:
+    names = sorted(path.stem for path in SHAPES.glob("*.txt"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="*", metavar="SHAPES", help=f"of {', '.join(names)}; all")
+    parser.add_argument("--target", default="host", help="whose code to run here (default: host)")
+    wanted = parser.parse_args()
+    if unknown := set(wanted.shapes) - set(names):
+        parser.error(f"no shapes {unknown.pop()!r}; there are {', '.join(names)}")
+    target = targets.load(wanted.target)
+    peak = peak_gflops(target)
+    print(f"One thread multiplies and adds at {peak:.1f} GFLOP/s.\n")
+    print("| workload | kernel | us | GFLOP/s | of peak | any size: us |")
+    print("|---|---|---|---|---|---|")
+    for name in wanted.shapes or names:
+        for known, symbolic, shapes, flops in cases(SHAPES / f"{name}.txt"):
+            kernel, seconds = measure(known, shapes, target)
+            _, unknown_seconds = measure(symbolic, shapes, target)
+            speed = flops / seconds * 1e-9
+            print(f"| {known} | {kernel} | {seconds * 1e6:.1f} | {speed:.1f} | "
+                  f"{speed / peak:.0%} | {unknown_seconds * 1e6:.1f} |", flush=True)
+
+
+def cases(path: Path) -> Iterator[Case]:
+    """For each line: the workload, the same of any size, its arrays' shapes, operations."""
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield READERS[path.stem](line.split())
+
+
+def linear(words: list[str]) -> Case:
+    m, n, k = map(int, words[:3])
+    flags = words[3:]
+    activation = next((word for word in flags if word not in ("bias", "residual")), "")
+    work = Linear(m, n, k, "bias" in flags, activation, "residual" in flags)
+    shapes: Shapes = [(m, k), (n, k), *[(n,)] * work.bias, *[(m, n)] * work.residual, (m, n)]
+    return work, replace(work, m=None), shapes, 2.0 * m * n * k
+
+
+def attention(words: list[str]) -> Case:
+    batch, q_len, kv_len, heads, kv_heads, size = map(int, words[:6])
+    mask = (True, False, False) if "mask" in words else None
+    work = Attention(batch, q_len, kv_len, heads, kv_heads, size, size, size**-0.5, mask,
+                     causal="causal" in words)
+    queries, keys = (batch, q_len, heads, size), (batch, kv_len, kv_heads, size)
+    shapes: Shapes = [queries, keys, keys, *[(batch, 1, 1, kv_len)] * (mask is not None), queries]
+    seen = [min(kv_len, i + 1 + kv_len - q_len) if work.causal else kv_len for i in range(q_len)]
+    flops = 4.0 * batch * heads * sum(seen) * size
+    return work, replace(work, batch=None, q_len=None, kv_len=None), shapes, flops
+
+
+def rows(words: list[str]) -> Case:
+    kind, flags = words[0], words[3:]
+    count, size = map(int, words[1:3])
+    shape = (count, size)
+    if kind == "softmax":
+        return Softmax(*shape), Softmax(None, None), [shape, shape], 5.0 * count * size
+    work = Norm(count, size, kind, 1e-5, "residual" in flags, "sum" in flags, "bias" in flags)
+    shapes: Shapes = [shape, *[shape] * work.residual, (size,), *[(size,)] * work.bias,
+                      shape, *[shape] * work.keep_sum]
+    return work, replace(work, rows=None), shapes, 7.0 * count * size
+
+
+READERS: dict[str, Callable[[list[str]], Case]] = {
+    "bert_gemm": linear, "gemv": linear, "attention": attention, "rows": rows,
+}
+
+
+def measure(workload: Workload, shapes: Shapes, target: Target) -> tuple[str, float]:
+    """The kernel's name, and the seconds of its fastest call."""
+    kernel = pick(workload, target)
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal(shape).astype("float32") for shape in shapes]
+    if kernel.packed_shape is not None:
+        arrays[1] = random.standard_normal(kernel.packed_shape).astype("float32")
+    library = tvm.compile(kernel.func.with_attr("global_symbol", "kernel"), target=target.tvm())
+    return kernel.name, fastest(library["kernel"], [tvm.runtime.tensor(a) for a in arrays])
+
+
+def fastest(function: Any, arrays: list[Any]) -> float:
+    best = float("inf")
+    for _ in range(ROUNDS):
+        end = time.perf_counter() + SECONDS
+        while (start := time.perf_counter()) < end:
+            function(*arrays)
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def peak_gflops(target: Target) -> float:
+    """Multiply-adds on registers alone, as many at a time as a core can have under way."""
+    isa, steps, sums = isa_of(target), 20_000, 12
+    with prim_func("peak") as function:
+        x = function.argument("x", (1,))
+        out = function.argument("out", (sums, isa.lanes))
+        tile = Tile(sums, isa.lanes)
+        for i in range(sums):
+            tile.store(splat(float(i), isa.lanes), i, 0)
+        with loop(steps):
+            for i in range(sums):
+                factor = splat(x[0], isa.lanes)
+                tile.store(tile.load(i, 0, isa.lanes) * factor + factor, i, 0)
+        for i in range(sums):
+            store(out, tile.load(i, 0, isa.lanes), i, 0)
+    library = tvm.compile(function.func, target=target.tvm())
+    arrays = [np.full(1, 0.5, "float32"), np.zeros((sums, isa.lanes), "float32")]
+    seconds = fastest(library["peak"], [tvm.runtime.tensor(array) for array in arrays])
+    return 2.0 * steps * sums * isa.lanes / seconds * 1e-9
+
+
+if __name__ == "__main__":
+    main()
