@@ -15,10 +15,17 @@ import numpy as np
 from bench import machine
 from bench.table import markdown
 from pocketformer.compiler.arrays import Arrays, write_arrays
-from pocketformer.compiler.bench import Contender, largest_error, onnx_sizes, race
+from pocketformer.compiler.bench import (
+    Contender,
+    largest_difference,
+    largest_error,
+    onnx_sizes,
+    race,
+)
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.cli.common import progress
 from pocketformer.compiler.example_inputs import make_inputs
+from pocketformer.compiler.session import Session
 from pocketformer.compiler.worker import Worker
 
 if sys.version_info >= (3, 11):
@@ -73,6 +80,8 @@ def measure(name: str, spec: dict[str, Any], runs: int) -> dict[str, Any]:
         for threads in spec["threads"]:
             results = race([*ours, *theirs], work / "inputs.npz", threads, runs, work, step)
             races.append({"threads": threads, "engines": [asdict(each) for each in results]})
+        step(f"{name}: comparing other sizes", 0.9)
+        others = errors_elsewhere(plain, work, spec)
     reference = work / "onnxruntime.npz"
     return {
         "model": name,
@@ -81,8 +90,28 @@ def measure(name: str, spec: dict[str, Any], runs: int) -> dict[str, Any]:
         "weight_bytes": sum(array.nbytes for array in bundle.weights.values()),
         "compilations": compilations,
         "races": races,
+        "errors_elsewhere": others,
         "errors": {c.label: largest_error(work / f"{c.label}.npz", reference) for c in ours},
     }
+
+
+def errors_elsewhere(plain: Path, work: Path, spec: dict[str, Any]) -> dict[str, float]:
+    """The largest error of the symbolic bundle at each size of `spec["also_right_at"]`."""
+    if not (sizes := spec.get("also_right_at")):
+        return {}
+    import onnxruntime
+
+    reference = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
+    names = [output.name for output in reference.get_outputs()]
+    bundle = Bundle.load(work / "symbolic.pf")
+    session = Session(bundle)
+    errors = {}
+    for axis, values in sizes.items():
+        for value in values:
+            arrays = inputs_of(bundle, {**spec, "sizes": {**spec["sizes"], axis: value}})
+            theirs = dict(zip(names, reference.run(names, arrays), strict=True))
+            errors[f"{axis} {value}"] = largest_difference(session.run(arrays), theirs)
+    return errors
 
 
 def export(spec: dict[str, Any], work: Path) -> tuple[Path, Path]:

@@ -28,6 +28,7 @@ def markdown(record: Record) -> str:
         "",
         *_speeds(record),
         "",
+        *_elsewhere(record),
         *_compilations(record),
         "",
     ]
@@ -51,6 +52,14 @@ def _speeds(record: Record) -> list[str]:
                 f"{'' if error is None else f'{error:.1e}'} |"
             )
     return [*lines, "", NOTES]
+
+
+def _elsewhere(record: Record) -> list[str]:
+    errors = record["errors_elsewhere"]
+    if not errors:
+        return []
+    listed = ", ".join(f"{size}: {error:.1e}" for size, error in errors.items())
+    return [f"Largest error of the symbolic bundle at other sizes: {listed}.", ""]
 
 
 def _compilations(record: Record) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pocketformer.compiler.arrays import read_arrays
+from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.errors import BadInput
 from pocketformer.compiler.worker import Worker
 
@@ -106,12 +106,16 @@ def largest_error(ours: Path, theirs: Path) -> float:
     Compares the outputs whose names both have, or all in order where no name is the same.
     Raises BadInput where they cannot be matched, or have different shapes.
     """
-    left, right = read_arrays(ours), read_arrays(theirs)
-    if common := left.keys() & right.keys():
-        return max(_error(left[name], right[name]) for name in common)
-    if len(left) != len(right):
-        raise BadInput(f"one engine gave {len(left)} outputs, the other {len(right)}")
-    return max(_error(a, b) for a, b in zip(left.values(), right.values(), strict=True))
+    return largest_difference(read_arrays(ours), read_arrays(theirs))
+
+
+def largest_difference(ours: Arrays, theirs: Arrays) -> float:
+    """`largest_error` of arrays at hand."""
+    if common := ours.keys() & theirs.keys():
+        return max(_error(ours[name], theirs[name]) for name in common)
+    if len(ours) != len(theirs):
+        raise BadInput(f"one engine gave {len(ours)} outputs, the other {len(theirs)}")
+    return max(_error(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
 
 
 def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
