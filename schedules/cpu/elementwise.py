@@ -15,7 +15,7 @@ from tvm.s_tir.schedule import ScheduleError
 
 from pocketformer.schedules.cpu.block import UNKNOWN, Block, attempt
 from pocketformer.schedules.cpu.intrinsics import isa_of
-from pocketformer.schedules.cpu.reduction import reduce_rows, reduce_vectors
+from pocketformer.schedules.cpu.reduction import reduce_rows, reduce_vectors, split_rows, vector_of
 from pocketformer.targets import Target
 
 WORTH_SHARING = 1 << 15    # visits of a block's body: some 3 us of one core at a vector a visit
@@ -52,7 +52,7 @@ def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
         if block.spatial and block.intermediate(func) and block.cheap_to_inline():
             attempt(sch.compute_inline, block.rv)
     for block in _blocks(sch):
-        if block.gone():      # moved into the loops of an earlier one
+        if block.placed():
             continue
         if block.reduction:
             attempt(_reduce, block, lanes)
@@ -83,6 +83,7 @@ def _spread(block: Block, lanes: int) -> None:
     if len(loops) == 1 and block.work() >= WORTH_SHARING:
         loops = list(block.sch.split(loops[0], [None, GRAIN]))
     extent = block.extent(loops[-1])
+    lanes = vector_of(extent, lanes)
     if extent is not None and extent % lanes == 0:
         vector = block.sch.split(loops[-1], [None, lanes])[1]
         attempt(block.sch.vectorize, vector)
@@ -97,10 +98,15 @@ def _reduce(block: Block, lanes: int) -> None:
     bound = [loop for loop in loops if not block.is_spatial(loop)]
     if not free or not bound or not attempt(block.sch.reorder, *free, *bound):
         return
-    if len(free) > 1 and block.contiguous(free[-1]):
-        _share(block, free[:-1])
-        reduce_vectors(block, free[-1], bound, lanes)
-        return
-    _share(block, free)
-    if not (block.reads_along(bound[-1]) and reduce_rows(block, bound, lanes)):
+    last, terms = free[-1], block.extent(bound[-1])
+    strided = not block.reads_along(last)
+    if strided and terms and terms % lanes == 0 and block.reads_along(bound[-1]):
+        _share(block, free)
+        attempt(reduce_rows, block, bound, lanes)
+    elif len(free) > 1 and block.writes_along(last) and block.reads(last):
+        outer, rows = split_rows(block, free)
+        _share(block, outer)
+        reduce_vectors(block, last, bound, rows, lanes)
+    else:
+        _share(block, free)
         attempt(block.sch.decompose_reduction, block.rv, bound[0])

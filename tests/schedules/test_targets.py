@@ -10,6 +10,7 @@ from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.intrinsics import isa_of
 from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Norm, Softmax
+from tests.schedules.assembly import innermost_loops
 
 WORKLOADS = [
     Linear(128, 384, 384, bias=True, activation="gelu"),
@@ -36,17 +37,6 @@ def test_compiles_without_calls_of_libm(workload, target):
     assert not re.search(r"\b(expf|exp2f|erff|tanhf|nearbyintf|roundf)\b", code)
 
 
-def loops(code):
-    """The instructions of every innermost loop."""
-    for block in re.split(r"\n(?=\.L\w+:)", code):
-        label, _, body = block.partition(":")
-        lines = [line.strip() for line in body.splitlines() if re.match(r"\t[a-z]", line)]
-        ends = [i for i, line in enumerate(lines) if re.match(r"(b\.?\w*|j\w+)\s", line)
-                and line.split()[-1] == label]
-        if ends:
-            yield lines[: ends[0] + 1]
-
-
 @pytest.mark.parametrize(("target", "multiply_add", "limit"), [
     ("raspberrypi5", "fmla", 1.2), ("pixel8", "fmla", 1.2), ("x86_64-linux", "vfmadd", 2.0)])
 @pytest.mark.parametrize("m", [128, None], ids=["known", "symbolic"])
@@ -58,7 +48,7 @@ def test_the_inner_loop_has_few_instructions_beside_multiply_add(
     point = Gemm.default(target, workload)
     tile = point.rows * point.columns // isa_of(target).lanes
     counted = [(sum(line.startswith(multiply_add) for line in lines), lines)
-               for lines in loops(assembly(workload, target))]
+               for lines in innermost_loops(assembly(workload, target))]
     full = [(count, lines) for count, lines in counted if count and count % tile == 0]
     assert full
     count, lines = min(full, key=lambda found: len(found[1]) / found[0])
