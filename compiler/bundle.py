@@ -74,7 +74,7 @@ class Bundle:
         """
         place = Path(os.path.realpath(path))
         try:
-            _check_replaceable(place)
+            check_replaceable(place)
             with replacing_folder(place) as folder:
                 self._write(folder)
         except OSError as error:
@@ -145,7 +145,8 @@ def _check_entries(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> Non
                                 "which the bundle lacks")
 
 
-def _check_replaceable(place: Path) -> None:
+def check_replaceable(place: Path) -> None:
+    """Raise BadBundle if `place` holds something that a saved bundle must not take the place of."""
     if not place.exists():
         return
     ours = {layout.FILE, layout.LIBRARY, layout.WEIGHTS}

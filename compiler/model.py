@@ -14,6 +14,8 @@ from pocketformer.compiler.errors import BadDim
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
+LARGEST_SIZE = 2**31 - 1    # TVM's kernels count single axes in 32 bits
+
 Axis = int | str    # a size, or an expression in named dimensions such as "seq" or "2*seq"
 
 
@@ -45,6 +47,8 @@ class Dim:
             raise BadDim(f"a dimension is at least 1, not {self.low}")
         if self.high is not None and self.high < self.low:
             raise BadDim(f"the range {self.low}..{self.high} is empty")
+        if (largest := max(self.low, self.high or 0)) > LARGEST_SIZE:
+            raise BadDim(f"a dimension is at most {LARGEST_SIZE}, not {largest}")
 
     @property
     def fixed(self) -> int | None:

@@ -87,7 +87,7 @@ def progress(first_step: str) -> Iterator[Callable[[str, float], None]]:
     """A bar on stderr, gone at the end; yields what sets its step and its fraction."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),    # it may be a path
         BarColumn(bar_width=30),
         TimeElapsedColumn(),
     )

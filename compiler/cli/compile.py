@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pocketformer.compiler.cli.common import (
     Debug,
@@ -55,14 +56,15 @@ def compile(
     """Compile a model into a bundle."""
     from pocketformer import targets
     from pocketformer.compiler import report
+    from pocketformer.compiler.bundle import Bundle, check_replaceable
 
     targets.load(target)    # a misspelt target is told now, not after minutes of work
     dims = key_values(dim, "--dim")
     destination = output or Path(f"{_stem(model, component)}.pf")
+    check_replaceable(destination)    # and so is a place that is taken
     start = time.perf_counter()
     with progress(f"reading {model.name}") as step:
         from pocketformer.compiler.build import compile as compile_model
-        from pocketformer.compiler.bundle import Bundle
 
         bundle = compile_model(
             model,
@@ -86,7 +88,7 @@ def compile(
     if explain:
         out.print(report.operator_table(written.manifest.operators))
     out.print(report.bundle_card(written))
-    err.print(f"[green]Wrote {destination}[/] in {seconds:.1f} s.", highlight=False)
+    err.print(f"[green]Wrote {escape(str(destination))}[/] in {seconds:.1f} s.", highlight=False)
 
 
 def _stem(model: Path, component: str | None) -> str:

@@ -14,9 +14,10 @@ from tvm.runtime import tensor as tvm_tensor
 from pocketformer.compiler.errors import BadModel, UnsupportedOperator
 from pocketformer.compiler.frontends.onnx_file import Source
 from pocketformer.compiler.frontends.onnx_node import Node
-from pocketformer.compiler.frontends.onnx_signature import HIGHEST_RANK, LARGEST_SIZE
+from pocketformer.compiler.frontends.onnx_signature import HIGHEST_RANK
 from pocketformer.compiler.frontends.onnx_values import Size, Solver, Symbolic, Value
 from pocketformer.compiler.frontends.onnx_weights import Weights
+from pocketformer.compiler.model import LARGEST_SIZE
 
 LARGEST_INLINE = 16      # elements of a constant that stays in the graph; more make a weight
 LONGEST_VECTOR = 4096    # of axes, pads, starts and the like

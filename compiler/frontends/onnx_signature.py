@@ -13,10 +13,9 @@ import onnx
 from pocketformer.compiler.errors import BadDim, BadModel
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_values import Size, Solver
-from pocketformer.compiler.model import Dim
+from pocketformer.compiler.model import LARGEST_SIZE, Dim
 
 HIGHEST_RANK = 8
-LARGEST_SIZE = 2**31 - 1    # TVM's kernels count single axes in 32 bits
 
 
 @dataclass(frozen=True)

@@ -140,11 +140,11 @@ def test_explain_names_every_operator(compiled):
 
 
 def test_compile_shows_a_table(model, tmp_path):
-    done = cli("compile", model, "-o", tmp_path / "out.pf", "--dim", "seq=4", "--explain")
+    done = cli("compile", model, "-o", tmp_path / "[red]t.pf", "--dim", "seq=4", "--explain")
     assert done.exit_code == 0, done.stderr
     assert "MatMul" in done.stdout
     assert "Softmax" in done.stdout
-    assert "Wrote" in done.stderr
+    assert "[red]t.pf in" in done.stderr.replace("\n", "")
 
 
 def test_output_is_named_after_the_model(model, tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_unknown_dimension_lists_the_known(model, tmp_path, monkeypatch):
     assert "seq" in line
 
 
-@pytest.mark.parametrize("text", ["seq", "=4", "seq=", "seq=0", "seq=a..b"])
+@pytest.mark.parametrize("text", ["seq", "=4", "seq=", "seq=0", "seq=a..b", "seq=1..9999999999"])
 def test_misspelt_dimension(model, tmp_path, text, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sentence(cli("compile", model, "--dim", text))
@@ -197,6 +197,12 @@ def test_output_that_is_no_bundle_is_kept(model, tmp_path):
     (tmp_path / "data" / "precious.txt").write_text("mine")
     sentence(cli("compile", model, "-o", tmp_path / "data"))
     assert (tmp_path / "data" / "precious.txt").read_text() == "mine"
+
+
+def test_a_place_that_is_taken_is_told_before_the_model_is_read(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    line = sentence(cli("compile", tmp_path / "none.onnx", "-o", tmp_path / "taken"))
+    assert "taken exists and is no bundle" in line
 
 
 def test_debug_shows_the_traceback(tmp_path):
