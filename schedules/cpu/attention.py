@@ -8,32 +8,25 @@ down (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm import tirx
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
-from pocketformer.schedules.cpu.attention_softmax import RunningSoftmax
+from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
-    STACK,
     Buffer,
     Expr,
     Kernel,
-    Tile,
     ceil_div,
-    lanes_of,
-    load,
     loop,
     parallel_loop,
     prim_func,
-    registers,
-    splat,
     store,
     transpose,
-    when,
     workspace,
 )
 from pocketformer.schedules.workloads import Attention
@@ -87,60 +80,34 @@ class FusedAttention:
     def build(self, workload: Attention, target: Target) -> tirx.PrimFunc:
         """q, k, v (or qkv), mask? -> out."""
         with prim_func(self.name) as function:
-            _Writer(self, workload, Inputs(function, workload)).write()
+            self._write(workload, Inputs(function, workload))
         return function.func
 
-
-@dataclass(frozen=True)
-class Place:
-    """Which queries a tile holds: those of one head from `first` on."""
-
-    batch: Expr
-    head: Expr
-    kv_head: Expr
-    first: Expr
-
-
-class _Writer:
-    """Writes one attention kernel."""
-
-    def __init__(self, point: FusedAttention, workload: Attention, inputs: Inputs) -> None:
-        self.point, self.workload, self.inputs = point, workload, inputs
-        self.lanes = isa_named(point.isa).lanes
-        self.by_lane = isa_named(point.isa).by_lane
-        self.unroll = isa_named(point.isa).unroll
-        self.batch, self.q_len, self.kv_len = inputs.batch, inputs.q_len, inputs.kv_len
-        self.panels = ceil_div(self.kv_len, point.keys)
-        self.size = workload.head_size
-        # All keys at once: nothing is rescaled, and sums go from registers to the output.
-        self.single = isinstance(self.kv_len, int) and self.kv_len <= point.block
-        # Where a row of scratch memory goes over from weights to results; a vector more than a
-        # power of two, so that rows lie in different sets of the cache.
-        self.results = point.block + self.lanes
-
-    def write(self) -> None:
-        work, point = self.workload, self.point
-        tiles = ceil_div(self.q_len, point.rows)
-        share = not all(isinstance(size, int) for size in (self.batch, tiles, self.kv_len)) or (
-            self.batch * self.q_len * self.kv_len * work.heads * work.head_size >= WORTH_SHARING)
-        panels = workspace(self.batch * work.kv_heads, self.panels, self.size, point.keys)
-        with parallel_loop(self.batch * work.kv_heads, share) as pair:
-            self._lay_out_keys(panels, pair)
-        with parallel_loop(self.batch * work.heads * tiles, share) as task:
+    def _write(self, work: Attention, inputs: Inputs) -> None:
+        batch, q_len, kv_len = inputs.batch, inputs.q_len, inputs.kv_len
+        tiles = ceil_div(q_len, self.rows)
+        share = not all(isinstance(size, int) for size in (batch, tiles, kv_len)) or (
+            batch * q_len * kv_len * work.heads * work.head_size >= WORTH_SHARING)
+        panels = workspace(
+            batch * work.kv_heads, ceil_div(kv_len, self.keys), work.head_size, self.keys)
+        with parallel_loop(batch * work.kv_heads, share) as pair:
+            self._lay_out_keys(inputs, panels, pair // work.kv_heads, pair % work.kv_heads)
+        writer = TileWriter(self, work, inputs)
+        with parallel_loop(batch * work.heads * tiles, share) as task:
             pair, tile = task // tiles, task % tiles
-            batch, head = pair // work.heads, pair % work.heads
+            row, head = pair // work.heads, pair % work.heads
             kv_head = head // (work.heads // work.kv_heads)
-            self._tile(panels, Place(batch, head, kv_head, tile * point.rows))
+            writer.write(panels, Place(row, head, kv_head, tile * self.rows))
 
-    def _lay_out_keys(self, panels: Buffer, pair: Expr) -> None:
+    def _lay_out_keys(self, inputs: Inputs, panels: Buffer, batch: Expr, head: Expr) -> None:
         """panels[pair, panel, d, key]; keys past the end repeat the last one, their weight is 0."""
-        lanes, size = self.lanes, self.size
-        batch, head = pair // self.workload.kv_heads, pair % self.workload.kv_heads
-        with loop(self.panels) as panel:
-            for column in range(0, self.point.keys, lanes):
+        lanes, size = isa_named(self.isa).lanes, inputs.workload.head_size
+        pair = batch * inputs.workload.kv_heads + head
+        with loop(ceil_div(inputs.kv_len, self.keys)) as panel:
+            for column in range(0, self.keys, lanes):
                 def key(i: int, d: Expr, width: int, column: int = column) -> Expr:
-                    at = tirx.min(panel * self.point.keys + column + i, self.kv_len - 1)
-                    return self.inputs.k(batch, at, head, d, width)
+                    at = tirx.min(panel * self.keys + column + i, inputs.kv_len - 1)
+                    return inputs.k(batch, at, head, d, width)
 
                 with loop(size // lanes) as step:
                     square = [key(i, step * lanes, lanes) for i in range(lanes)]
@@ -149,197 +116,3 @@ class _Writer:
                 for d in range(size // lanes * lanes, size):
                     for i in range(lanes):
                         store(panels, key(i, d, 1), pair, panel, d, column + i)
-
-    def _tile(self, panels: Buffer, place: Place) -> None:
-        """All keys for one tile of queries."""
-        work, point = self.workload, self.point
-        queries = self._queries(place)
-        scratch = workspace(point.rows, self.results + ceil_div(work.value_size, 16) * 16)
-        mask = self.inputs.mask_buffer(point.rows, point.keys)
-        softmax = RunningSoftmax(point.rows, point.keys, self.lanes)
-        visible = self.kv_len
-        if work.causal:
-            last = tirx.min(place.first + point.rows, self.q_len) - 1
-            visible = tirx.max(tirx.min(last + self.inputs.past + 1, self.kv_len), 0)
-
-        def take(block: Expr, count: Expr) -> None:
-            chunks = ceil_div(count, point.keys)
-            with loop(chunks) as chunk:
-                self._scores(panels, queries, scratch, mask, place,
-                             block * (point.block // point.keys) + chunk, chunk)
-            softmax.take(scratch, chunks)
-            self._weigh(scratch, softmax, place, block * point.block, count)
-
-        if self.single:
-            take(0, visible)
-            return
-        self._each_result(lambda r, at, width: store(
-            scratch, splat(0.0, width), r, self.results + at))
-        with loop(ceil_div(visible, point.block)) as block:
-            take(block, tirx.min(visible - block * point.block, point.block))
-        self._each_result(lambda r, at, width: self._write(
-            softmax, load(scratch, r, self.results + at, lanes=width), place, r, at))
-
-    def _each_result(self, visit: Callable[[Expr, Expr, int], None]) -> None:
-        """`visit(row, column, lanes)` for the whole tile of the result."""
-        with loop(self.point.rows) as r:
-            for start, width, count in _vectors(self.workload.value_size, self.lanes):
-                with loop(count) as i:
-                    visit(r, start + i * width, width)
-
-    def _queries(self, place: Place) -> Callable[[Expr], list[Expr]]:
-        """The scaled queries of a tile; gives those at d, and repeats the last past the end."""
-        rows, lanes, size = self.point.rows, self.lanes, self.size
-
-        def row(r: Expr, d: Expr, width: int) -> Expr:
-            at = place.first + r
-            if not self._q_len_fits():
-                at = tirx.min(at, self.q_len - 1)
-            value = self.inputs.q(place.batch, at, place.head, d, width)
-            return value * splat(self.workload.scale, width)
-
-        if not self.by_lane:
-            small = 4 * size < STACK
-            held = [registers(size) if small else workspace(size) for _ in range(rows)]
-            for r in range(rows):
-                for start, width, count in _vectors(size, lanes):
-                    with loop(count) as i:
-                        store(held[r], row(r, start + i * width, width), start + i * width)
-            return lambda d: [held[r][d] for r in range(rows)]
-
-        turned = workspace(size, rows)
-        for r in range(0, rows, lanes):
-            with loop(size // lanes) as step:
-                square = [row(r + i, step * lanes, lanes) for i in range(lanes)]
-                for i, vector in enumerate(transpose(square)):
-                    store(turned, vector, step * lanes + i, r)
-            for d in range(size // lanes * lanes, size):
-                for i in range(lanes):
-                    store(turned, row(r + i, d, 1), d, r + i)
-
-        def at(d: Expr) -> list[Expr]:
-            near = registers(rows)
-            for r in range(0, rows, lanes):
-                store(near, load(turned, d, r, lanes=lanes), r)
-            return [near[r] for r in range(rows)]
-        return at
-
-    def _q_len_fits(self) -> bool:
-        return isinstance(self.q_len, int) and self.q_len % self.point.rows == 0
-
-    def _scores(
-        self, panels: Buffer, queries: Callable[[Expr], list[Expr]], scratch: Buffer,
-        mask: Buffer | None, place: Place, panel: Expr, chunk: Expr,
-    ) -> None:
-        """scratch[:, chunk] = mask + queries @ one panel of keys."""
-        rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
-        pair = place.batch * self.workload.kv_heads + place.kv_head
-        start = self.inputs.fill_mask(
-            mask, place.batch, place.head, place.first, panel * keys, lanes)
-        sums = Tile(rows, keys)
-        for r in range(rows):
-            for column in range(0, keys, lanes):
-                sums.store(start(r, column), r, column)
-
-        def add(d: Expr) -> None:
-            numbers = queries(d)
-            for r in range(rows):
-                for column in range(0, keys, lanes):
-                    key = load(panels, pair, panel, d, column, lanes=lanes)
-                    sums.add(splat(numbers[r], lanes) * key, r, column)
-
-        with loop(self.size // self.unroll) as step:
-            for u in range(self.unroll):
-                add(step * self.unroll + u)
-        for d in range(self.size // self.unroll * self.unroll, self.size):
-            add(d)
-        for r in range(rows):
-            for column in range(0, keys, lanes):
-                store(scratch, sums.load(r, column, lanes), r, chunk * keys + column)
-
-    def _weigh(
-        self, scratch: Buffer, softmax: RunningSoftmax, place: Place, start: Expr, count: Expr
-    ) -> None:
-        """Add a block's weights @ values to the results, or write them where it is the only one."""
-        rows = min(self.point.value_rows, self.point.rows)
-        for column, width, vectors, groups in _groups(
-            self.workload.value_size, self.lanes, self.point.columns
-        ):
-            with loop(groups) as group:
-                first = column + group * vectors * width
-                with loop(self.point.rows // rows) as part:
-                    self._weigh_tile(scratch, softmax, place, start, count,
-                                     part * rows, rows, first, width, vectors)
-                if rest := self.point.rows % rows:
-                    self._weigh_tile(scratch, softmax, place, start, count,
-                                     self.point.rows - rest, rest, first, width, vectors)
-
-    def _weigh_tile(
-        self, scratch: Buffer, softmax: RunningSoftmax, place: Place, start: Expr, count: Expr,
-        row: Expr, rows: int, column: Expr, width: int, vectors: int,
-    ) -> None:
-        """`rows` x `vectors` of the results from (row, column) on."""
-        sums = Tile(rows, vectors * width)
-        for r in range(rows):
-            for v in range(vectors):
-                held = splat(0.0, width)
-                if not self.single:
-                    old = load(scratch, row + r, self.results + column + v * width, lanes=width)
-                    held = old * splat(softmax.scale[row + r], width)
-                sums.store(held, r, v * width)
-
-        def add(key: Expr, numbers: list[Expr]) -> None:
-            for r, number in enumerate(numbers):
-                for v in range(vectors):
-                    value = self.inputs.v(
-                        place.batch, start + key, place.kv_head, column + v * width, width)
-                    sums.add(splat(number, width) * value, r, v * width)
-
-        steps = 4 if self.by_lane else 1
-        with loop(count // steps) as step:
-            if self.by_lane:
-                near = Tile(rows, steps)
-                for r in range(rows):
-                    near.store(load(scratch, row + r, step * steps, lanes=steps), r, 0)
-                for u in range(steps):
-                    add(step * steps + u, [near.load(r, u, 1) for r in range(rows)])
-            else:
-                add(step, [scratch[row + r, step] for r in range(rows)])
-        if steps > 1:
-            with loop(count % steps) as rest:
-                key = count // steps * steps + rest
-                add(key, [scratch[row + r, key] for r in range(rows)])
-        for r in range(rows):
-            for v in range(vectors):
-                value, at = sums.load(r, v * width, width), column + v * width
-                if self.single:
-                    self._write(softmax, value, place, row + r, at)
-                else:
-                    store(scratch, value, row + r, self.results + at)
-
-    def _write(
-        self, softmax: RunningSoftmax, value: Expr, place: Place, row: Expr, column: Expr
-    ) -> None:
-        with when(self._q_len_fits() or place.first + row < self.q_len):
-            value = value * splat(softmax.share(row), lanes_of(value))
-            store(self.inputs.out, value, place.batch, place.first + row, place.head, column)
-
-
-def _vectors(size: int, lanes: int) -> Iterator[tuple[int, int, int]]:
-    """(start, lanes, count) of the vectors that cover `size`: whole ones, then halves of halves."""
-    start = 0
-    while start < size:
-        if count := (size - start) // lanes:
-            yield start, lanes, count
-        start += count * lanes
-        lanes //= 2
-
-
-def _groups(size: int, lanes: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
-    """(start, lanes, vectors, count) of the groups of columns, each at most `columns` wide."""
-    most = columns // lanes
-    for start, width, count in _vectors(size, lanes):
-        if count >= most:
-            yield start, width, most, count // most
-        if count % most:
-            yield start + count // most * most * width, width, count % most, 1
