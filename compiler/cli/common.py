@@ -54,10 +54,10 @@ def guarded(command: Command) -> Command:
             command(*args, **options)
         except (typer.Exit, BrokenPipeError):
             raise
-        except KeyboardInterrupt:
-            err.print("[yellow]Interrupted; nothing was written.[/]")
-            raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
+        except (KeyboardInterrupt, Exception) as error:
+            if _is_interruption(error):
+                err.print("[yellow]Interrupted; nothing was written.[/]")
+                raise typer.Exit(INTERRUPTED) from None
             if options.get("debug"):
                 traceback.print_exc()
             sentence, code = describe(error)
@@ -67,7 +67,14 @@ def guarded(command: Command) -> Command:
     return run    # type: ignore[return-value]
 
 
-def describe(error: Exception) -> tuple[str, int]:
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind `error`: an import that it breaks off may raise another error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def describe(error: BaseException) -> tuple[str, int]:
     """The sentence and the exit code for an error."""
     if isinstance(error, PocketformerError):
         return str(error), USER_ERROR

@@ -333,9 +333,17 @@ def test_interruption_has_exit_code_130():
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(typer.Exit) as caught:
-        interrupted()
-    assert caught.value.exit_code == 130
+    @guarded
+    def interrupted_import() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("as Python 3.11 does in __set_name__") from error
+
+    for command in (interrupted, interrupted_import):
+        with pytest.raises(typer.Exit) as caught:
+            command()
+        assert caught.value.exit_code == 130
 
 
 def test_ctrl_c_leaves_nothing_behind(model, tmp_path):
