@@ -136,9 +136,10 @@ def _batch_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     channel = [1, -1, *[1] * (b.rank(x) - 2)]
     epsilon = node.number("epsilon", 1e-5)
     if all(isinstance(value, np.ndarray) for value in (scale, bias, mean, variance)):
-        factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
-        offset = bias - mean * factor
-        parts = [part.astype(scale.dtype).reshape(channel) for part in (factor, offset)]
+        with np.errstate(all="ignore"):    # broken statistics give NaN here as anywhere
+            factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
+            offset = bias - mean * factor
+            parts = [part.astype(scale.dtype).reshape(channel) for part in (factor, offset)]
         for part, word in zip(parts, ("factor", "offset"), strict=True):
             b.weights.name(part, f"{node.name}.{word}")
         return R.add(R.multiply(x, b.tensor(parts[0])), b.tensor(parts[1]))
