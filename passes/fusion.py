@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from tvm import relax
@@ -22,7 +23,7 @@ class Search:
     replacements: dict[relax.Var, Replacement] = field(default_factory=dict)
 
 
-class Fusion:
+class Fusion(ABC):
     """A pass that puts calls of composites in place of what its `find` finds."""
 
     def __call__(self, mod: IRModule) -> IRModule:
@@ -31,6 +32,7 @@ class Fusion:
             {gvar: self._function(mod, func, composites) for gvar, func in entry_functions(mod)}
         )
 
+    @abstractmethod
     def find(
         self, search: Search, var: relax.Var, call: relax.Expr
     ) -> tuple[relax.Var, Replacement] | None:
@@ -38,7 +40,6 @@ class Fusion:
 
         None where the operator is of no interest; raises Refused where it is but does not fit.
         """
-        raise NotImplementedError(type(self))
 
     def _function(
         self, mod: IRModule, func: relax.Function, composites: Composites

@@ -7,6 +7,7 @@ power matches repeated multiplication too. `a | b` matches either. Built on Rela
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -31,12 +32,12 @@ class Found:
     calls: tuple[relax.Var, ...] = ()
 
 
-class Pattern:
+class Pattern(ABC):
     """Something that an operand may look like; operators on patterns give patterns."""
 
+    @abstractmethod
     def match(self, graph: Graph, operand: Operand, found: Found) -> Iterator[Found]:
         """Every way in which `operand` fits, with what it adds to `found`."""
-        raise NotImplementedError(type(self))
 
     def heads(self) -> frozenset[str]:
         """The operators that a match can end in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -61,7 +62,7 @@ class Match:
         return [call for call in self.calls if op_name(call).removeprefix("relax.") in names]
 
 
-class Rewrite:
+class Rewrite(ABC):
     """A fusion as data: `patterns`, the first that fits counts, and what to write instead.
 
     A pass is an instance: called with an IRModule it returns a new one, or the same if nothing
@@ -72,9 +73,9 @@ class Rewrite:
 
     patterns: ClassVar[tuple[Pattern, ...]] = ()
 
+    @abstractmethod
     def rewrite(self, match: Match) -> relax.Expr:
         """What to compute instead, in calls of Relax operators on what the match found."""
-        raise NotImplementedError(type(self))
 
     def __call__(self, mod: IRModule) -> IRModule:
         mod = _without_aliases(mod)
