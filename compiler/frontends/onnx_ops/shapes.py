@@ -73,6 +73,9 @@ def fill_unknown(b: Builder, given: Sequence[Size], wanted: Sequence[Size]) -> l
         product = b.solver.product(result)
     if isinstance(total, int) and isinstance(product, int) and total != product:
         raise BadModel(f"it cannot reshape {text}")
+    # A division that leaves a rest at some size would drop numbers without a word.
+    if unknown and not b.solver.equal(total, product):
+        raise BadModel(f"it cannot reshape {text} at every size; fix one of the dimensions")
     b.check_shape(result)
     return result
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
-from pocketformer.compiler.errors import BadDim
+from pocketformer.compiler.errors import BadDim, BadModel
 from pocketformer.compiler.frontends.onnx import load_onnx
 from pocketformer.compiler.model import Dim
 from tests.numerics.check import agrees_with_onnxruntime, compile_plainly
@@ -234,6 +234,22 @@ def test_reshapes_by_computed_sizes_are_exact():
     assert imported.outputs[0].shape == ("batch", "seq", 8)
     calls = [binding.value for binding in bindings(imported) if hasattr(binding.value, "op")]
     assert {call.op.name for call in calls} == {"relax.reshape", "relax.permute_dims"}
+
+
+DROPPING = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[1, SEQ, 20] x) => (float[A, B, 40] y) {
+    sizes = Constant<value = int64[3] {0, -1, 40}>()
+    y = Reshape(x, sizes)
+}
+"""
+
+
+@pytest.mark.parametrize("seq", ["S", 3])
+def test_a_reshape_that_would_drop_numbers_is_refused(seq):
+    proto = parser.parse_model(DROPPING.replace("SEQ", str(seq)))
+    with pytest.raises(BadModel, match="cannot reshape"):
+        load_onnx(proto)
 
 
 def test_masks_are_made_from_sizes():
