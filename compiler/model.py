@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,4 +131,4 @@ class Model:
         """
         from pocketformer.compiler.dims import apply_dims  # needs TVM, which Model does not
 
-        return replace(apply_dims(self, parse_dims(dims)))
+        return apply_dims(self, parse_dims(dims))

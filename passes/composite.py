@@ -12,6 +12,8 @@ from typing import Any
 from tvm import relax, tirx
 from tvm.ir import Array, GlobalVar, IRModule, Span
 
+from pocketformer.passes.graph import with_entries
+
 Body = Callable[..., relax.Expr]
 
 
@@ -37,12 +39,7 @@ class Composites:
 
     def module(self, entries: Mapping[GlobalVar, relax.Function]) -> IRModule:
         """The module with the rewritten `entries` and all composites that were called."""
-        mod = self._builder.get()
-        functions = dict(mod.functions.items())
-        names = {gvar.name_hint: gvar for gvar in functions}
-        for gvar, func in entries.items():
-            functions[names[gvar.name_hint]] = func
-        return IRModule(functions, attrs=self._mod.attrs)
+        return with_entries(self._builder, self._mod, entries)
 
 
 def composite_of(mod: IRModule, expr: relax.Expr) -> tuple[str, relax.Function] | None:

@@ -189,6 +189,17 @@ def map_entries(
     return IRModule(functions, attrs=mod.attrs)
 
 
+def with_entries(
+    builder: relax.BlockBuilder, mod: IRModule, entries: Mapping[GlobalVar, relax.Function]
+) -> IRModule:
+    """`mod` with what was added to its `builder`, and with the rewritten `entries`."""
+    functions = dict(builder.get().functions.items())
+    names = {gvar.name_hint: gvar for gvar in functions}
+    for gvar, func in entries.items():
+        functions[names[gvar.name_hint]] = func
+    return IRModule(functions, attrs=mod.attrs)
+
+
 def _used(expr: relax.Expr) -> list[relax.Var]:
     """The variables in `expr`, each once; symbolic sizes are none."""
     found: dict[relax.Var, None] = {}

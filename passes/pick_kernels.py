@@ -18,6 +18,7 @@ from pocketformer.passes.graph import (
     op_name,
     same_sizes,
     shape,
+    with_entries,
 )
 from pocketformer.passes.kernel_plans import OPERATOR_PLANS, PLANS, Plan
 from pocketformer.passes.refusal import Refused, note_refusal
@@ -49,11 +50,7 @@ class _Picker:
         self._kernels: dict[Workload, tuple[Kernel, GlobalVar]] = {}
 
     def module(self, entries: dict[GlobalVar, relax.Function]) -> IRModule:
-        functions = dict(self._builder.get().functions.items())
-        names = {gvar.name_hint: gvar for gvar in functions}
-        for gvar, func in entries.items():
-            functions[names[gvar.name_hint]] = func
-        return IRModule(functions, attrs=self._mod.attrs)
+        return with_entries(self._builder, self._mod, entries)
 
     def function(self, func: relax.Function) -> relax.Function:
         graph = Graph(func)
