@@ -43,3 +43,23 @@ class BadInput(PocketformerError):
 
 class MissingPackage(PocketformerError):
     """An optional package is needed for this call."""
+
+
+class BuildFailed(PocketformerError):
+    """The native runtime cannot be compiled: no compiler, no NDK, or the compiler's own message."""
+
+
+class SetUpFailed(PocketformerError):
+    """The emulated phone, a tracker or an adb connection cannot be set up on this machine."""
+
+
+class DeviceRefused(PocketformerError):
+    """A device does not let this client in: wrong token, busy, another TVM, a core without i8mm."""
+
+
+class DeviceLost(PocketformerError):
+    """A device cannot be reached, stopped answering, or ended the connection in the middle."""
+
+
+class DeviceFailed(PocketformerError):
+    """A device answered that it cannot do what was asked: its disk is full, a kernel failed."""
