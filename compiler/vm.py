@@ -52,6 +52,7 @@ class Runtime:
         self.from_dlpack: Callable[[Any], Any] = tvm_ffi.from_dlpack
         self.shape: Callable[[Sequence[int]], Any] = tvm_ffi.Shape
         self.dtype: Callable[[str], Any] = tvm_ffi.dtype
+        self.rpc_connect: Callable[..., Any] = tvm_ffi.get_global_func("rpc.Connect")
         self.view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self.free_pools = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._configure = tvm_ffi.get_global_func("runtime.config_threadpool")

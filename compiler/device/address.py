@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pocketformer.compiler.errors import BadInput
 
-_FORM = re.compile(r"(?:rpc://)?(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]+)):(\d{1,5})(?:/([^/\s]*))?")
+_FORM = re.compile(r"(?:rpc://)?(?:\[([\w:.%]+)\]|([\w.-]+)):(\d{1,5})(?:/([^/\s]*))?")
 
 
 @dataclass(frozen=True)
