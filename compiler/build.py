@@ -103,6 +103,7 @@ def _build(
         dims=model.dims,
         entries=entries,
         operators=tuple(explanation.records(model.operators)),
+        kernels=tuple(explanation.calls.records(model.operators)),
     )
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"

@@ -1,4 +1,7 @@
-"""Untrusted JSON -> frozen dataclasses: every field present, of its type, and no other field."""
+"""Untrusted JSON -> frozen dataclasses: every field present, of its type, and no other field.
+
+Fields that are marked as optional may be missing, as they are in the files of older versions.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from pocketformer.compiler.errors import BadBundle, PocketformerError
 
 T = TypeVar("T")
+OPTIONAL = {"optional": True}    # metadata of a field that older files lack: it has its default
 _NAMES = {int: "a whole number", str: "text", bool: "true or false"}
 
 
@@ -48,9 +52,12 @@ def decode(kind: type[T], value: object, where: str) -> T:
         if name not in hints:
             raise BadBundle(f"{where} has an unknown field {name!r}")
     for name in hints:
-        if name not in value:
+        if name not in value and name not in _optional(kind):    # type: ignore[arg-type]
             raise BadBundle(f"{where} lacks the field {name!r}")
-    fields = {name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+    fields = {
+        name: _decode(hint, value[name], f"{where}.{name}")
+        for name, hint in hints.items() if name in value
+    }
     try:
         return kind(**fields)
     except PocketformerError as error:
@@ -61,6 +68,13 @@ def decode(kind: type[T], value: object, where: str) -> T:
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@cache
+def _optional(kind: type) -> frozenset[str]:
+    return frozenset(
+        field.name for field in dataclasses.fields(kind) if field.metadata.get("optional")
+    )
 
 
 def _decode(hint: Any, value: object, where: str) -> Any:

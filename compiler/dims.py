@@ -71,10 +71,10 @@ def signature_of(
 
 def axes_of(ty: relax.TensorType) -> tuple[Axis, ...]:
     """The shape of a tensor's type. Raises BadDim for a size that is no formula of an Axis."""
-    return tuple(_axis(size) for size in ty.shape.values)
+    return tuple(axis_of(size) for size in ty.shape.values)
 
 
-def _axis(size: Any) -> Axis:
+def axis_of(size: Any) -> Axis:
     if isinstance(size, tirx.IntImm):
         return int(size.value)
     text = _formula(size)

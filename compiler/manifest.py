@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from pocketformer.compiler.axes import names_in
 from pocketformer.compiler.checksum import FileRecord
-from pocketformer.compiler.decode import decode, parse_object
+from pocketformer.compiler.decode import OPTIONAL, decode, parse_object
 from pocketformer.compiler.errors import BadBundle, BadDim
-from pocketformer.compiler.model import Dim, TensorSpec
+from pocketformer.compiler.model import Axis, Dim, TensorSpec
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
@@ -84,6 +84,25 @@ class OperatorRecord:
 
 
 @dataclass(frozen=True)
+class KernelRecord:
+    """One call of a kernel, at its place in the order in which `entry` makes them.
+
+    `function` is its name in the library, `kernel` the readable one; `workload` is what a template
+    was made for. `operators` are places in the manifest's own `operators`. Floating-point
+    `operations` and `bytes` are sizes or formulas in named dimensions, None where unknown.
+    """
+
+    entry: str
+    function: str
+    kernel: str
+    kind: str
+    workload: str
+    operators: tuple[int, ...]
+    operations: Axis | None
+    bytes: Axis | None
+
+
+@dataclass(frozen=True)
 class Entry:
     """A function of the library, the sizes that it is made for, the weights after its inputs."""
 
@@ -126,6 +145,7 @@ class Manifest:
 
     `entries` are the functions of the library; one whose `dims` is empty takes every size that
     `dims` allows. `weights` is None where the library holds them. `files` is filled by a save.
+    `kernels` are the kernel calls of all entries; older bundles do not tell them.
     Raises BadBundle for parts that contradict one another.
     """
 
@@ -144,6 +164,7 @@ class Manifest:
     tvm_ffi_version: str = field(default_factory=lambda: version_of("apache-tvm-ffi"))
     created: str = field(default_factory=_now)
     format_version: int = FORMAT_VERSION
+    kernels: tuple[KernelRecord, ...] = field(default=(), metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -161,10 +182,13 @@ class Manifest:
         dims: Mapping[str, Dim],
         entries: tuple[Entry, ...],
         operators: tuple[OperatorRecord, ...] = (),
+        kernels: tuple[KernelRecord, ...] = (),
     ) -> Manifest:
         """The manifest of what was just compiled for `target`, by the versions installed here."""
         record = TargetRecord.of(target)
-        return cls(name, record, recipe, inputs, outputs, dict(dims), entries, operators)
+        return cls(
+            name, record, recipe, inputs, outputs, dict(dims), entries, operators, kernels=kernels
+        )
 
     def _problems(self) -> Iterator[str]:
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
@@ -178,6 +202,7 @@ class Manifest:
                 yield f"the entry {entry.function!r} fixes the unknown dimension {unknown[0]!r}"
             if self.files and self.weights is None and entry.weights:
                 yield f"the entry {entry.function!r} takes weights, and there is no file of them"
+        yield from filter(None, map(self._problem_of_kernel, self.kernels))
         for file in (*self.files, *([self.weights.file] if self.weights else [])):
             if not _PLAIN_NAME.fullmatch(file):
                 yield f"{file!r} is no plain file name inside the bundle's folder"
@@ -198,6 +223,19 @@ class Manifest:
         if any(isinstance(axis, int) and axis < 0 for axis in spec.shape):
             return f"the {kind} {spec.name!r} has a negative axis"
         return ""
+
+    def _problem_of_kernel(self, kernel: KernelRecord) -> str:
+        if any(not 0 <= place < len(self.operators) for place in kernel.operators):
+            return f"the kernel {kernel.function!r} names an operator that is not there"
+        try:
+            formulas = [each for each in (kernel.operations, kernel.bytes) if each is not None]
+            unknown = sorted(frozenset().union(*map(names_in, formulas)) - self.dims.keys())
+        except BadDim as error:
+            return f"the cost of the kernel {kernel.function!r} is wrong: {error}"
+        return (
+            f"the cost of the kernel {kernel.function!r} has the unknown dimension {unknown[0]!r}"
+            if unknown else ""
+        )
 
     def to_json(self) -> bytes:
         """The text of manifest.json, whose first field is a checksum of all the rest."""

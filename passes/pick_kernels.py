@@ -28,6 +28,8 @@ from pocketformer.schedules.workloads import (
 )
 from pocketformer.targets import Target
 
+WORKLOAD = "pocketformer.workload"    # a PrimFunc's attribute: what it computes, as text
+
 
 @dataclass(frozen=True)
 class PickKernels:
@@ -97,7 +99,7 @@ class _Picker:
             except LookupError as error:
                 raise Refused(str(error)) from None
             # A name of its own in this module, as two workloads may run the same kernel.
-            func = kernel.func.without_attr("global_symbol")
+            func = kernel.func.without_attr("global_symbol").with_attr(WORKLOAD, str(workload))
             self._kernels[workload] = kernel, self._builder.add_func(
                 func, f"{kernel.name}__{workload}"
             )

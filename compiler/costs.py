@@ -1,0 +1,202 @@
+"""What a call of a kernel costs: floating-point operations and bytes, in symbolic sizes.
+
+Operations are those of the mathematics, not those that a kernel happens to execute. A template's
+are its matrix products' alone where it has some, so that its speed compares with any GEMM's; of
+other kernels every addition, product, comparison of sizes, root or exponential counts as one.
+Bytes are each tensor once, and of a table the rows that are looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeAlias
+
+import numpy as np
+import tvm_ffi
+from tvm import ir, relax, s_tir, tirx
+from tvm.ir import Call, TensorLoad
+from tvm.sym import Analyzer
+
+from pocketformer.compiler.axes import names_in
+from pocketformer.compiler.dims import axis_of
+from pocketformer.compiler.errors import BadDim
+from pocketformer.compiler.model import Axis
+from pocketformer.passes.graph import Size, dtype, shape
+
+LAYER_NORM, RMS_NORM, SOFTMAX = 8, 4, 5    # operations an element: means, differences, scaling
+LARGEST = 1 << 40                          # of a dimension, for the proofs
+Shape: TypeAlias = list[Size]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Formulas in named dimensions; None where they are not known or too complicated."""
+
+    operations: Axis | None = None
+    bytes: Axis | None = None
+
+
+# Templates
+
+
+def _linear(args: Sequence[Shape]) -> Size:
+    return _product([2, *args[-1], args[0][-1]])
+
+
+def _attention(args: Sequence[Shape]) -> Size:
+    if len(args[0]) == 5:       # q, k and v in one
+        batch, length, _, heads, size = args[0]
+        return _product([4, batch, heads, length, length, size])
+    batch, queries, heads, size = args[0]
+    keys, value_size = args[1][1], args[-1][-1]
+    return _product([2, batch, heads, queries, keys, _sum([size, value_size])])
+
+
+def _batch_matmul(args: Sequence[Shape]) -> Size:
+    return _product([2, *args[-1], args[0][-1]])
+
+
+TEMPLATES: dict[str, Callable[[Sequence[Shape]], Size]] = {
+    "linear": _linear,
+    "attention": _attention,
+    "layernorm": lambda args: _product([LAYER_NORM, *args[-1]]),
+    "rmsnorm": lambda args: _product([RMS_NORM, *args[-1]]),
+    "softmax": lambda args: _product([SOFTMAX, *args[-1]]),
+    "batch_matmul": _batch_matmul,
+}
+
+
+def template_cost(kind: str, args: Sequence[relax.Expr]) -> Cost:
+    """The cost of a call with these tensors, the last of which is the result."""
+    moved = _sum([_bytes(shape(arg), dtype(arg)) for arg in args])
+    return Cost(_formula(TEMPLATES[kind]([shape(arg) for arg in args])), _formula(moved))
+
+
+# All other kernels
+
+
+class LoopNest:
+    """What is counted in a PrimFunc that has no schedule yet, in its own symbols."""
+
+    def __init__(self, func: tirx.PrimFunc) -> None:
+        self._params = list(func.params)
+        self._visits: dict[Any, list[Size]] = {param: [] for param in func.params}
+        self._operations: list[Size] = []
+        self._walk(func.body, [])
+
+    def cost(self, args: Sequence[relax.Expr]) -> Cost:
+        """The cost of a call with these arguments, as they stand in the Relax function."""
+        sizes: dict[Any, Any] = {}
+        for param, arg in zip(self._params, args, strict=False):
+            if isinstance(arg.ty, relax.TensorType):
+                pairs = zip(param.ty.shape, arg.ty.shape, strict=True)
+                sizes |= {own: size for own, size in pairs if isinstance(own, tirx.Var)}
+        moved = [
+            _bytes([_least(_product(param.ty.shape), _sum(visits))], str(param.ty.dtype.dtype))
+            for param, visits in self._visits.items() if visits
+        ]
+        return Cost(*(_formula(_put(_sum(each), sizes)) for each in (self._operations, moved)))
+
+    def _walk(self, stmt: Any, extents: list[Size]) -> None:
+        match stmt:
+            case tirx.For():
+                self._walk(stmt.body, [*extents, _number(stmt.extent)])
+            case tirx.SeqStmt():
+                for each in stmt.seq:
+                    self._walk(each, extents)
+            case s_tir.SBlockRealize():
+                self._walk(stmt.block.body, extents)
+            case tirx.IfThenElse():
+                for branch in filter(None, (stmt.then_case, stmt.else_case)):
+                    self._walk(branch, extents)
+            case _:
+                self._count(stmt, _product(extents))
+
+    def _count(self, stmt: Any, times: Size) -> None:
+        """What a statement without loops reads, writes and computes, `times` times."""
+        found = 0
+
+        def visit(node: Any) -> None:
+            nonlocal found
+            if isinstance(node, TensorLoad | tirx.BufferStore):
+                tensor = node.source if isinstance(node, TensorLoad) else node.buffer
+                if tensor in self._visits:
+                    self._visits[tensor].append(times)
+            elif _is_operation(node):
+                found += 1
+
+        tvm_ffi.structural_walk(stmt, visit)
+        if found:
+            self._operations.append(_product([found, times]))
+
+
+ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
+
+
+def _is_operation(node: Any) -> bool:
+    if not isinstance(node, (*ARITHMETIC, Call)) or not str(node.ty).startswith(("float", "bfl")):
+        return False
+    return not isinstance(node, Call) or getattr(node.op, "name", "") != "tirx.if_then_else"
+
+
+# Sizes
+
+
+def _number(size: Any) -> Size:
+    return int(size) if isinstance(size, tirx.IntImm) else size
+
+
+def _product(sizes: Sequence[Any]) -> Size:
+    return reduce(lambda a, b: a * b, map(_number, sizes), 1)
+
+
+def _sum(sizes: Sequence[Size]) -> Size:
+    return reduce(lambda a, b: a + b, sizes, 0)
+
+
+def _bytes(sizes: Sequence[Any], kind: str) -> Size:
+    return _product([*sizes, 1 if kind == "bool" else np.dtype(kind).itemsize])
+
+
+def _least(first: Size, second: Size) -> Size:
+    """The smaller one, by proof where there is one."""
+    if isinstance(first, int) and isinstance(second, int):
+        return min(first, second)
+    analyzer = _analyzer(first, second)
+    if analyzer.can_prove(first <= second):
+        return first
+    return second if analyzer.can_prove(second <= first) else tirx.min(first, second)
+
+
+def _analyzer(*sizes: Size) -> Analyzer:
+    """One that knows that dimensions are at least 1."""
+    analyzer = Analyzer()
+
+    def bind(node: Any) -> None:
+        if isinstance(node, tirx.Var):
+            analyzer.bind(node, ir.Range(1, LARGEST))
+
+    for size in sizes:
+        if not isinstance(size, int):
+            tvm_ffi.structural_walk(size, bind)
+    return analyzer
+
+
+def _put(size: Size, values: dict[Any, Any]) -> Size:
+    """`size` with the caller's sizes in the place of its own."""
+    if isinstance(size, int) or not values:
+        return size
+    return tvm_ffi.structural_map(size, (tirx.Var, lambda var: values.get(var, var)))
+
+
+def _formula(size: Size) -> Axis | None:
+    if isinstance(size, int):
+        return size
+    try:
+        formula = axis_of(_analyzer(size).simplify(size))
+        names_in(formula)
+    except BadDim:    # too complicated
+        return None
+    return formula
