@@ -1,11 +1,16 @@
-"""Whether a machine and the TVM that is installed on it can run a bundle."""
+"""Whether a machine or a device, with the TVM that is on it, can run a bundle."""
 
 from __future__ import annotations
 
-from pocketformer.compiler.errors import BadBundle
+from typing import TYPE_CHECKING
+
+from pocketformer.compiler.errors import BadBundle, DeviceRefused
 from pocketformer.compiler.machine import Machine, this_machine
 from pocketformer.compiler.manifest import Manifest, TargetRecord, version_of
 from pocketformer.targets.host import WORDS
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.device.info import DeviceInfo
 
 
 def refuse_machine(manifest: Manifest, machine: Machine | None = None) -> None:
@@ -21,6 +26,24 @@ def refuse_machine(manifest: Manifest, machine: Machine | None = None) -> None:
     if manifest.tvm_version != version:
         raise BadBundle(
             f"the bundle was compiled with TVM {manifest.tvm_version}, installed is {version}"
+        )
+
+
+def refuse_device(manifest: Manifest, device: DeviceInfo) -> None:
+    """Raise DeviceRefused if the device cannot run the bundle, and name what it lacks."""
+    target = manifest.target
+    if (target.arch, target.os) != (device.arch, device.os):
+        raise DeviceRefused(
+            f"the bundle was compiled for {target}, {device.name} is {device.arch} {device.os}"
+        )
+    if device.isa is not None and (missing := [x for x in target.isa if x not in device.isa]):
+        raise DeviceRefused(
+            f"the bundle was compiled for {target}, {device.name} lacks {', '.join(missing)}"
+        )
+    if manifest.tvm_version != device.tvm:
+        raise DeviceRefused(
+            f"the bundle was compiled with TVM {manifest.tvm_version}, "
+            f"{device.name} has {device.tvm}"
         )
 
 

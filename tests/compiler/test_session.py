@@ -17,10 +17,11 @@ from tvm.script import tirx as T
 
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadBundle, BadInput
+from pocketformer.compiler.local import empty_aligned
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.manifest import Entry
 from pocketformer.compiler.model import Dim, TensorSpec
-from pocketformer.compiler.session import Session, empty_aligned
+from pocketformer.compiler.session import Session
 from tests.compiler.tiny import (
     build,
     expected,
@@ -159,7 +160,7 @@ def test_threads_of_one_process_share_a_session(session):
 
 def test_one_library_serves_several_sessions(saved):
     first, second = Session(saved), Session(saved)
-    assert first._library is second._library
+    assert first._runner._library is second._runner._library
     del first
     gc.collect()
     assert_right(second.run(**inputs())["hidden"], inputs())
@@ -414,7 +415,7 @@ print(len(os.listdir("/proc/self/task")) - before, end=" ")
 two, many = Session(sys.argv[1], threads=2), Session(sys.argv[1], threads=10_000)
 for session in (two, one, many, two, one):
     check(session)
-    print(session.threads, session._tvm.use_threads(session.threads), end=" ")
+    print(session.threads, session._runner._tvm.use_threads(session.threads), end=" ")
 print(Session(sys.argv[1]).threads, len(os.listdir("/proc/self/task")) - before)
 """
 
@@ -470,7 +471,7 @@ from tests.compiler.tiny import build, Tiny
 from pathlib import Path
 import tvm, torch
 build(Tiny, Path(sys.argv[2]))
-session._tvm.from_dlpack(torch.ones(3))
+session._runner._tvm.from_dlpack(torch.ones(3))
 again = Session(sys.argv[1]).run(x=x, shift=x[:, :, 0])
 np.testing.assert_array_equal(first["hidden"], again["hidden"])
 vm = tvm.relax.VirtualMachine(tvm.runtime.load_module(sys.argv[2]), tvm.cpu())
