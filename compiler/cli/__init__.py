@@ -9,6 +9,7 @@ import typer
 import pocketformer
 from pocketformer.compiler.cli.bench import bench
 from pocketformer.compiler.cli.compile import compile
+from pocketformer.compiler.cli.device import app as device
 from pocketformer.compiler.cli.inspect import inspect
 from pocketformer.compiler.cli.run import run
 from pocketformer.compiler.cli.targets import targets
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (compile, run, bench, inspect, targets):
     app.command()(command)
+app.add_typer(device, name="device")
 
 
 def _version(wanted: bool) -> None:

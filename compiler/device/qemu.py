@@ -67,7 +67,7 @@ def _takes_plugins(path: str) -> bool:
 def _unpacked(progress: Progress | None) -> Command:
     """The package's qemu, started by the C library that was unpacked with it."""
     folder = cache_folder("emulator") / "qemu"
-    if not (folder / PROGRAM).exists() and not debian.available():
+    if not (folder / NAMES[0]).exists() and not debian.available():
         raise SetUpFailed(
             "the emulated phone needs qemu-aarch64 on PATH (the package qemu-user of Debian, Ubuntu"
             " or Fedora), or apt-get and dpkg-deb, which fetch it without root"
@@ -79,9 +79,12 @@ def _unpacked(progress: Progress | None) -> Command:
             if other.name != Path(PROGRAM).name:
                 other.unlink()                          # the other processors: 90 MB
         shutil.rmtree(part / "usr" / "share", ignore_errors=True)
+        # Not lib64/ld-linux-*.so.2: that link is absolute and leads to the system's. Programs know
+        # an emulator by the name of its process, which is that of the file that was started.
+        loader = next(part.glob("lib/*/ld-linux-*.so.*"))
+        (part / NAMES[0]).symlink_to(loader.relative_to(part))
 
-    make_once(folder, PROGRAM, make)
-    # Not lib64/ld-linux-*.so.2: that link is absolute and leads to the system's.
-    loader = next(folder.glob("lib/*/ld-linux-*.so.*"))
-    libraries = [folder / "lib" / loader.parent.name, folder / "usr" / "lib" / loader.parent.name]
-    return (str(loader), "--library-path", ":".join(map(str, libraries)), str(folder / PROGRAM))
+    make_once(folder, NAMES[0], make)
+    own = (folder / NAMES[0]).resolve().parent.name             # x86_64-linux-gnu
+    libraries = f"{folder / 'lib' / own}:{folder / 'usr' / 'lib' / own}"
+    return (str(folder / NAMES[0]), "--library-path", libraries, str(folder / PROGRAM))
