@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from pocketformer.compiler import vm
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.machine import cpus
-from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.signature import Shapes, Signature
 from pocketformer.compiler.weights import ALIGNMENT
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.instrument import Instrument, TimedCall
 
 # Every size of a symbolic bundle leaves buffers of its own in TVM's pool, which never shrinks by
 # itself: 512 lengths would take gigabytes. After so many sizes the unused ones are let go.
@@ -27,6 +29,7 @@ _SMALL = 1 << 16
 class _Plan:
     """What is known about runs of one set of input shapes, after the first of them."""
 
+    name: str
     function: Any
     copied: tuple[bool, ...] | None = None      # the outputs whose memory is not theirs alone
 
@@ -47,17 +50,17 @@ class LocalSession:
         self._tvm = vm.runtime()
         self._library = vm.open_library(bundle.library)
         self._weights = {name: _aligned(array) for name, array in bundle.weights.items()}
-        self._functions = self._bind(bundle.manifest)
+        self._functions = self._bind(self._library.machine())
+        self._timed: tuple[Instrument, dict[str, Any]] | None = None
         self._outputs = [(spec.name, np.dtype(spec.dtype)) for spec in bundle.manifest.outputs]
         self._plans: dict[Shapes, _Plan] = {}
         self._buffers: dict[int, tuple[np.ndarray, Any]] = {}
 
-    def _bind(self, manifest: Manifest) -> dict[str, Any]:
-        """The library's functions with the weights already given to them, by name."""
-        machine = self._library.machine()
+    def _bind(self, machine: Any) -> dict[str, Any]:
+        """The machine's functions with the weights already given to them, by name."""
         tensors = {name: vm.to_tensor(array) for name, array in self._weights.items()}
         functions = {}
-        for entry in manifest.entries:
+        for entry in self.bundle.manifest.entries:
             bound = f"{entry.function}.bound"
             try:
                 machine["save_function"](
@@ -96,6 +99,22 @@ class LocalSession:
             times.append((time.perf_counter_ns() - start) / 1e6)
         return times[warmup:]
 
+    def profile(self, arrays: list[np.ndarray], runs: int) -> list[list[TimedCall]]:
+        """For each of `runs` runs, every call of the virtual machine in order."""
+        if self._timed is None:
+            from pocketformer.compiler.instrument import Instrument
+
+            machine = self._library.machine()       # of its own: an instrument cannot be taken off
+            self._timed = Instrument(machine), self._bind(machine)
+        instrument, functions = self._timed
+        plan, tensors = self._prepare(arrays)
+        seen = []
+        for _ in range(runs):
+            with instrument.recording() as calls:
+                functions[plan.name](*tensors)
+            seen.append(calls)
+        return seen
+
     def close(self) -> None:
         """Nothing is left to do: its memory goes with its last reference."""
 
@@ -111,7 +130,7 @@ class LocalSession:
         if len(self._plans) >= max(_SIZES_KEPT, len(self.bundle.manifest.entries)):
             self._plans.clear()
             self._tvm.free_pools()
-        plan = self._plans[shapes] = _Plan(self._functions[entry.function])
+        plan = self._plans[shapes] = _Plan(entry.function, self._functions[entry.function])
         return plan
 
     def _input(self, i: int, array: np.ndarray) -> Any:

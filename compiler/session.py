@@ -12,6 +12,7 @@ import numpy as np
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadInput
+from pocketformer.compiler.instrument import TimedCall
 from pocketformer.compiler.local import LocalSession
 from pocketformer.compiler.model import TensorSpec
 from pocketformer.compiler.signature import Signature, check_outputs
@@ -134,6 +135,19 @@ class Session:
         with self._lock:
             self._refuse_if_closed()
             return self._runner.time(arrays, warmup, runs)
+
+    def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> list[list[TimedCall]]:
+        """For each of `runs` runs, all calls that the virtual machine made, and when.
+
+        Among them are the kernels, by their functions' names, in their order. The times are those
+        of the clock of where they run. Raises BadInput as `run` does.
+        """
+        if runs < 1:
+            raise BadInput(f"{runs} runs to profile, it must be at least 1")
+        arrays = self._signature.arrays(inputs)
+        with self._lock:
+            self._refuse_if_closed()
+            return self._runner.profile(arrays, runs)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

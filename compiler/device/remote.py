@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.device.tracker_client import Progress
 from pocketformer.compiler.signature import Signature
 
-_BLOCK_NS = 1e9         # of runs in one call, so that its time limit and Ctrl-C come through
+if TYPE_CHECKING:
+    from pocketformer.compiler.instrument import TimedCall
 
-KernelTimes = list[tuple[str, int, int]]    # of one run: kernel, start and end in nanoseconds
+_BLOCK_NS = 1e9         # of runs in one call, so that its time limit and Ctrl-C come through
 
 
 class RemoteSession:
@@ -80,11 +81,13 @@ class RemoteSession:
             times += self._time(0, min(block, runs - len(times)))
         return times[:runs]
 
-    def profile(self, arrays: list[np.ndarray], runs: int) -> list[KernelTimes]:
+    def profile(self, arrays: list[np.ndarray], runs: int) -> list[list[TimedCall]]:
         """For each of `runs` runs, every kernel in order, on the device's clock."""
+        from pocketformer.compiler.instrument import TimedCall
+
         self._set(arrays)
         told = json.loads(self._call("profile", self._handle, runs))
-        return [[(str(name), int(start), int(end)) for name, start, end in run] for run in told]
+        return [[TimedCall(*call) for call in run] for run in told]
 
     def close(self) -> None:
         """End the session on the device, which is free afterwards."""
