@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,6 +16,9 @@ import onnx
 from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.errors import BadInput
 from pocketformer.compiler.worker import Worker
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.session import Session
 
 BLOCK = 10    # calls until the next engine's turn: all engines meet the same moods of the machine
 
@@ -43,7 +47,14 @@ class Result:
     min_ms: float
     median_ms: float
     load_ms: float
-    run_bytes: int
+    run_bytes: int | None       # None where it cannot be seen, on a device
+
+
+@dataclass(frozen=True)
+class DeviceResult(Result):
+    """What a bundle took by the device's clock, and `round_trip_ms` more for each run from here."""
+
+    round_trip_ms: float
 
 
 def race(
@@ -98,6 +109,21 @@ def race(
         )
         for each, taken, load, peak in zip(contenders, times, loads, peaks, strict=True)
     ]
+
+
+def measure(
+    session: Session, inputs: Arrays, runs: int, label: str, load_ms: float
+) -> DeviceResult:
+    """Time `session`, which is open on a device, on `inputs`. Raises as Session does."""
+    ways = []
+    for _ in range(3):
+        start = time.perf_counter()
+        session.run(inputs)
+        ways.append((time.perf_counter() - start) * 1e3 - (session.last_ms or 0.0))
+    taken = session.time(inputs, 1, runs)
+    return DeviceResult(
+        label, runs, min(taken), statistics.median(taken), load_ms, None, statistics.median(ways)
+    )
 
 
 def largest_error(ours: Path, theirs: Path) -> float:

@@ -187,18 +187,21 @@ def _merge(names: Sequence[str]) -> str:
 # Races
 
 
-def race_table(results: Sequence[Result], threads: int) -> Table:
+def race_table(results: Sequence[Result], threads: int, compare: bool = True) -> Table:
+    """One row for each engine; `compare` adds a column of its share of the last one's time."""
+    compare = compare and len(results) > 1
     plural = "thread" if threads == 1 else "threads"
     headers = ["engine", "min ms", "median ms", "load ms", "memory"]
     rival = results[-1]
-    if len(results) > 1:
+    if compare:
         headers.append(f"of {rival.label}'s")
     table = plain_table(*headers)
     table.title = f"{results[0].calls} calls each, {threads} {plural}"
     for result in results:
         times = (f"{each:.2f}" for each in (result.min_ms, result.median_ms, result.load_ms))
-        cells = [result.label, *times, human_bytes(result.run_bytes)]
-        if len(results) > 1:
+        memory = "" if result.run_bytes is None else human_bytes(result.run_bytes)
+        cells = [escape(result.label), *times, memory]
+        if compare:
             cells.append(f"{result.min_ms / rival.min_ms:.3f}")
         table.add_row(*cells)
     return table

@@ -6,28 +6,36 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pocketformer.compiler.arrays import write_arrays
+from pocketformer.compiler.cli.bench_device import bench_device
 from pocketformer.compiler.cli.common import (
     Debug,
+    Device,
     Dims,
     Json,
+    Timeout,
+    TokenFile,
     err,
     guarded,
     key_values,
     out,
     print_json,
     progress,
+    read_token_file,
 )
 from pocketformer.compiler.cli.inspect import is_bundle
-from pocketformer.compiler.errors import MissingPackage
+from pocketformer.compiler.errors import BadInput, MissingPackage
 
 if TYPE_CHECKING:
+    from pocketformer.compiler.bench import Contender
     from pocketformer.compiler.manifest import Manifest
+    from pocketformer.compiler.session import Session
 
 Step = Callable[[str, float], None]
 
@@ -45,12 +53,16 @@ def bench(
     threads: Annotated[int, typer.Option("--threads", "-j", min=1, help="Worker threads.")] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 60,
     dim: Dims = None,
+    device: Device = None,
+    token_file: TokenFile = None,
+    timeout: Timeout = 60.0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Time a bundle, or a model compiled for this machine, beside onnxruntime.
 
-    Each engine has its own process, and they take turns.
+    Each engine has its own process, and they take turns. With --device, a bundle is timed by the
+    device's own clock; onnxruntime still runs on this machine.
 
     For a bundle, --dim tells the sizes to run at; for a model, those to compile for.
     """
@@ -58,6 +70,17 @@ def bench(
     from pocketformer.compiler.bench import largest_error, race
 
     rival = _rival(path, against)
+    if device is not None:
+        bench_device(
+            partial(
+                _open_session, path, threads, device, read_token_file(token_file), timeout
+            ),
+            rival,
+            runs,
+            key_values(dim, "--dim"),
+            json,
+        )
+        return
     with tempfile.TemporaryDirectory() as name, progress("preparing") as step:
         folder = Path(name)
         ours, manifest, sizes = _prepare(path, key_values(dim, "--dim"), folder, step)
@@ -76,6 +99,21 @@ def bench(
     out.print(report.race_table(results, threads))
     if rival:
         out.print(f"Largest error, relative to the output's scale: {error:.2g}", highlight=False)
+
+
+def _open_session(
+    path: Path, threads: int, device: str, token: str | None, timeout: float, step: Step
+) -> Session:
+    from pocketformer.compiler.session import Session
+
+    if not is_bundle(path):
+        raise BadInput(
+            f"{path} is no bundle, and only a bundle can run on a device; compile it first: "
+            f"pocketformer compile {path} --target NAME (pocketformer targets lists them)"
+        )
+    return Session(
+        path, threads, device=device, token=token, timeout=timeout, progress=step
+    )
 
 
 def _rival(path: Path, against: Path | None) -> Path | None:
@@ -109,7 +147,7 @@ def _prepare(
 
 def _contenders(
     ours: Path, manifest: Manifest, sizes: Mapping[str, int], rival: Path | None, inputs: Path
-) -> list[Any]:
+) -> list[Contender]:
     """Both engines; writes the arrays that they run on to the file `inputs`."""
     from pocketformer.compiler.bench import Contender, onnx_sizes
     from pocketformer.compiler.example_inputs import make_inputs

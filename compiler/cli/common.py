@@ -7,6 +7,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -37,6 +38,21 @@ Dims = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", "-j", min=1, help="Worker threads; one a big core by default."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="rpc://HOST:PORT/KEY",
+        help="Run on this device, or on one that the tracker there hands out.",
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(help="The device's token, if neither POCKETFORMER_TOKEN nor your own file is it."),
+]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that the device may take for one call.")
 ]
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -116,6 +132,15 @@ def key_values(options: Sequence[str] | None, flag: str) -> dict[str, str]:
             raise PocketformerError(f"{flag} takes NAME=VALUE, not {text!r}")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def read_token_file(file: Path | None) -> str | None:
+    """The token in `file`, None without one. Raises BadInput or OSError."""
+    if file is None:
+        return None
+    from pocketformer.compiler.device.token import read_token
+
+    return read_token(file)
 
 
 def print_json(value: Any) -> None:

@@ -15,14 +15,18 @@ from rich.table import Table
 from pocketformer.compiler.arrays import Arrays, write_arrays
 from pocketformer.compiler.cli.common import (
     Debug,
+    Device,
     Json,
     Threads,
+    Timeout,
+    TokenFile,
     err,
     guarded,
     key_values,
     out,
     print_json,
     progress,
+    read_token_file,
 )
 from pocketformer.compiler.errors import BadInput
 from pocketformer.compiler.report import plain_table
@@ -46,28 +50,48 @@ def run(
         typer.Option("--dim", metavar="NAME=SIZE", help="A size for made-up inputs."),
     ] = None,
     threads: Threads = None,
+    device: Device = None,
+    token_file: TokenFile = None,
+    timeout: Timeout = 60.0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run a bundle and show what it gives; without inputs, on made-up ones."""
+    """Run a bundle, here or on a device, and show what it gives; without inputs, on made-up ones.
+
+    Times are the device's own where there is one.
+    """
     given = read_inputs(inputs, input)
     with progress(f"loading {bundle}") as step:
         from pocketformer.compiler.session import Session
 
-        session = Session(bundle, threads=threads)
-        if not given:
-            given = _make_up(session.bundle.manifest, dim)
-        step("running", 0.5)
-        start = time.perf_counter()
-        outputs = session.run(given)
-        milliseconds = (time.perf_counter() - start) * 1e3
+        token = read_token_file(token_file)
+        with Session(
+            bundle, threads, device=device, token=token, timeout=timeout, progress=step
+        ) as session:
+            if not given:
+                given = _make_up(session.bundle.manifest, dim)
+            step("running", 0.5)
+            start = time.perf_counter()
+            outputs = session.run(given)
+            total = (time.perf_counter() - start) * 1e3
+            found, milliseconds = session.device, session.last_ms
     if output:
         write_arrays(output, outputs)
+    if found is None or milliseconds is None:
+        record: dict[str, Any] = {"ms": round(total, 3)}
+        sentence = f"First run: {total:.1f} ms."
+    else:
+        way = total - milliseconds
+        record = {"device": found.key, "ms": round(milliseconds, 3), "round_trip_ms": round(way, 3)}
+        sentence = (
+            f"First run on {found.name}: {milliseconds:.1f} ms by its own clock, "
+            f"and {way:.1f} ms for the way there and back."
+        )
     if json:
-        print_json({"ms": round(milliseconds, 3), "outputs": _record(outputs)})
+        print_json({**record, "outputs": _record(outputs)})
         return
     out.print(_table(outputs))
-    err.print(f"First run: {milliseconds:.1f} ms.", highlight=False)
+    err.print(escape(sentence), highlight=False, soft_wrap=True)
 
 
 def _make_up(manifest: Any, dim: Sequence[str] | None) -> Arrays:
