@@ -21,7 +21,8 @@ from pocketformer.compiler.signature import Signature
 if TYPE_CHECKING:
     from pocketformer.compiler.instrument import TimedCall
 
-_BLOCK_NS = 1e9         # of runs in one call, so that its time limit and Ctrl-C come through
+_BLOCK_MS = 1000.0     # of runs in one call, so that its time limit and Ctrl-C come through
+_MOST_RUNS = 100_000
 
 
 class RemoteSession:
@@ -77,7 +78,7 @@ class RemoteSession:
         self._set(arrays)
         times = self._time(warmup, 1)
         while len(times) < runs:
-            block = max(1, int(_BLOCK_NS / 1e6 / max(times)))
+            block = max(1, min(_MOST_RUNS, int(_BLOCK_MS / max(times))))
             times += self._time(0, min(block, runs - len(times)))
         return times[:runs]
 
