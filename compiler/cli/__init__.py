@@ -1,4 +1,4 @@
-"""The command line: `pocketformer compile | run | bench | inspect | targets`."""
+"""The command line: `pocketformer compile | run | bench | profile | inspect | targets`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pocketformer.compiler.cli.bench import bench
 from pocketformer.compiler.cli.compile import compile
 from pocketformer.compiler.cli.device import app as device
 from pocketformer.compiler.cli.inspect import inspect
+from pocketformer.compiler.cli.profile import profile
 from pocketformer.compiler.cli.run import run
 from pocketformer.compiler.cli.targets import targets
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compiles Transformers for phones.",
 )
-for command in (compile, run, bench, inspect, targets):
+for command in (compile, run, bench, profile, inspect, targets):
     app.command()(command)
 app.add_typer(device, name="device")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pocketformer.compiler.model import Dim as Dim
     from pocketformer.compiler.model import Model as Model
     from pocketformer.compiler.model import TensorSpec as TensorSpec
+    from pocketformer.compiler.profiling import Profile as Profile
+    from pocketformer.compiler.profiling import profile as profile
     from pocketformer.compiler.recipe import Float32 as Float32
     from pocketformer.compiler.session import Session as Session
     from pocketformer.targets import Target as Target
@@ -42,6 +44,8 @@ _HOMES = {
     "Bundle": "compiler.bundle",
     "Manifest": "compiler.manifest",
     "Session": "compiler.session",
+    "profile": "compiler.profiling",
+    "Profile": "compiler.profiling",
     "Target": "targets",
     "PocketformerError": "compiler.errors",
     "BadBundle": "compiler.errors",

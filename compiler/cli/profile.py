@@ -1,0 +1,88 @@
+"""`pocketformer profile`: where the time of a run goes, kernel by kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pocketformer.compiler.cli.common import (
+    Debug,
+    Device,
+    Json,
+    Threads,
+    Timeout,
+    TokenFile,
+    err,
+    guarded,
+    key_values,
+    out,
+    print_json,
+    progress,
+    read_token_file,
+)
+from pocketformer.compiler.cli.run import read_inputs
+from pocketformer.compiler.errors import BadInput
+
+
+@guarded
+def profile(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+    inputs: Annotated[
+        Path | None, typer.Argument(help="An .npz file of the inputs.", show_default=False)
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME=FILE.npy", help="One input's array."),
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option("--dim", metavar="NAME=SIZE", help="A size for made-up inputs."),
+    ] = None,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Runs with the instrument, and as many without.")
+    ] = 20,
+    threads: Threads = None,
+    device: Device = None,
+    token_file: TokenFile = None,
+    timeout: Timeout = 60.0,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures to this file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time every kernel of a bundle, here or on a device, and name the operators behind it.
+
+    Each kernel's speed stands beside the device's own limits, which are measured on it.
+    """
+    from pocketformer.compiler.profiling import profile as measure
+    from pocketformer.compiler.profiling.pictures import require_matplotlib
+    from pocketformer.compiler.profiling.table import profile_tables
+
+    if html is not None:
+        require_matplotlib()    # before the work, not after it
+        if not html.absolute().parent.is_dir():
+            raise BadInput(f"there is no folder {html.parent} for {html.name}")
+    with progress(f"loading {bundle}") as step:
+        found = measure(
+            bundle,
+            read_inputs(inputs, input),
+            dims=key_values(dim, "--dim"),
+            runs=runs,
+            threads=threads,
+            device=device,
+            token=read_token_file(token_file),
+            timeout=timeout,
+            progress=step,
+        )
+    if html is not None:
+        found.save_html(html)
+    if json:
+        print_json(found.to_dict())
+        return
+    out.print(profile_tables(found))
+    if html is not None:
+        err.print(f"Wrote {escape(str(html))}.", highlight=False)

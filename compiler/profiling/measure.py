@@ -1,0 +1,150 @@
+"""profile(): run a bundle, with the instrument and without, and say where the time went."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.errors import BadInput, PocketformerError
+from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.profiling.attribution import MACHINE, Timed, attribute, kernels_of
+from pocketformer.compiler.profiling.limits import measure_limits
+from pocketformer.compiler.profiling.result import Limits, Profile
+from pocketformer.compiler.session import Session
+from pocketformer.compiler.signature import Signature
+
+WARMUP = 3
+BLOCK, BLOCK_MS = 5, 1000.0    # runs until it is the other way's turn, and about how long they take
+NOISY = 0.05    # of a run that may be unaccounted for
+
+Progress = Callable[[str, float], None]
+
+
+def profile(
+    bundle: Bundle | str | os.PathLike[str],
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    dims: Mapping[str, int | str] | None = None,
+    runs: int = 20,
+    threads: int | None = None,
+    device: str | None = None,
+    token: str | None = None,
+    timeout: float = 60.0,
+    progress: Progress | None = None,
+) -> Profile:
+    """Where the time of a run of `bundle` goes, here or on `device`, as Session takes it.
+
+    Without `inputs`, made-up ones of the sizes `dims` are used, as `pocketformer run` does. Runs
+    with and without the instrument alternate, `runs` of each. Afterwards the device's limits are
+    measured with kernels that do nothing else.
+
+    Raises what Session raises, BadInput for inputs that do not fit, BadDim for such sizes.
+    """
+    if type(runs) is not int or runs < 1:
+        raise BadInput(f"runs is {runs!r}, it must be a whole number from 1 on")
+    tell = progress or (lambda step, share: None)
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.load(bundle, check_machine=device is None)
+    manifest, signature = bundle.manifest, Signature(bundle.manifest)
+    given = inputs or make_inputs(manifest.inputs, pick_sizes(manifest.dims, dims or {}))
+
+    def open_session(opened: Bundle) -> Session:
+        return Session(
+            opened, threads, device=device, token=token, timeout=timeout, progress=progress
+        )
+
+    with open_session(bundle) as session:
+        sizes = signature.sizes(tuple(array.shape for array in signature.arrays(given)))
+        plain, timed = _alternate(session, given, runs, tell)
+        info, used = session.device, session.threads
+    entry = signature.entry(sizes).function
+    calls, shown_ms = attribute(timed, manifest, entry, sizes)
+    overhead_ms = max(0.0, min(map(_length_ms, timed)) - min(plain))
+    tell("measuring the limits", 0.9)
+    limits, problems = _limits(manifest, open_session)
+    result = Profile(
+        bundle=manifest.name,
+        target=manifest.target.name,
+        device=info.name if info else "this machine",
+        emulated=bool(info and info.emulated),
+        threads=used,
+        sizes=sizes,
+        entry=entry,
+        runs=runs,
+        latency_ms=statistics.median(plain),
+        between_ms=max(0.0, statistics.median(map(_gaps_ms, timed)) - overhead_ms),
+        overhead_ms=overhead_ms,
+        instrument_us=_instrument_us(timed),
+        shown_ms=shown_ms,
+        calls=tuple(calls),
+        limits=limits,
+        machine_calls=len(timed[0]) - len(kernels_of(timed[0])),
+    )
+    return replace(result, notes=(*_notes(result, manifest), *problems))
+
+
+def _notes(result: Profile, manifest: Manifest) -> Iterator[str]:
+    """What a reader has to know before he believes the figures."""
+    if result.emulated:
+        yield "an emulator ran this: its times say nothing about the speed of a phone"
+    if not any(record.entry == result.entry for record in manifest.kernels):
+        yield "the bundle does not tell what its kernels compute; compile it again"
+    if abs(result.accounted - 1) > NOISY:
+        yield (
+            "the machine was not quiet: kernels and the time between them add up to "
+            f"{result.accounted:.0%} of a run"
+        )
+
+
+def _alternate(
+    session: Session, given: Mapping[str, Any], runs: int, tell: Progress
+) -> tuple[list[float], list[Timed]]:
+    """Milliseconds without the instrument, and what it saw.
+
+    In turns, so that both meet the same moods of the machine.
+    """
+    tell("warming up", 0.1)
+    first = session.time(given, warmup=0, runs=WARMUP)
+    session.profile(given, 1)
+    block = max(1, min(BLOCK, int(BLOCK_MS / max(first))))
+    plain: list[float] = []
+    timed: list[Timed] = []
+    while len(plain) < runs:
+        tell("timing kernels", 0.2 + 0.7 * len(plain) / runs)
+        count = min(block, runs - len(plain))
+        plain += session.time(given, warmup=1, runs=count)
+        timed += session.profile(given, count)
+    return plain, timed
+
+
+def _limits(
+    manifest: Manifest, open_session: Callable[[Bundle], Session]
+) -> tuple[Limits | None, list[str]]:
+    try:
+        return measure_limits(manifest, open_session), []
+    except PocketformerError as error:
+        return None, [f"the device's limits are unknown: {error}"]
+
+
+def _length_ms(run: Timed) -> float:
+    return (max(end for _, _, end in run) - run[0][1]) / 1e6 if run else 0.0
+
+
+def _gaps_ms(run: Timed) -> float:
+    """What a run spends outside of kernels."""
+    return _length_ms(run) - sum(end - start for _, start, end in kernels_of(run)) / 1e6
+
+
+def _instrument_us(runs: list[Timed]) -> float:
+    """What the instrument adds to a kernel's time: all that the shortest call seems to take."""
+    taken: dict[str, list[int]] = {}
+    for run in runs:
+        for name, start, end in run:
+            if name.startswith(MACHINE):
+                taken.setdefault(name, []).append(end - start)
+    return min((statistics.median(each) for each in taken.values()), default=0.0) / 1e3
