@@ -1,0 +1,73 @@
+// Sockets that never make the server wait, and the clock by which it waits for them.
+#ifndef POCKETFORMER_DEVICE_NET_H_
+#define POCKETFORMER_DEVICE_NET_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <sys/socket.h>
+#include <utility>
+
+namespace pocketformer {
+
+constexpr std::int64_t kSecond = 1000000000;
+
+// Nanoseconds of the monotonic clock.
+std::int64_t Now();
+
+// An open file or socket, closed at the end of its life.
+class Descriptor {
+ public:
+  explicit Descriptor(int handle = -1) : handle_(handle) {}
+  Descriptor(Descriptor&& other) noexcept : handle_(std::exchange(other.handle_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Descriptor();
+
+  int get() const { return handle_; }
+  explicit operator bool() const { return handle_ >= 0; }
+
+ private:
+  int handle_;
+};
+
+struct SocketAddress {
+  sockaddr_storage storage;
+  socklen_t size;
+};
+
+// Throws Error for a name that means no host.
+SocketAddress Resolve(const std::string& host, int port);
+
+// A listening socket; `port` becomes the one that it got. Throws Error, also where it is taken.
+Descriptor Listen(const std::string& host, int* port);
+
+// A client's socket, or none.
+Descriptor Accept(const Descriptor& listening);
+
+// A socket on its way to `address`, or none. It becomes writable when it is there.
+Descriptor StartConnecting(const SocketAddress& address);
+
+void SetBlocking(const Descriptor& socket, bool blocking);
+
+// Answers at once, and finds out within a minute that the other side is gone without a word.
+void KeepLively(const Descriptor& socket);
+
+// Whether all of `data` fitted into the socket's buffer.
+bool SendAtOnce(const Descriptor& socket, std::string_view data);
+
+// Appends what has arrived, until `text` has `most` bytes. False once the connection has ended.
+bool Receive(const Descriptor& socket, std::size_t most, std::string* text);
+
+// Little-endian, as TVM's protocol has all numbers.
+std::string Int32(std::int32_t value);
+std::int32_t Int32At(std::string_view text, std::size_t offset);
+
+// `host:port`, with brackets around an IPv6 address.
+std::string ShowPlace(const std::string& host, int port);
+
+}  // namespace pocketformer
+
+#endif  // POCKETFORMER_DEVICE_NET_H_
