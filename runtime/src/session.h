@@ -25,7 +25,7 @@ struct TensorView {
   std::vector<std::int64_t> shape;
 };
 
-// One kernel of a run, on the device's monotonic clock.
+// A kernel of a run, or ("vm.…") a step of TVM's machine, on the device's monotonic clock.
 struct KernelCall {
   std::string name;
   std::int64_t start_ns;
@@ -50,8 +50,9 @@ class Session {
   virtual void SetInput(std::size_t index, const void* data, std::size_t bytes,
                         const std::vector<std::int64_t>& shape) = 0;
   virtual void Run() = 0;
-  // Runs once and tells of every kernel, in order. With `mark`, system call 0x5155 (phase, index)
-  // surrounds the run (phase 3, 4) and every kernel (1, 2), for an instruction counter to see.
+  // Runs once and tells of every call, in order. With `mark`, system call 0x5155 (phase, index)
+  // surrounds the run (phase 3, 4) and every kernel (1, 2; its place in what is returned), for an
+  // instruction counter to see; where a sandbox kills on unknown system calls, leave it out.
   virtual std::vector<KernelCall> Profile(bool mark = false) = 0;
   virtual TensorView Output(std::size_t index) const = 0;
 };
