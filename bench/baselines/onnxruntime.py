@@ -12,7 +12,7 @@ from transformers.utils import logging
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class _LastHiddenState(torch.nn.Module):
+class LastHiddenState(torch.nn.Module):
     def __init__(self, encoder: torch.nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
@@ -37,7 +37,7 @@ def export(model: Path, output: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")    # of the older exporter: that it is older, and traces
         torch.onnx.export(
-            _LastHiddenState(encoder),
+            LastHiddenState(encoder),
             example,
             output,
             input_names=list(INPUTS),

@@ -1,0 +1,1 @@
+"""How good ARM code is, judged without an ARM processor: instructions counted, cycles estimated."""

@@ -1,0 +1,91 @@
+"""Run an arm64 program in the emulator and see what it executes between its marks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bench.arm.blocks import Region, read_regions
+from pocketformer.compiler.cache import cache_folder
+from pocketformer.compiler.device.emulator import run_program
+from pocketformer.compiler.device.once import make_once
+from pocketformer.compiler.errors import BuildFailed, DeviceFailed
+
+SOURCES = Path(__file__).parent
+# One thread works, and Python's dictionaries have the same order in every run.
+ENVIRONMENT = {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a program printed, and its regions in the order in which they were closed."""
+
+    printed: str
+    regions: list[Region]
+
+
+def run_counted(
+    argv: Sequence[str | Path],
+    cpu: str = "cortex-a76",
+    env: Mapping[str, str] | None = None,
+    kind: str = "libc",
+) -> Counted:
+    """Run an arm64 program to its end, in a sysroot of `kind` ("libc" or "python").
+
+    The counts are exact, and the same in every run, for a program with one thread at work. Raises
+    DeviceFailed with the program's last words if it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="pocketformer-count-") as folder:
+        file = Path(folder) / "blocks.txt"
+        done = run_program(
+            argv, cpu, {**ENVIRONMENT, **(env or {})}, f"{plugin()},out={file}", kind=kind
+        )
+        if done.returncode:
+            words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            cause = words[-1] if words else f"it ended with code {done.returncode}"
+            raise DeviceFailed(f"{Path(argv[0]).name} failed in the emulator: {cause}")
+        return Counted(done.stdout, read_regions(file))
+
+
+@cache
+def plugin() -> Path:
+    """The counter as a plugin for this machine's qemu, compiled once. Raises BuildFailed."""
+    # Its functions of qemu's are found when qemu loads it.
+    return compile_c("count_blocks.c", None, "-shared", "-fPIC", "-Wl,--allow-shlib-undefined")
+
+
+def compile_c(source: str, zig_target: str | None, *options: str) -> Path:
+    """The C file `source` of this folder compiled by zig, for this machine or `zig_target`."""
+    text = (SOURCES / source).read_bytes()
+    key = hashlib.sha256(repr((text, zig_target, options)).encode()).hexdigest()[:16]
+    name = Path(source).stem
+    folder = cache_folder("arm-judgement") / f"{name}-{key}"
+
+    def make(part: Path) -> None:
+        _zig_cc(SOURCES / source, part / name, zig_target, options)
+
+    return make_once(folder, name, make) / name
+
+
+def _zig_cc(source: Path, output: Path, zig_target: str | None, options: Sequence[str]) -> None:
+    zig = str(cache_folder("zig"))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "ziglang", "cc", "-O2", "-Wall", "-Wextra",
+            *(["-target", zig_target] if zig_target else []), *options,
+            str(source), "-o", str(output),
+        ],
+        env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig},
+        capture_output=True, text=True, check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        cause = next((line for line in lines if "error" in line), lines[0])
+        raise BuildFailed(f"zig cannot compile {source.name}: {cause}")
