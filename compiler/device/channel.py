@@ -18,6 +18,8 @@ from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.handshake import options
 from pocketformer.compiler.errors import DeviceLost, DeviceRefused
 
+OpenFile = tuple[int, int]          # its handle, and its inode, since handles are given out again
+
 _connecting = threading.Lock()      # one at a time, to know whose socket it is that appears
 
 
@@ -60,12 +62,12 @@ def busy(address: Address) -> DeviceRefused:
     return DeviceRefused(f"{key} at {address.place} is busy with another client; try again later")
 
 
-def _find_socket(address: Address, before: set[int]) -> socket.socket | None:
+def _find_socket(address: Address, before: set[OpenFile]) -> socket.socket | None:
     """A duplicate of the socket to `address` that TVM has opened since `before`.
 
     It is one that child processes inherit, which those that Python opens are not.
     """
-    for handle in _open_files() - before:
+    for handle, _ in _open_files() - before:
         with suppress(OSError):         # it is no socket, not connected, or closed already
             if not os.get_inheritable(handle):
                 continue
@@ -78,12 +80,11 @@ def _find_socket(address: Address, before: set[int]) -> socket.socket | None:
     return None
 
 
-def _open_files() -> set[int]:
+def _open_files() -> set[OpenFile]:
     found = set()
     for name in os.listdir("/dev/fd"):
         with suppress(OSError):         # the listing's own handle is in it, and closed again
-            os.fstat(int(name))
-            found.add(int(name))
+            found.add((int(name), os.fstat(int(name)).st_ino))
     return found
 
 
