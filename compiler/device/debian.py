@@ -62,15 +62,16 @@ def unpack(
     with tempfile.TemporaryDirectory(prefix="pocketformer-apt-") as name:
         root = Path(name)
         options = _private_root(root, arch or _own_architecture())
-        update = _apt([*options, "update"], lambda done: report("package lists", 0.3 * done))
+        # Without network this ends well, with warnings: what the other then lacks says nothing.
+        _, lists = _apt([*options, "update"], lambda done: report("package lists", 0.3 * done))
         install = [*options, "install", "--yes", "--download-only", "--no-install-recommends"]
-        failed = _apt(
+        code, cause = _apt(
             [*install, *packages], lambda done: report("packages", 0.3 + 0.5 * done)
         )
-        if failed:
+        if code:
             raise SetUpFailed(
                 f"apt-get cannot download {', '.join(packages)}"
-                f"{f' for {arch}' if arch else ''}: {update or failed}"
+                f"{f' for {arch}' if arch else ''}: {lists or cause or f'code {code}'}"
             )
         files = sorted((root / "cache" / "archives").glob("*.deb"))
         for number, file in enumerate(files):
@@ -98,8 +99,8 @@ def _own_architecture() -> str:
     return told.partition("'")[2].partition("'")[0]     # arch='amd64'
 
 
-def _apt(command: Sequence[str], progress: Callable[[float], None]) -> str | None:
-    """Run apt-get; what it complained of if it failed, else None."""
+def _apt(command: Sequence[str], progress: Callable[[float], None]) -> tuple[int, str]:
+    """Run apt-get; its exit code, and what it complained of, "" if of nothing."""
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
             command,
@@ -122,15 +123,9 @@ def _apt(command: Sequence[str], progress: Callable[[float], None]) -> str | Non
             _end(process)
         errors.seek(0)
         said = [line.strip() for line in errors if line.startswith(("E:", "W:", "Err:"))]
-    if process.returncode == 0:
-        return None
-    return _first_cause(said) or f"it ended with code {process.returncode}"
-
-
-def _first_cause(said: Sequence[str]) -> str:
-    """The line of apt's that names a cause: the others follow from it."""
-    lines = sorted(said, key=lambda line: "Failed to fetch" not in line)
-    return lines[0].partition(":")[2].strip().rstrip(".") if lines else ""
+    # A line about a file that could not be fetched names the cause: the others follow from it.
+    said.sort(key=lambda line: "Failed to fetch" not in line)
+    return process.returncode, said[0].partition(":")[2].strip().rstrip(".") if said else ""
 
 
 def _end(process: subprocess.Popen[str]) -> None:
