@@ -65,7 +65,7 @@ def device_sources() -> list[Source]:
 def program_source(path: str) -> Source:
     """A program in C below runtime/, which sees the C API alone."""
     flags = ("-std=c11", "-O2", "-fPIE", "-Wall", "-Wextra", f"-I{HERE / 'include'}")
-    return Source(HERE / path, flags, _checksum("include"))
+    return Source(HERE / path, flags, _checksum("include", "run"))
 
 
 def header() -> Path:
