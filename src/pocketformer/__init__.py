@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from pocketformer.compiler.errors import BadModel as BadModel
     from pocketformer.compiler.errors import BadRecipe as BadRecipe
     from pocketformer.compiler.errors import BadTarget as BadTarget
+    from pocketformer.compiler.errors import BuildFailed as BuildFailed
+    from pocketformer.compiler.errors import DeviceFailed as DeviceFailed
+    from pocketformer.compiler.errors import DeviceLost as DeviceLost
+    from pocketformer.compiler.errors import DeviceRefused as DeviceRefused
     from pocketformer.compiler.errors import LinkFailed as LinkFailed
     from pocketformer.compiler.errors import MissingPackage as MissingPackage
     from pocketformer.compiler.errors import PocketformerError as PocketformerError
+    from pocketformer.compiler.errors import SetUpFailed as SetUpFailed
     from pocketformer.compiler.errors import UnknownTarget as UnknownTarget
     from pocketformer.compiler.errors import UnsupportedOperator as UnsupportedOperator
     from pocketformer.compiler.frontends import load as load
@@ -54,8 +59,13 @@ _HOMES = {
     "BadModel": "compiler.errors",
     "BadRecipe": "compiler.errors",
     "BadTarget": "compiler.errors",
+    "BuildFailed": "compiler.errors",
+    "DeviceFailed": "compiler.errors",
+    "DeviceLost": "compiler.errors",
+    "DeviceRefused": "compiler.errors",
     "LinkFailed": "compiler.errors",
     "MissingPackage": "compiler.errors",
+    "SetUpFailed": "compiler.errors",
     "UnknownTarget": "compiler.errors",
     "UnsupportedOperator": "compiler.errors",
 }
