@@ -138,7 +138,12 @@ ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
 def _is_operation(node: Any) -> bool:
     if not isinstance(node, (*ARITHMETIC, Call)) or not str(node.ty).startswith(("float", "bfl")):
         return False
-    return not isinstance(node, Call) or getattr(node.op, "name", "") != "tirx.if_then_else"
+    # A choice, as where a border is padded, computes nothing itself.
+    return not isinstance(node, Call) or not _name(node).endswith("if_then_else")
+
+
+def _name(call: Call) -> str:
+    return str(getattr(call.op, "name", ""))
 
 
 # Sizes
