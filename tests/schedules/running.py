@@ -1,5 +1,9 @@
-"""Runs kernels here: every instruction set's code is vector code that LLVM can compile for this
-machine too, so Arm's kernels are checked for their numbers without an Arm."""
+"""Runs kernels here and on the emulated phone.
+
+Every instruction set's code is vector code that LLVM can compile for this machine too, so all are
+checked here, with a margin around every array. Arm's are then compiled for a real core and run on
+the emulated phone: "neon" runs here, "neon@cortex-a76" there.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,8 @@ from pocketformer.schedules.cpu.intrinsics import TABLE, Isa
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 from tests.numerics.tolerance import TOLERANCE
-
-MARGIN = 64     # numbers around every array: NaN before and after an input, a mark around an output
-MARK = 1234.5
+from tests.schedules import phone
+from tests.schedules.phone import MARGIN, MARK
 
 
 def stand_in(isa: Isa) -> Target:
@@ -30,13 +33,23 @@ def stand_in(isa: Isa) -> Target:
 
 @cache
 def kernel_of(workload: Workload, isa: str) -> Kernel:
-    return pick(workload, stand_in(next(row for row in TABLE if row.name == isa)))
+    name, _, cpu = isa.partition("@")
+    if cpu:
+        return pick(workload, phone.target_of(cpu))
+    return pick(workload, stand_in(next(row for row in TABLE if row.name == name)))
 
 
 def kernels(workload: Workload, *only: str) -> list[Any]:
-    """Test parameters: every instruction set (or some), under the name of its kernel."""
-    return [pytest.param(isa.name, id=kernel_of(workload, isa.name).name)
-            for isa in TABLE if not only or isa.name in only]
+    """Test parameters: every instruction set (or some), under the name of its kernel; a 64-bit
+    Arm kernel twice, the second time on the first emulated phone that has its instructions."""
+    rows = [isa for isa in TABLE if not only or isa.name in only]
+    params = [pytest.param(isa.name, id=kernel_of(workload, isa.name).name) for isa in rows]
+    for isa in rows:
+        if isa.arch == "aarch64":
+            cpu = next(cpu for cpu in phone.CPUS if isa.needs <= phone.target_of(cpu).isa)
+            kernel = kernel_of(workload, f"{isa.name}@{cpu}")
+            params.append(pytest.param(f"{isa.name}@{cpu}", id=f"{kernel.name}@{cpu}"))
+    return params
 
 
 @cache
@@ -46,10 +59,18 @@ def compiled(workload: Workload, isa: str) -> Any:
     return tvm.compile(func, target=targets.load("host").tvm())["kernel"]
 
 
+@cache
+def on_phone(workload: Workload, isa: str, cpu: str) -> phone.Functions:
+    func = kernel_of(workload, isa).func.with_attr("global_symbol", "kernel")
+    return phone.Functions(tvm.compile(func, target=phone.target_of(cpu).tvm()), cpu)
+
+
 def call(
     workload: Workload, isa: str, inputs: Sequence[np.ndarray], *shapes: Sequence[int]
 ) -> list[np.ndarray]:
     """The kernel's outputs, of these shapes; it must not touch what lies around them."""
+    if cpu := isa.partition("@")[2]:
+        return on_phone(workload, isa, cpu).call("kernel", inputs, shapes)
     given = [framed(array, np.nan) for array in inputs]
     results = [framed(np.full(shape, np.nan, "float32"), MARK) for shape in shapes]
     compiled(workload, isa)(*(tvm.runtime.from_dlpack(array) for array, _ in given + results))

@@ -12,6 +12,7 @@ from pocketformer import targets
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.schedules.workloads import Softmax
+from tests.schedules import phone
 from tests.schedules.assembly import innermost_loops
 from tests.schedules.running import random
 
@@ -99,6 +100,18 @@ def test_a_schedule_changes_no_result(case, symbolic):
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(run(ScheduleRest(HOST)(plain), arrays), expected, rtol=2e-5,
                                atol=1e-5)
+
+
+@pytest.mark.parametrize("cpu", phone.CPUS)
+@pytest.mark.parametrize("case", CASES)
+def test_the_phone_computes_the_same(case, cpu):
+    shapes, body = CASES[case]
+    target = phone.target_of(cpu)
+    plain = lowered(shapes, body, symbolic=True)
+    arrays = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    executable = tvm.compile(ScheduleRest(target)(plain), target=target.tvm())
+    result = phone.Functions(executable, cpu).run_model(arrays)
+    np.testing.assert_allclose(result, run(plain, arrays), rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["chain", "chain_of_odd_length", "transpose"])

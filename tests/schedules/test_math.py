@@ -1,6 +1,7 @@
 """Polynomials in place of libm: their greatest errors against float64, and values at the ends."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tvm
 from pocketformer import targets
 from pocketformer.schedules.cpu import math as kernels
 from pocketformer.schedules.cpu.kernel import load, loop, prim_func, store
+from tests.schedules import phone
 
 LANES = 16
 INF, NAN, GREATEST = np.inf, np.nan, 3.4028234663852886e38
@@ -29,13 +31,22 @@ EXACT = {
 }
 
 
-def apply(name, x):
-    """The function on an array of whole vectors, in code for this machine."""
+@pytest.fixture(params=["here", *phone.CPUS])
+def apply(request):
+    """apply(name, x): the function on an array of whole vectors, computed on a machine."""
+    return partial(compute, request.param)
+
+
+def compute(machine, name, x):
     with prim_func("apply") as function:
         source, result = function.argument("x", x.shape), function.argument("y", x.shape)
         with loop(x.size // LANES) as i:
             vector = load(source, i * LANES, lanes=LANES)
             store(result, getattr(kernels, name)(vector), i * LANES)
+    if machine in phone.CPUS:
+        executable = tvm.compile(function.func, target=phone.target_of(machine).tvm())
+        (result,) = phone.Functions(executable, machine).call("apply", [x], [x.shape])
+        return result
     out = tvm.runtime.tensor(np.zeros_like(x))
     tvm.compile(function.func, target=targets.load("host").tvm())["apply"](
         tvm.runtime.tensor(x), out)
@@ -55,20 +66,20 @@ def grid(low, high):
     ("erf", -20.0, 20.0, 4e-7),
     ("tanh", -20.0, 20.0, 4e-7),
 ])
-def test_relative_error(name, low, high, limit):
+def test_relative_error(apply, name, low, high, limit):
     x = grid(low, high)
     exact = EXACT[name](x.astype("float64"))
     assert np.abs(apply(name, x) / exact - 1).max() <= limit
 
 
 @pytest.mark.parametrize("name", ["sin", "cos"])
-def test_absolute_error(name):
+def test_absolute_error(apply, name):
     x = grid(-1e5, 1e5)
     assert np.abs(apply(name, x) - EXACT[name](x.astype("float64"))).max() <= 1e-7
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "quick_gelu"])
-def test_error_relative_to_the_argument(name):
+def test_error_relative_to_the_argument(apply, name):
     x = grid(-80.0, 80.0)
     error = np.abs(apply(name, x) - EXACT[name](x.astype("float64")))
     assert (error / np.abs(x)).max() <= 2e-7
@@ -88,13 +99,13 @@ def test_error_relative_to_the_argument(name):
     ("silu", [NAN, INF, -GREATEST, 0, 200, -200], [NAN, INF, 0, 0, 200, 0]),
     ("quick_gelu", [NAN, INF, -GREATEST, 0, 200, -200], [NAN, INF, 0, 0, 200, 0]),
 ])
-def test_at_the_ends(name, x, expected):
+def test_at_the_ends(apply, name, x, expected):
     array = np.zeros(LANES, "float32")
     array[: len(x)] = x
     np.testing.assert_array_equal(apply(name, array)[: len(x)], np.float32(expected))
 
 
 @pytest.mark.parametrize("name", ["sin", "cos"])
-def test_a_huge_angle_gives_a_number_within_one(name):
+def test_a_huge_angle_gives_a_number_within_one(apply, name):
     x = np.linspace(1e6, GREATEST, 1 << 10).astype("float32")
     assert np.abs(apply(name, np.concatenate([x, -x]))).max() <= 1.0

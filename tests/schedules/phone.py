@@ -1,0 +1,97 @@
+"""Runs kernels on the emulated phone, compiled for the processor that it plays."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import tvm
+
+from pocketformer import targets
+from pocketformer.compiler.device.address import Address
+from pocketformer.compiler.link import Linker
+from pocketformer.targets import Target
+from tests.device.phones import TOKEN, running
+
+MARGIN = 64     # numbers beside every array: NaN beside an input, a mark beside an output
+MARK = 1234.5
+CPUS = ("cortex-a76", "max")    # the second one has i8mm and bf16
+
+_names = (f"kernel{i}.so" for i in itertools.count())
+
+
+@cache
+def target_of(cpu: str) -> Target:
+    """What is compiled for the phone: a real core that `cpu` has all instructions of."""
+    if cpu == "cortex-a76":
+        return targets.load("raspberrypi5")
+    pixel = targets.load("pixel8")      # cortex-x3; the emulated phone runs Linux
+    return replace(pixel, os="linux", android_api=None)
+
+
+@cache
+def address_of(cpu: str) -> Address:
+    """Where the phone is that all these tests share; it runs until they end."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return Address.parse(stack.enter_context(running(cpu)).address)
+
+
+@cache
+def _session(cpu: str) -> tvm.rpc.RPCSession:
+    """A connection of TVM's own client that lasts as long."""
+    at = address_of(cpu)
+    return tvm.rpc.connect(at.host, at.port, key=f"{at.key} -token={TOKEN}")
+
+
+class Functions:
+    """The functions of a compiled module, on the phone."""
+
+    def __init__(self, executable: Any, cpu: str) -> None:
+        self._remote = _session(cpu)
+        name = next(_names)
+        with TemporaryDirectory() as folder:
+            library = Path(folder) / name
+            executable.export_library(str(library), fcompile=Linker(target_of(cpu)))
+            self._remote.upload(str(library))
+        self._module = self._remote.load_module(name)
+
+    def call(
+        self, name: str, inputs: Sequence[np.ndarray], shapes: Sequence[Sequence[int]],
+        dtype: str = "float32",
+    ) -> list[np.ndarray]:
+        """What `name` writes to outputs of these shapes and this dtype, and to nowhere else."""
+        given = [self._framed(array, np.nan if array.dtype.kind == "f" else 1) for array in inputs]
+        results = [self._framed(np.full(shape, MARK + 1, dtype), MARK) for shape in shapes]
+        self._module[name](*(inner for inner, _ in given + results))
+        return [_checked(frame.numpy(), shape)
+                for (_, frame), shape in zip(results, shapes, strict=True)]
+
+    def run_model(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The one output of the Relax function `main`."""
+        machine = tvm.relax.VirtualMachine(self._module, self._remote.cpu())
+        given = [tvm.runtime.tensor(array, self._remote.cpu()) for array in inputs]
+        result: np.ndarray = machine["main"](*given).numpy()
+        return result
+
+    def _framed(self, array: np.ndarray, after: float) -> tuple[Any, Any]:
+        """`array` on the phone, and the memory that holds it. A kernel takes no offset, so that
+        there is a margin on one side alone; the tests on the host have both."""
+        frame = np.full(array.size + MARGIN, after, array.dtype)
+        frame[: array.size] = array.ravel()
+        tensor = tvm.runtime.tensor(frame, self._remote.cpu())
+        return tensor._create_view(array.shape, str(array.dtype)), tensor
+
+
+def _checked(frame: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    size = int(np.prod(shape))
+    assert (frame[size:] == frame.dtype.type(MARK)).all(), "the kernel wrote past its output"
+    return frame[:size].reshape(shape)
