@@ -32,7 +32,7 @@ std::vector<Part> PartsOf(std::string_view manifest) {
     if (sha256 == nullptr || sha256->kind != Json::Kind::kText || files->names[i] == kManifest) {
       throw Error("manifest.json has no checksum of " + Quoted(files->names[i]));
     }
-    parts.push_back({PlainName(files->names[i]), sha256->text});
+    parts.push_back({PlainName(files->names[i]), CheckedSha256(sha256->text)});
   }
   return parts;
 }
@@ -96,8 +96,8 @@ std::int64_t Bundles::Open(std::string_view manifest, std::int64_t threads) {
     }
     opened_[handle] = {Session::Open(folder, static_cast<int>(threads)), folder};
   } catch (...) {
-    for (const Part& part : parts) store_.DropIfDamaged(part.sha256);
     RemoveTree(folder);
+    for (const Part& part : parts) store_.DropIfDamaged(part.sha256);
     throw;
   }
   return handle;

@@ -16,12 +16,6 @@
 namespace pocketformer {
 namespace {
 
-const std::string& Checked(const std::string& sha256) {
-  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-  if (sha256.size() == 64 && std::all_of(sha256.begin(), sha256.end(), is_digit)) return sha256;
-  throw Error(Quoted(sha256.substr(0, 100)) + " is no sha256: one is 64 hexadecimal digits");
-}
-
 std::string Shown(const std::string& sha256) { return "the file " + sha256.substr(0, 12) + "..."; }
 
 // Removes the unfinished files in `folder` whose names end in `ending`.
@@ -39,16 +33,22 @@ void RemoveParts(const std::string& folder, const std::string& ending) {
 
 }  // namespace
 
+const std::string& CheckedSha256(const std::string& sha256) {
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  if (sha256.size() == 64 && std::all_of(sha256.begin(), sha256.end(), is_digit)) return sha256;
+  throw Error(Quoted(sha256.substr(0, 100)) + " is no sha256: one is 64 hexadecimal digits");
+}
+
 Store::Store(std::string folder) : folder_(std::move(folder)) {}
 
 bool Store::Has(const std::string& sha256, std::int64_t size) const {
   struct stat status;
-  return lstat((folder_ + "/" + Checked(sha256)).c_str(), &status) == 0 &&
+  return lstat((folder_ + "/" + CheckedSha256(sha256)).c_str(), &status) == 0 &&
          S_ISREG(status.st_mode) && status.st_size == size;
 }
 
 void Store::Begin(const std::string& sha256, std::int64_t size) {
-  uploads_.erase(Checked(sha256));
+  uploads_.erase(CheckedSha256(sha256));
   if (size < 0) throw Error(Shown(sha256) + " cannot have " + std::to_string(size) + " bytes");
   const std::string what = std::to_string(size) + " bytes of " + Shown(sha256);
   const std::int64_t free = FreeBytes(folder_);
@@ -58,7 +58,7 @@ void Store::Begin(const std::string& sha256, std::int64_t size) {
 }
 
 Store::Upload& Store::Find(const std::string& sha256) {
-  const auto found = uploads_.find(Checked(sha256));
+  const auto found = uploads_.find(CheckedSha256(sha256));
   if (found != uploads_.end()) return found->second;
   throw Error("no upload of " + Shown(sha256) + " has begun, or it has failed");
 }
@@ -95,7 +95,7 @@ void Store::Commit(const std::string& sha256) {
 
 void Store::Place(const std::string& sha256, const std::string& folder,
                   const std::string& name) const {
-  const std::string path = folder_ + "/" + Checked(sha256);
+  const std::string path = folder_ + "/" + CheckedSha256(sha256);
   struct stat status;
   if (lstat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
     throw Error("the device does not hold " + name + "; upload " + Shown(sha256) + " first");
@@ -105,7 +105,7 @@ void Store::Place(const std::string& sha256, const std::string& folder,
 }
 
 void Store::DropIfDamaged(const std::string& sha256) const {
-  const std::string path = folder_ + "/" + Checked(sha256);
+  const std::string path = folder_ + "/" + CheckedSha256(sha256);
   struct stat status;
   if (lstat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return;
   const auto file = MappedFile::Open(path, status.st_size);
