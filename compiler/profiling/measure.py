@@ -85,16 +85,22 @@ def profile(
         limits=limits,
         machine_calls=len(timed[0]) - len(kernels_of(timed[0])),
     )
-    return replace(result, notes=(*_notes(result, manifest), *problems))
+    return replace(result, notes=(*notes_on(result, manifest), *problems))
 
 
-def _notes(result: Profile, manifest: Manifest) -> Iterator[str]:
+def notes_on(result: Profile, manifest: Manifest) -> Iterator[str]:
     """What a reader has to know before he believes the figures."""
     if result.emulated:
         yield "an emulator ran this: its times say nothing about the speed of a phone"
     if not any(record.entry == result.entry for record in manifest.kernels):
         yield "the bundle does not tell what its kernels compute; compile it again"
-    if abs(result.accounted - 1) > NOISY:
+    excess_us = (result.accounted - 1) * result.latency_ms * 1e3
+    if excess_us < 2 * result.instrument_us * len(result.calls) and result.accounted > 1 + NOISY:
+        yield (
+            "the kernels are so short that the instrument's own part in their times shows: "
+            f"with the time between them they add up to {result.accounted:.0%} of a run"
+        )
+    elif abs(result.accounted - 1) > NOISY:
         yield (
             "the machine was not quiet: kernels and the time between them add up to "
             f"{result.accounted:.0%} of a run"
