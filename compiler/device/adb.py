@@ -186,13 +186,14 @@ def _start_server(client: Any) -> None:
     from adbutils import adb_path
 
     where = f"{client.host}:{client.port}"
+    missing = SetUpFailed(
+        f"no adb server runs at {where} and there is no adb to start one: install Android's "
+        "platform-tools (the package adb)"
+    )
     try:
         program = Path(adb_path())
     except _errors().AdbError:
-        raise SetUpFailed(
-            f"no adb server runs at {where} and there is no adb to start one: install Android's "
-            "platform-tools (the package adb)"
-        ) from None
+        raise missing from None
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         try:
             done = subprocess.run(
@@ -202,6 +203,8 @@ def _start_server(client: Any) -> None:
             code = done.returncode
         except subprocess.TimeoutExpired:
             code = -1
+        except OSError:
+            raise missing from None
         said.seek(0)
         lines = [line.strip() for line in said if line.strip()]
     if code:

@@ -14,7 +14,7 @@ from pocketformer.compiler.errors import SetUpFailed
 CPUS = {
     "cortex-a76": ("cortex-a76", "0x41", "0xd0b"),
     # Pointer authentication as the architecture defines it would take half of the time.
-    "max": ("max,pauth-impdef=on", "0x51", "0x051"),
+    "max": ("max,pauth-impdef=on", "0x00", "0x051"),
 }
 # Linux's words for the bits of the auxiliary vector's AT_HWCAP and AT_HWCAP2, the lowest first.
 WORDS = (

@@ -167,7 +167,7 @@ def _launch(
         if line.startswith("ready "):
             return process, line.split()[1]
         said = log.read_text(errors="replace").strip().splitlines()
-        cause = said[-1] if said else "it printed nothing"
+        cause = said[-1].removeprefix("pocketformer_device: ") if said else "it said nothing"
         if not line and process.poll() is None:
             cause = f"it was not ready within {READY_WITHIN:.0f} s"
         raise SetUpFailed(f"the emulated phone did not start: {cause}")

@@ -11,7 +11,7 @@ from pocketformer.compiler.device import handshake
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.info import DeviceInfo
 from pocketformer.compiler.device.tracker_client import Tracker
-from pocketformer.compiler.errors import PocketformerError
+from pocketformer.compiler.errors import DeviceRefused, PocketformerError
 
 PATIENCE = 3.0      # seconds for each device: one that is gone must not hold up the list
 LOCAL = Address("127.0.0.1", 9190)
@@ -27,13 +27,14 @@ class Found:
     address: Address
     info: DeviceInfo | None
     trouble: str | None = None
+    refused: bool = False
     tracker: Address | None = None
 
     @property
     def state(self) -> str:
-        """`free`, `busy`, or `unreachable`, also for a device that refuses the token."""
+        """`free` or `busy`; `refused` if it does not take the token, else `unreachable`."""
         if self.info is None:
-            return "unreachable"
+            return "refused" if self.refused else "unreachable"
         return "busy" if self.info.busy else "free"
 
 
@@ -63,14 +64,14 @@ def _at(address: Address, token: str, pool: ThreadPoolExecutor) -> list[Found]:
             key = info.key or address.key
             return [Found(Address(address.host, address.port, key), info)]
         if not handshake.is_tracker(address, PATIENCE):
-            return [Found(address, None, f"what listens at {address.place} is no device")]
+            return [Found(address, None, f"what listens at {address.place} is no device", True)]
         tracker = Tracker(address, PATIENCE)
         try:
             behind = tracker.devices()
         finally:
             tracker.close()
     except PocketformerError as error:
-        return [Found(address, None, str(error))]
+        return [Found(address, None, str(error), isinstance(error, DeviceRefused))]
     wanted = [each for each in behind if address.key in ("", each.key)]
     return list(pool.map(lambda each: _behind(each, address, token), wanted))
 
@@ -79,4 +80,4 @@ def _behind(device: Address, tracker: Address, token: str) -> Found:
     try:
         return Found(device, handshake.info(device, token, PATIENCE), tracker=tracker)
     except PocketformerError as error:
-        return Found(device, None, str(error), tracker)
+        return Found(device, None, str(error), isinstance(error, DeviceRefused), tracker)

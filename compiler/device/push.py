@@ -23,10 +23,14 @@ PROGRAM = "pocketformer_device"
 MARK = "checksum"       # written last: what it names is there in full
 READY_WITHIN = 10.0     # seconds
 TARGETS = {"arm64-v8a": "arm64-android", "armeabi-v7a": "armv7-android"}
-# The pid may be another program's by now; a server that clients have left ends within a second.
+# The pid may be another program's by now.
 STOP = f"""
 old=$(cat pid 2>/dev/null)
-case "$(tr '\\0' ' ' 2>/dev/null </proc/$old/cmdline)" in *{PROGRAM}*) kill $old; sleep 0.3;; esac
+case "$(tr '\\0' ' ' 2>/dev/null </proc/$old/cmdline)" in *{PROGRAM}*)
+  kill $old; n=0
+  while kill -0 $old && [ $n -lt 20 ]; do sleep 0.1; n=$((n + 1)); done
+  kill -9 $old;;
+esac 2>/dev/null
 rm -f pid ready log
 """.strip()
 

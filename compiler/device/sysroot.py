@@ -42,7 +42,7 @@ def set_up(kind: str = "libc", cpu: str = "cortex-a76", progress: Progress | Non
     command = qemu.find(progress)
     files = _files(kind, progress)
     # A view that is in use never changes: another qemu or another number of cores has its own.
-    facts = (command, str(files), os.cpu_count())
+    facts = (CPUS[cpu], command, str(files), os.cpu_count())
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
     def make(view: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import importlib.util
+import logging
 import secrets
 import socket
+import struct
 from collections.abc import Callable
+from typing import Any
 
 from pocketformer.compiler.errors import MissingPackage, SetUpFailed
 
@@ -28,13 +31,22 @@ def serve(host: str, port: int, ready: Callable[[str, int], None]) -> None:
     with _listen(host, port) as listening:
         from tvm.rpc.tracker import TrackerServerHandler
 
-        asyncio.set_event_loop(asyncio.new_event_loop())
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(_complain)
+        asyncio.set_event_loop(loop)
+        logging.getLogger("RPCTracker").setLevel(logging.ERROR)
         tracker = TrackerServerHandler(listening, secrets.token_hex())
         ready(host, listening.getsockname()[1])
         try:
             tracker.run()
         finally:
             tracker.stop()
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell of a fault, but not of a client's that takes this for a device, and learns better."""
+    if not isinstance(context.get("exception"), struct.error):
+        loop.default_exception_handler(context)
 
 
 def _listen(host: str, port: int) -> socket.socket:
