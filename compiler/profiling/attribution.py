@@ -48,6 +48,7 @@ def attribute(
             operations=_evaluate(record.operations, sizes),
             bytes=_evaluate(record.bytes, sizes),
             ms=statistics.median(took) / 1e6,
+            least_ms=min(took) / 1e6,
             start_ms=(start - begin) / 1e6,
             shown_ms=(end - start) / 1e6,
         ))

@@ -64,7 +64,6 @@ def profile(
         info, used = session.device, session.threads
     entry = signature.entry(sizes).function
     calls, shown_ms = attribute(timed, manifest, entry, sizes)
-    overhead_ms = max(0.0, min(map(_length_ms, timed)) - min(plain))
     tell("measuring the limits", 0.9)
     limits, problems = _limits(manifest, open_session)
     result = Profile(
@@ -77,8 +76,8 @@ def profile(
         entry=entry,
         runs=runs,
         latency_ms=statistics.median(plain),
-        between_ms=max(0.0, statistics.median(map(_gaps_ms, timed)) - overhead_ms),
-        overhead_ms=overhead_ms,
+        fastest_ms=min(plain),
+        overhead_ms=max(0.0, min(map(_length_ms, timed)) - min(plain)),
         instrument_us=_instrument_us(timed),
         shown_ms=shown_ms,
         calls=tuple(calls),
@@ -139,11 +138,6 @@ def _limits(
 
 def _length_ms(run: Timed) -> float:
     return (max(end for _, _, end in run) - run[0][1]) / 1e6 if run else 0.0
-
-
-def _gaps_ms(run: Timed) -> float:
-    """What a run spends outside of kernels."""
-    return _length_ms(run) - sum(end - start for _, start, end in kernels_of(run)) / 1e6
 
 
 def _instrument_us(runs: list[Timed]) -> float:

@@ -34,7 +34,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a kernel; `ms` is the median over the runs, `start_ms` when in the shown run.
+    """A call of a kernel; `ms` is the median over the runs, `least_ms` the least of them.
+
+    In the run that pictures show, it began at `start_ms` and took `shown_ms`.
 
     `operators` are the source operators that it computes, by name and by kind. `operations` and
     `bytes` are None where the bundle does not tell them.
@@ -49,6 +51,7 @@ class Call:
     operations: int | None
     bytes: int | None
     ms: float
+    least_ms: float
     start_ms: float
     shown_ms: float
 
@@ -85,9 +88,9 @@ class Kernel(Group):
 class Profile:
     """Where the time of a run of a bundle went, in milliseconds; medians over `runs` runs.
 
-    `latency_ms` is a run's without the instrument. `between_ms` passes between kernels, without the
-    instrument; `overhead_ms` is what that adds to a run, and `instrument_us` what it adds to a
-    kernel's time. `shown_ms` is the length of the run that the calls' `start_ms` belong to.
+    `latency_ms` is a run's without the instrument, `fastest_ms` the fastest one's. `overhead_ms` is
+    what the instrument adds to a run, and `instrument_us` what it adds to a kernel's time.
+    `shown_ms` is the length of the run that the calls' `start_ms` belong to.
     """
 
     bundle: str
@@ -99,7 +102,7 @@ class Profile:
     entry: str
     runs: int
     latency_ms: float
-    between_ms: float
+    fastest_ms: float
     overhead_ms: float
     instrument_us: float
     shown_ms: float
@@ -111,6 +114,14 @@ class Profile:
     @property
     def kernels_ms(self) -> float:
         return sum(call.ms for call in self.calls)
+
+    @property
+    def between_ms(self) -> float:
+        """What passes between kernels: the fastest run without the fastest call of each kernel.
+
+        Others that use the machine disturb the medians more than these.
+        """
+        return max(0.0, self.fastest_ms - sum(call.least_ms for call in self.calls))
 
     @property
     def accounted(self) -> float:
@@ -180,6 +191,7 @@ class Profile:
             "entry": self.entry,
             "runs": self.runs,
             "latency_ms": self.latency_ms,
+            "fastest_ms": self.fastest_ms,
             "kernels_ms": self.kernels_ms,
             "between_ms": self.between_ms,
             "unattributed_ms": self.unattributed_ms,

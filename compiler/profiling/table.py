@@ -40,13 +40,17 @@ def headline(profile: Profile) -> list[tuple[str, str]]:
     pairs = [
         ("bundle", f"{profile.bundle} for {profile.target}, sizes {sizes}"),
         ("device", profile.device + (", emulated" if profile.emulated else "") + f", {threads}"),
-        ("a run", f"{milliseconds(profile.latency_ms)} (median of {profile.runs})"),
+        (
+            "a run",
+            f"{milliseconds(profile.latency_ms)}, the fastest of {profile.runs} "
+            f"{milliseconds(profile.fastest_ms)}",
+        ),
         ("in kernels", f"{milliseconds(profile.kernels_ms)} in {len(profile.calls)} calls"),
         ("between", f"{milliseconds(profile.between_ms)}: memory, shapes, the calls themselves"),
         ("unexplained", f"{milliseconds(unknown)} in kernels of no known source operator"),
         (
             "instrument",
-            f"adds {profile.overhead_ms / profile.latency_ms:.1%} to a run, between the kernels; "
+            f"adds {profile.overhead_ms / profile.fastest_ms:.1%} to a run, between the kernels; "
             f"of a kernel's time about {profile.instrument_us:.1f} us",
         ),
     ]
