@@ -185,6 +185,16 @@ def test_phones_are_listed_without_starting_a_server(
         socket.create_connection(("127.0.0.1", port))
 
 
+def test_command_line_lists_phones_with_what_to_do(plug: Plug) -> None:
+    ready, locked = plug(), plug(locked=True)
+    main = "from pocketformer.compiler.cli import main; main()"
+    command = [sys.executable, "-c", main, "device", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    push_it = f"adb: Pixel_8 {ready.serial}: pocketformer device push --serial {ready.serial}\n"
+    assert push_it in done.stdout
+    assert f"adb: phone {locked.serial}: unauthorized\n" in done.stdout
+
+
 # What does not
 
 
