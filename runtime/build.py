@@ -34,7 +34,7 @@ FILES = (RUNTIME, RUN, DEVICE, DEVICE_LIBRARY)
 EXPORTS = "{ global: pf_*; TVMFFI*; TVMBackend*; local: *; };\n"
 PAGE_SIZE = 16384    # Android's new page size; a system with smaller pages takes it, too
 LINK = (
-    "-s", "-pthread", "-Wl,--gc-sections", "-Wl,--hash-style=both",
+    "-O2", "-s", "-pthread", "-Wl,--gc-sections", "-Wl,--hash-style=both",
     f"-Wl,-z,max-page-size={PAGE_SIZE}", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack",
 )
 COMPILING = 0.9    # the share of the work that is not linking
@@ -102,7 +102,7 @@ def build(
                     os.replace(scratch / "out", folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
-    sizes = {file: (folder / file).stat().st_size for file in FILES if (folder / file).exists()}
+    sizes = {file: (folder / file).stat().st_size for file in FILES}
     return Runtime(PLATFORMS[arch, system], folder, sizes)
 
 
@@ -112,28 +112,26 @@ class _Parts:
 
     library: Sequence[Object]
     device: Sequence[Object]    # on top of `library`
-    run_main: Object | None
-    device_main: Object | None
+    run_main: Object
+    device_main: Object
 
     @classmethod
     def of(cls, tools: Toolchain) -> _Parts:
         return cls(
             [Object.of(each, tools) for each in sources.library_sources()],
             [Object.of(each, tools) for each in sources.device_sources()],
-            _program("run/pocketformer_run.c", tools) if sources.header().exists() else None,
-            _program("device_main.c", tools) if sources.serves() else None,
+            Object.of(sources.program_source("run/pocketformer_run.c"), tools),
+            Object.of(sources.program_source("device_main.c"), tools),
         )
 
     @property
     def all(self) -> list[Object]:
-        programs = [each for each in (self.run_main, self.device_main) if each]
-        return [*self.library, *self.device, *programs]
+        return [*self.library, *self.device, self.run_main, self.device_main]
 
     def key(self, tools: Toolchain) -> str:
         """A text that changes when any file that is built would."""
         words = [each.path.name for each in self.all]
-        words += [*tools.link, *LINK, EXPORTS]
-        words += [sources.header().read_text()] if sources.header().exists() else []
+        words += [*tools.link, *LINK, EXPORTS, sources.HEADER.read_text()]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 
@@ -149,8 +147,10 @@ def _make(
         for each in parts.all:
             each.path.unlink(missing_ok=True)
     report("compiling", 0.0)
+    # Begun first, as it takes longest.
+    slow = [Object.standard_library(compiler.toolchain, LINK)] if compiler.toolchain.zig else []
     compiler.compile(
-        parts.all,
+        [*slow, *parts.all],
         jobs or len(cpus()),
         lambda source, part: report(f"compiled {source.name}", COMPILING * part),
     )
@@ -160,27 +160,19 @@ def _make(
               "-Wl,-z,defs", "-lm", "-ldl")
     program = ("-pie", "-Wl,-rpath,$ORIGIN")
     cxx, cc = compiler.toolchain.cxx, compiler.toolchain.cc
-    plan: list[tuple[str, tuple[str, ...], Sequence[Object], tuple[str, ...]]] = [
+    plan = (
         (RUNTIME, cxx, parts.library, shared),
         (DEVICE_LIBRARY, cxx, [*parts.library, *parts.device], shared),
-    ]
-    if parts.run_main:
-        plan += [(RUN, cc, [parts.run_main], (str(output / RUNTIME), *program))]
-    if parts.device_main:
-        plan += [(DEVICE, cc, [parts.device_main], (str(output / DEVICE_LIBRARY), *program))]
+        (RUN, cc, [parts.run_main], (str(output / RUNTIME), *program)),
+        (DEVICE, cc, [parts.device_main], (str(output / DEVICE_LIBRARY), *program)),
+    )
     for number, (name, driver, objects, options) in enumerate(plan):
         report(f"linking {name}", COMPILING + (1 - COMPILING) * number / len(plan))
         files = [str(each.path) for each in objects]
         command = [*driver, *files, *options, *LINK, *compiler.toolchain.link]
         compiler.run([*command, "-o", str(output / name)], f"linking {name}")
-    if sources.header().exists():
-        shutil.copy(sources.header(), output / HEADER)
+    shutil.copy(sources.HEADER, output / HEADER)
     report("done", 1.0)
-
-
-def _program(path: str, tools: Toolchain) -> Object | None:
-    source = sources.program_source(path)
-    return Object.of(source, tools) if source.path.exists() else None
 
 
 def _platform(name: str) -> tuple[str, str, int | None]:

@@ -32,8 +32,14 @@ class Object:
         command = (*compiler, *source.flags, "-c", str(source.path))
         digest = hashlib.sha256(source.path.read_bytes())
         digest.update("\0".join((*command, toolchain.version, source.headers)).encode())
-        name = f"{source.path.stem}-{digest.hexdigest()[:20]}.o"
-        return cls(source.path, command, cache_folder("runtime", "objects") / name)
+        return cls(source.path, command, _kept(f"{source.path.stem}-{digest.hexdigest()[:20]}.o"))
+
+    @classmethod
+    def standard_library(cls, toolchain: Toolchain, link: Sequence[str]) -> Object:
+        """An empty library. To link the first one, zig compiles its C++ library for a minute."""
+        command = (*toolchain.cxx, "-shared", *link, "-x", "c++", os.devnull)
+        digest = hashlib.sha256("\0".join((*command, toolchain.version)).encode())
+        return cls(Path("libc++"), command, _kept(f"libc++-{digest.hexdigest()[:20]}.so"))
 
 
 @dataclass
@@ -107,6 +113,10 @@ class Compiler:
             for process in self.running:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kept(name: str) -> Path:
+    return cache_folder("runtime", "objects") / name
 
 
 def _first_error(text: str, code: int) -> str:

@@ -13,6 +13,7 @@ import pocketformer
 from pocketformer.compiler.errors import BuildFailed
 
 HERE = Path(__file__).parent
+HEADER = HERE / "include/pocketformer.h"
 TVM_VERSION = version("apache-tvm")
 
 # All that opening and running a compiled model needs. Left out: tvm-ffi's comparison, hashing and
@@ -33,7 +34,7 @@ TVM_DEVICE = """
     rpc/rpc_module rpc/rpc_session rpc/rpc_socket_impl timer
 """
 CODE = (
-    "-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden",
+    "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden",
     "-ffunction-sections", "-fdata-sections", "-pthread",
 )
 DEFINES = (
@@ -68,23 +69,14 @@ def program_source(path: str) -> Source:
     return Source(HERE / path, flags, _checksum("include", "run"))
 
 
-def header() -> Path:
-    """The C API."""
-    return HERE / "include/pocketformer.h"
-
-
-def serves() -> bool:
-    """Whether there is a server yet."""
-    return any("pf_device_main" in path.read_text() for path in HERE.glob("src/device/*.cc"))
-
-
 def _wheels(ffi: str, tvm: str) -> list[Source]:
     paths = [_wheel("tvm_ffi") / f"src/ffi/{name}.cc" for name in ffi.split()]
     paths += [_wheel("tvm") / f"src/runtime/{name}.cc" for name in tvm.split()]
     # TVM includes "../support/x.h" and "../../support/x.h": seen from these folders, that is ours.
     compat = HERE / "compat"
     quoted = ("-iquote", str(compat / "tvm"), "-iquote", str(compat / "tvm/support"))
-    flags = (*CODE, *DEFINES, *_includes(), *quoted, "-w")
+    # For size: a run spends its time in the model's kernels, which lie elsewhere.
+    flags = (*CODE, "-Os", *DEFINES, *_includes(), *quoted, "-w")
     return [Source(path, flags, _checksum("compat")) for path in paths]
 
 
@@ -94,7 +86,7 @@ def _ours(pattern: str) -> list[Source]:
         f'-DPOCKETFORMER_TVM_VERSION="{TVM_VERSION}"',
     )
     own = (f"-I{HERE / 'include'}", f"-I{HERE / 'src'}")
-    flags = (*CODE, *DEFINES, *versions, *own, *_includes(), "-Wall", "-Wextra")
+    flags = (*CODE, "-O2", *DEFINES, *versions, *own, *_includes(), "-Wall", "-Wextra")
     headers = _checksum("compat", "include", "src")
     return [Source(path, flags, headers) for path in sorted(HERE.glob(pattern))]
 

@@ -31,7 +31,8 @@ class Toolchain:
     """Commands that compile and link C++ and C for one platform.
 
     `link` is added where something is linked, `environment` to the variables of every call;
-    `version` is a text that changes when the compiler does.
+    `version` is a text that changes when the compiler does. `zig` says that it is zig, which
+    compiles the standard libraries itself when they are first linked.
     """
 
     cxx: tuple[str, ...]
@@ -39,6 +40,7 @@ class Toolchain:
     version: str
     link: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    zig: bool = False
 
 
 def find(arch: str, system: str, android_api: int | None) -> Toolchain:
@@ -67,6 +69,7 @@ def _zig(*flags: str, environment: Mapping[str, str] | None = None) -> Toolchain
         environment={
             "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache, **(environment or {}),
         },
+        zig=True,
     )
 
 
