@@ -261,10 +261,9 @@ def test_standard_output_is_one_line(server, bad_kernels):
     os.urandom(3000),
 ], ids=["http", "tracker", "empty", "negative", "huge", "long", "random"])
 def test_garbage_is_not_listened_to(server, words):
-    with server.dial() as connection:
-        with suppress(ConnectionError):
-            connection.sendall(words)
-            assert connection.recv(1) == b""
+    with server.dial() as connection, suppress(ConnectionError):
+        connection.sendall(words)
+        assert connection.recv(1) == b""
     assert server.info()["last_session"] is None
 
 
