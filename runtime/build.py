@@ -21,7 +21,7 @@ from pocketformer.runtime.objects import Compiler, Object
 from pocketformer.runtime.toolchain import Toolchain
 from pocketformer.targets.device_file import read_device
 
-PLATFORMS = {
+NAMES = {
     ("x86_64", "linux"): "x86_64-linux",
     ("aarch64", "linux"): "arm64-linux",
     ("aarch64", "android"): "arm64-android",
@@ -32,10 +32,9 @@ RUN, DEVICE = "pocketformer_run", "device/pocketformer_device"
 DEVICE_LIBRARY = f"device/{RUNTIME}"
 FILES = (RUNTIME, RUN, DEVICE, DEVICE_LIBRARY)
 EXPORTS = "{ global: pf_*; TVMFFI*; TVMBackend*; local: *; };\n"
-PAGE_SIZE = 16384    # Android's new page size; a system with smaller pages takes it, too
 LINK = (
     "-O2", "-s", "-pthread", "-Wl,--gc-sections", "-Wl,--hash-style=both",
-    f"-Wl,-z,max-page-size={PAGE_SIZE}", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack",
+    "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack",
 )
 COMPILING = 0.9    # the share of the work that is not linking
 Progress = Callable[[str, float], None]
@@ -90,7 +89,7 @@ def build(
     arch, system, api = _platform(target)
     tools = toolchain.find(arch, system, api)
     parts = _Parts.of(tools)
-    name = f"{PLATFORMS[arch, system]}-{parts.key(tools)}"
+    name = f"{NAMES[arch, system]}-{parts.key(tools)}"
     folder = cache_folder("runtime") / name
     if not folder.exists() or force:
         with _alone(folder):
@@ -103,7 +102,7 @@ def build(
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
     sizes = {file: (folder / file).stat().st_size for file in FILES}
-    return Runtime(PLATFORMS[arch, system], folder, sizes)
+    return Runtime(NAMES[arch, system], folder, sizes)
 
 
 @dataclass(frozen=True)
@@ -179,17 +178,17 @@ def _platform(name: str) -> tuple[str, str, int | None]:
     """Architecture, system and oldest Android of a target; LLVM, which takes seconds, is spared."""
     if name == targets.HOST:
         machine = this_machine()
-        if (machine.arch, machine.os) not in PLATFORMS:
+        if (machine.arch, machine.os) not in NAMES:
             raise BuildFailed(f"there is no runtime for {machine}, only for "
-                              f"{', '.join(PLATFORMS.values())}")
+                              f"{', '.join(NAMES.values())}")
         return machine.arch, machine.os, None
-    device = name.partition("/")[0]
+    device = name.removesuffix("/cpu")
     known = device in targets.available()
     target = read_device(targets.DEVICES / f"{device}.toml") if known else targets.load(name)
     if target.os != "android":
         return target.arch, target.os, None
     # One library for all phones: from the oldest Android that its platform knows.
-    platform = read_device(targets.DEVICES / f"{PLATFORMS[target.arch, target.os]}.toml")
+    platform = read_device(targets.DEVICES / f"{NAMES[target.arch, target.os]}.toml")
     return target.arch, target.os, platform.android_api
 
 

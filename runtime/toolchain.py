@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.errors import BuildFailed
+from pocketformer.targets.target import PLATFORMS
 
 NDK_VARIABLE = "ANDROID_NDK_HOME"
 # glibc 2.17 is that of 2012: the result runs on any system that is still in use.
@@ -48,9 +49,12 @@ def find(arch: str, system: str, android_api: int | None) -> Toolchain:
 
     Raises BuildFailed if there is none, with the variable to set or the package to install.
     """
+    page_size = f"-Wl,-z,max-page-size={PLATFORMS[arch, system].page_size}"
     if system == "android":
-        return _ndk(ANDROID_TRIPLES[arch, system], android_api)
-    return _zig("-target", ZIG_TARGETS[arch, system])
+        tools = _ndk(ANDROID_TRIPLES[arch, system], android_api)
+    else:
+        tools = _zig("-target", ZIG_TARGETS[arch, system])
+    return replace(tools, link=(*tools.link, page_size))
 
 
 def _zig(*flags: str, environment: Mapping[str, str] | None = None) -> Toolchain:

@@ -13,6 +13,7 @@ from pocketformer.compiler.cli.device import app as device
 from pocketformer.compiler.cli.inspect import inspect
 from pocketformer.compiler.cli.profile import profile
 from pocketformer.compiler.cli.run import run
+from pocketformer.compiler.cli.runtime import app as runtime
 from pocketformer.compiler.cli.targets import targets
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 for command in (compile, run, bench, profile, inspect, targets):
     app.command()(command)
 app.add_typer(device, name="device")
+app.add_typer(runtime, name="runtime")
 
 
 def _version(wanted: bool) -> None:
