@@ -18,7 +18,7 @@ from pocketformer.compiler.profiling.result import Limits, Profile
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.signature import Signature
 
-WARMUP = 3
+WARMUP = 2
 BLOCK, BLOCK_MS = 5, 1000.0    # runs until it is the other way's turn, and about how long they take
 NOISY = 0.05    # of a run that may be unaccounted for
 
@@ -114,15 +114,17 @@ def _alternate(
     In turns, so that both meet the same moods of the machine.
     """
     tell("warming up", 0.1)
-    first = session.time(given, warmup=0, runs=WARMUP)
+    first = session.time(given, warmup=0, runs=1)[0]
+    block = max(1, min(BLOCK, int(BLOCK_MS / first)))
+    if block > 1:       # what takes a second is warm already
+        session.time(given, warmup=0, runs=WARMUP)
     session.profile(given, 1)
-    block = max(1, min(BLOCK, int(BLOCK_MS / max(first))))
     plain: list[float] = []
     timed: list[Timed] = []
     while len(plain) < runs:
         tell("timing kernels", 0.2 + 0.7 * len(plain) / runs)
         count = min(block, runs - len(plain))
-        plain += session.time(given, warmup=1, runs=count)
+        plain += session.time(given, warmup=int(block > 1), runs=count)
         timed += session.profile(given, count)
     return plain, timed
 
