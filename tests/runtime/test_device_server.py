@@ -163,6 +163,7 @@ def test_a_second_client_is_told_that_the_device_is_busy(server):
     assert server.info()["busy"]
     del first
     assert server.ended() == "normally"
+    assert psutil.Process(server.process.pid).num_threads() == 1       # so that it can fork
     assert server.connect().get_function("pocketformer.device.info")() is not None
 
 
@@ -265,6 +266,17 @@ def test_garbage_is_not_listened_to(server, words):
         connection.sendall(words)
         assert connection.recv(1) == b""
     assert server.info()["last_session"] is None
+
+
+def test_a_log_that_nobody_reads_does_not_stop_it(tmp_path):
+    reading, writing = os.pipe()
+    with Server(log=Path(f"/proc/self/fd/{writing}")) as server:
+        for _ in range(2000):       # more lines than a pipe takes
+            server.greet("client:phone")[1].close()
+        assert server.info()["busy"] is False
+        assert os.read(reading, 20) == b"pocketformer_device:"
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.parametrize("words", [b"\0" * 9, b" " * 9, b"client:\xff\xfe", b"-info", b"client:"])

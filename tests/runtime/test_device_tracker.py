@@ -83,7 +83,7 @@ def tracker() -> Iterator[Tracker]:
 
 @pytest.fixture
 def server(tracker: Tracker, tmp_path: Path) -> Iterator[Server]:
-    with Server("--tracker", f"127.0.0.1:{tracker.port}", folder=tmp_path) as running:
+    with Server("--tracker", f"localhost:{tracker.port}", folder=tmp_path) as running:
         until(lambda: tracker.free() == 1)
         yield running
     until(lambda: tracker.free() == 0)

@@ -50,21 +50,28 @@ Descriptor::~Descriptor() {
   if (handle_ >= 0) close(handle_);
 }
 
-SocketAddress Resolve(const std::string& host, int port) {
+std::vector<SocketAddress> Resolve(const std::string& host, int port) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICSERV;
   const int fault = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
   if (fault != 0) throw Error("cannot find the host " + host + ": " + gai_strerror(fault));
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
-  SocketAddress address{};
-  address.size = found->ai_addrlen;
-  std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
-  return address;
+  std::vector<SocketAddress> addresses;
+  for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+    SocketAddress address{};
+    address.size = each->ai_addrlen;
+    std::memcpy(&address.storage, each->ai_addr, each->ai_addrlen);
+    addresses.push_back(address);
+  }
+  std::stable_partition(addresses.begin(), addresses.end(), [](const SocketAddress& address) {
+    return address.storage.ss_family == AF_INET;
+  });
+  return addresses;
 }
 
 Descriptor Listen(const std::string& host, int* port) {
-  const SocketAddress address = Resolve(host, *port);
+  const SocketAddress address = Resolve(host, *port).front();
   Descriptor listening = NewSocket(address.storage.ss_family);
   // Only connections that have ended are passed over by this: a port in use stays refused.
   Set(listening, SOL_SOCKET, SO_REUSEADDR, 1);

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <sys/socket.h>
 #include <utility>
+#include <vector>
 
 namespace pocketformer {
 
@@ -38,8 +39,9 @@ struct SocketAddress {
   socklen_t size;
 };
 
-// Throws Error for a name that means no host.
-SocketAddress Resolve(const std::string& host, int port);
+// All that the name means, IPv4 first, since that is what others listen at. Throws Error if that is
+// nothing.
+std::vector<SocketAddress> Resolve(const std::string& host, int port);
 
 // A listening socket; `port` becomes the one that it got. Throws Error, also where it is taken.
 Descriptor Listen(const std::string& host, int* port);

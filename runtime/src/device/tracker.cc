@@ -31,7 +31,7 @@ std::string RandomDigits() {
 }  // namespace
 
 Tracker::Tracker(const Options& options, int port)
-    : address_(Resolve(options.tracker->host, options.tracker->port)),
+    : addresses_(Resolve(options.tracker->host, options.tracker->port)),
       place_(ShowPlace(options.tracker->host, options.tracker->port)),
       key_(options.key),
       advertise_(options.advertise.empty() ? "null" : Quote(options.advertise)),
@@ -70,7 +70,7 @@ void Tracker::Continue(short ready) {
 }
 
 void Tracker::Connect() {
-  socket_ = StartConnecting(address_);
+  socket_ = StartConnecting(addresses_[tries_++ % addresses_.size()]);
   if (!socket_) return Drop("cannot be reached");
   state_ = State::kConnecting;
   next_ = Now() + kPatience;

@@ -2,9 +2,11 @@
 #ifndef POCKETFORMER_DEVICE_TRACKER_H_
 #define POCKETFORMER_DEVICE_TRACKER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "device/net.h"
 #include "device/options.h"
@@ -43,7 +45,8 @@ class Tracker {
   void Ask();
   void Send(Asked what, const std::string& json);
 
-  SocketAddress address_;
+  std::vector<SocketAddress> addresses_;
+  std::size_t tries_ = 0;
   std::string place_, key_, advertise_, word_, received_;
   int port_;
   Descriptor socket_;
