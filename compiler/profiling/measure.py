@@ -12,7 +12,8 @@ from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadInput, PocketformerError
 from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
 from pocketformer.compiler.manifest import Manifest
-from pocketformer.compiler.profiling.attribution import MACHINE, Timed, attribute, kernels_of
+from pocketformer.compiler.profiling.attribution import Timed, attribute, kernels_of
+from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits
 from pocketformer.compiler.profiling.result import Limits, Profile
 from pocketformer.compiler.session import Session
@@ -64,6 +65,8 @@ def profile(
         info, used = session.device, session.threads
     entry = signature.entry(sizes).function
     calls, shown_ms = attribute(timed, manifest, entry, sizes)
+    least = max(0.0, min(plain) - sum(call.least_ms for call in calls))
+    between, overhead = time_between(timed, least)
     tell("measuring the limits", 0.9)
     limits, problems = _limits(manifest, open_session)
     result = Profile(
@@ -77,8 +80,9 @@ def profile(
         runs=runs,
         latency_ms=statistics.median(plain),
         fastest_ms=min(plain),
-        overhead_ms=max(0.0, min(map(_length_ms, timed)) - min(plain)),
-        instrument_us=_instrument_us(timed),
+        between_ms=between,
+        overhead_ms=overhead,
+        instrument_us=instrument_us(timed),
         shown_ms=shown_ms,
         calls=tuple(calls),
         limits=limits,
@@ -136,17 +140,3 @@ def _limits(
         return measure_limits(manifest, open_session), []
     except PocketformerError as error:
         return None, [f"the device's limits are unknown: {error}"]
-
-
-def _length_ms(run: Timed) -> float:
-    return (max(end for _, _, end in run) - run[0][1]) / 1e6 if run else 0.0
-
-
-def _instrument_us(runs: list[Timed]) -> float:
-    """What the instrument adds to a kernel's time: all that the shortest call seems to take."""
-    taken: dict[str, list[int]] = {}
-    for run in runs:
-        for name, start, end in run:
-            if name.startswith(MACHINE):
-                taken.setdefault(name, []).append(end - start)
-    return min((statistics.median(each) for each in taken.values()), default=0.0) / 1e3

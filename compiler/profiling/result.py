@@ -88,9 +88,10 @@ class Kernel(Group):
 class Profile:
     """Where the time of a run of a bundle went, in milliseconds; medians over `runs` runs.
 
-    `latency_ms` is a run's without the instrument, `fastest_ms` the fastest one's. `overhead_ms` is
-    what the instrument adds to a run, and `instrument_us` what it adds to a kernel's time.
-    `shown_ms` is the length of the run that the calls' `start_ms` belong to.
+    `latency_ms` is a run's without the instrument, `fastest_ms` the fastest one's. `between_ms`
+    passes between kernels, without the instrument; `overhead_ms` is what that adds to a run, and
+    `instrument_us` what it adds to a kernel's time. `shown_ms` is the length of the run that the
+    calls' `start_ms` belong to.
     """
 
     bundle: str
@@ -103,6 +104,7 @@ class Profile:
     runs: int
     latency_ms: float
     fastest_ms: float
+    between_ms: float
     overhead_ms: float
     instrument_us: float
     shown_ms: float
@@ -114,14 +116,6 @@ class Profile:
     @property
     def kernels_ms(self) -> float:
         return sum(call.ms for call in self.calls)
-
-    @property
-    def between_ms(self) -> float:
-        """What passes between kernels: the fastest run without the fastest call of each kernel.
-
-        Others that use the machine disturb the medians more than these.
-        """
-        return max(0.0, self.fastest_ms - sum(call.least_ms for call in self.calls))
 
     @property
     def accounted(self) -> float:

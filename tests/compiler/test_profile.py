@@ -19,6 +19,7 @@ from pocketformer.compiler.cli import app
 from pocketformer.compiler.example_inputs import make_inputs
 from pocketformer.compiler.profiling import Call, Limits, Profile, limits, measure, peaks
 from pocketformer.compiler.profiling.attribution import kernels_of
+from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits, target_of
 from pocketformer.compiler.profiling.table import profile_tables, short_operators
 from tests.compiler.tiny import one_sentence
@@ -192,8 +193,8 @@ def call(name: str, ms: float, operations: int | None, moved: int | None) -> Cal
 def made(*calls: Call, **fields: object) -> Profile:
     basis = Profile(
         bundle="b", target="t", device="d", emulated=False, threads=1, sizes={}, entry="main",
-        runs=1, latency_ms=10.0, fastest_ms=1.0, overhead_ms=0.0, instrument_us=0.0,
-        shown_ms=10.0, calls=calls,
+        runs=1, latency_ms=10.0, fastest_ms=1.0, between_ms=0.0, overhead_ms=0.0,
+        instrument_us=0.0, shown_ms=10.0, calls=calls,
         limits=Limits(gflops=100.0, memory_gbs=10.0, cache_gbs=50.0, cache_bytes=1000),
     )
     return replace(basis, **fields)
@@ -374,10 +375,17 @@ def test_a_reader_is_told_what_to_make_of_the_figures(bundle, fields, words):
     assert words in note
 
 
-def test_the_time_between_kernels_is_the_fastest_run_s():
-    slow = [replace(call(name, 2.0, 1, 1), least_ms=1.0) for name in "ab"]
-    assert made(*slow, fastest_ms=2.5).between_ms == pytest.approx(0.5)
-    assert made(*slow, fastest_ms=1.9).between_ms == 0
+# A run of two kernels; the machine's own calls take nothing and the instrument 2 us for each call.
+RUN = (("vm.a", 0, 500), ("k1", 2000, 12000), ("vm.a", 14000, 14500), ("k2", 16000, 26000))
+
+
+def test_the_instrument_s_time_is_not_between_the_kernels():
+    assert instrument_us([RUN]) == 0.5
+    between, overhead = time_between([RUN] * 3, fastest_ms=1.0)    # of a busy machine
+    assert (between, overhead) == pytest.approx((0.0, 0.006))
+    longer = [*RUN[:2], *((name, start + 5000, end + 5000) for name, start, end in RUN[2:])]
+    assert time_between([longer], fastest_ms=1.0) == pytest.approx((0.003, 0.008))
+    assert time_between([longer], fastest_ms=0.002) == pytest.approx((0.002, 0.009))
 
 
 def test_a_quiet_run_needs_no_note(bundle):
