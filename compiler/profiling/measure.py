@@ -22,6 +22,7 @@ from pocketformer.compiler.signature import Signature
 WARMUP = 2
 BLOCK, BLOCK_MS = 5, 1000.0    # runs until it is the other way's turn, and about how long they take
 NOISY = 0.05    # of a run that may be unaccounted for
+SHORT_MS = 0.05    # a kernel on which the few microseconds of the instrument leave a mark
 
 Progress = Callable[[str, float], None]
 
@@ -97,10 +98,9 @@ def notes_on(result: Profile, manifest: Manifest) -> Iterator[str]:
         yield "an emulator ran this: its times say nothing about the speed of a phone"
     if not any(record.entry == result.entry for record in manifest.kernels):
         yield "the bundle does not tell what its kernels compute; compile it again"
-    excess_us = (result.accounted - 1) * result.latency_ms * 1e3
-    if excess_us < 2 * result.instrument_us * len(result.calls) and result.accounted > 1 + NOISY:
+    if result.accounted > 1 + NOISY and result.kernels_ms < SHORT_MS * len(result.calls):
         yield (
-            "the kernels are so short that the instrument's own part in their times shows: "
+            "the kernels are so short that the instrument slows them down: "
             f"with the time between them they add up to {result.accounted:.0%} of a run"
         )
     elif abs(result.accounted - 1) > NOISY:

@@ -363,16 +363,22 @@ def test_names_on_the_terminal_are_no_markup(capsys):
 
 
 NOTES = {
-    "no phone's speed": ({"latency_ms": 1.0, "emulated": True}, "nothing about the speed of a"),
-    "the machine was not quiet": ({"latency_ms": 2.0}, "add up to 50% of a run"),
-    "the instrument shows": ({"latency_ms": 0.9, "instrument_us": 90.0}, "add up to 111% of a run"),
+    "no phone's speed": (1.0, {"emulated": True}, "nothing about the speed of a phone"),
+    "the machine was not quiet": (0.5, {}, "not quiet: kernels and the time between them add up to"),
+    "the instrument shows": (1.11, {}, "so short that the instrument slows them down"),
 }
 
 
-@pytest.mark.parametrize(("fields", "words"), NOTES.values(), ids=NOTES)
-def test_a_reader_is_told_what_to_make_of_the_figures(bundle, fields, words):
-    (note,) = measure.notes_on(made(call("k", 1.0, 1, 1), **fields), bundle.manifest)
+@pytest.mark.parametrize(("part", "fields", "words"), NOTES.values(), ids=NOTES)
+def test_a_reader_is_told_what_to_make_of_the_figures(bundle, part, fields, words):
+    short = made(call("k", 0.01, 1, 1), latency_ms=0.01 / part, **fields)
+    (note,) = measure.notes_on(short, bundle.manifest)
     assert words in note
+
+
+def test_long_kernels_that_add_up_to_too_much_were_disturbed(bundle):
+    (note,) = measure.notes_on(made(call("k", 1.0, 1, 1), latency_ms=0.5), bundle.manifest)
+    assert "not quiet" in note
 
 
 # A run of two kernels; the machine's own calls take nothing and the instrument 2 us for each call.
