@@ -364,7 +364,7 @@ def test_names_on_the_terminal_are_no_markup(capsys):
 
 NOTES = {
     "no phone's speed": (1.0, {"emulated": True}, "nothing about the speed of a phone"),
-    "the machine was not quiet": (0.5, {}, "not quiet: kernels and the time between them add up to"),
+    "the machine was not quiet": (0.5, {}, "not quiet: kernels and the time between"),
     "the instrument shows": (1.11, {}, "so short that the instrument slows them down"),
 }
 
