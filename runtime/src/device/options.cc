@@ -85,8 +85,8 @@ std::string FindToken(const std::string& file) {
 
 // The options' values by name; "--port 9190" and "--port=9190" are the same.
 std::map<std::string, std::string> ReadWords(int argc, char** argv) {
-  static constexpr std::string_view kNames[] = {"--host",    "--port",      "--key",       "--folder",
-                                                "--tracker", "--advertise", "--token-file"};
+  static constexpr std::string_view kNames[] = {
+      "--host", "--port", "--key", "--folder", "--tracker", "--advertise", "--token-file"};
   std::map<std::string, std::string> values;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];

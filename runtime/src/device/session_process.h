@@ -21,7 +21,7 @@ struct SessionPlan {
 
 class SessionProcess {
  public:
-  // Starts it; none is running if that failed. `limit_ns` 0 lets it last as long as the client does.
+  // Starts it; none is running if that failed. `limit_ns` 0 lets it last as long as the client.
   SessionProcess(Descriptor client, std::int64_t limit_ns, const SessionPlan& plan);
   ~SessionProcess();    // kills it
   SessionProcess(const SessionProcess&) = delete;

@@ -88,7 +88,7 @@ void Store::Commit(const std::string& sha256) {
                 " arrived; it was damaged in transit");
   }
   if (upload.checksum.Hex() != sha256) {
-    throw Error(Shown(sha256) + " was damaged in transit: its checksum is another; upload it again");
+    throw Error(Shown(sha256) + " was damaged in transit: its checksum is another; send it again");
   }
   upload.file.Publish(sha256, true);
 }

@@ -12,7 +12,7 @@
 
 namespace pocketformer {
 
-// Returns `sha256` if it is 64 hexadecimal digits, which is a plain file name as well. Throws Error.
+// Returns `sha256` if it is 64 hexadecimal digits, a plain file name as well. Throws Error.
 const std::string& CheckedSha256(const std::string& sha256);
 
 // All methods throw Error, whose text is one sentence for the client.
