@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tvm
+from tvm import relax
 
 import pocketformer as pf
 from pocketformer import runtime
@@ -47,6 +49,20 @@ def save_tiny(folder: Path, name: str = "tiny.pf", scale: float = 1.0, **changes
         build(Tiny, library)
     weights = {key: array * np.float32(scale) for key, array in tiny_weights().items()}
     Bundle.create(library, weights, replace(tiny_manifest(), **changes)).save(folder / name)
+    return folder / name
+
+
+def save_embedded(folder: Path, name: str, scale: float) -> Path:
+    """The tiny model with weights of `scale` inside its library."""
+    module = Tiny
+    for function in ("main", "main_seq_4"):
+        weights = {
+            key: tvm.runtime.tensor(array * np.float32(scale))
+            for key, array in tiny_weights().items()
+        }
+        module = relax.transform.BindParams(function, weights)(module)
+    library = build(module, folder / f"{name}.so")
+    Bundle.create(library, {}, tiny_manifest(embedded=True)).save(folder / name)
     return folder / name
 
 

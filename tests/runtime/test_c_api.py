@@ -82,7 +82,7 @@ def assert_same(
 # Running
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kind, sizes", [
+@pytest.mark.parametrize(("kind", "sizes"), [
     ("fixed", [{}]),
     ("buckets", [{"seq": seq} for seq in (8, 9, 16, 31, 32, 1)]),
     ("symbolic", [{"batch": 3, "seq": 21}, {"batch": 1, "seq": 64}]),
@@ -142,10 +142,8 @@ def test_sessions_in_two_threads_give_the_same_bits(folder: Path, tiny: Path, as
 
 
 def test_a_bundle_that_takes_anothers_place_runs_beside_it(tmp_path: Path, ask: Ask) -> None:
-    first = bundles.save_tiny(tmp_path, "first.pf")
-    second = bundles.save_tiny(tmp_path, "second.pf", scale=3.0, entries=(
-        Entry("main", {}, ("w", "c")),          # no special code for seq 4: it does not double
-    ))
+    first = bundles.save_embedded(tmp_path, "first.pf", scale=1.0)
+    second = bundles.save_embedded(tmp_path, "second.pf", scale=3.0)
     given = inputs(1, 4)
     right = [Session(each).run(given)["hidden"].tobytes() for each in (first, second)]
     found = ask(c_api.replaced_while_open, first, second, given)
@@ -176,7 +174,7 @@ def test_kernels_find_the_runtime_that_an_app_loaded_for_itself(tiny: Path, fres
 
 
 @pytest.mark.skipif(len(cpus()) < 2, reason="needs two CPUs")
-@pytest.mark.parametrize("asked, variable, right", [
+@pytest.mark.parametrize(("asked", "variable", "right"), [
     (0, None, 1), (0, "2", 2), (1, "2", 1), (2, "1", 2), (4000, None, len(cpus())), (0, "x", 1),
 ])
 def test_the_number_of_threads_is_chosen_as_in_python(
@@ -253,7 +251,7 @@ def test_another_tvm_is_refused(damaged: Path, ask: Ask) -> None:
     )
 
 
-@pytest.mark.parametrize("text, fault", [
+@pytest.mark.parametrize(("text", "fault"), [
     (b"[" * 200000, "nested too deeply"),
     (b'{"a": 1, "a": 2}', "given twice"),
     (b'{"a": NaN}', "a value was expected"),
@@ -324,7 +322,8 @@ def test_sizes_that_no_code_was_compiled_for_are_refused_with_pythons_sentence(
     damaged: Path, ask: Ask
 ) -> None:
     resign(damaged, entries=(
-        Entry("main", {"seq": 4}, ("w", "c")), Entry("main_seq_4", {"seq": 4, "batch": 1}, ("c", "w"))
+        Entry("main", {"seq": 4}, ("w", "c")),
+        Entry("main_seq_4", {"seq": 4, "batch": 1}, ("c", "w")),
     ))
     with pytest.raises(PocketformerError) as error:
         Session(damaged).run(inputs())
