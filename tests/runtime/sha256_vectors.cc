@@ -1,9 +1,7 @@
-// Prints what each version of SHA-256 that this processor has gives for known texts, and for texts
-// of many lengths in odd pieces, as "VERSION LENGTH DIGEST".
+// Tells `line` what each version of SHA-256 that this processor has gives for texts of many lengths,
+// taken in odd pieces: "VERSION LENGTH DIGEST".
 #include <algorithm>
-#include <cstdio>
 #include <string>
-#include <vector>
 
 #include "sha256.h"
 
@@ -21,7 +19,7 @@ std::string Digest(pocketformer::Sha256Blocks blocks, const std::string& text, s
 
 }  // namespace
 
-int main() {
+extern "C" void sha256_vectors(void (*line)(const char*)) {
   const struct {
     const char* name;
     pocketformer::Sha256Blocks blocks;
@@ -34,7 +32,8 @@ int main() {
       std::string text;
       for (std::size_t i = 0; i < length; ++i) text += static_cast<char>('a' + i % 23);
       for (std::size_t piece : {1, 7, 64, 1000}) {
-        std::printf("%s %zu %s\n", name, length, Digest(blocks, text, piece).c_str());
+        const std::string size = std::to_string(length);
+        line((std::string(name) + " " + size + " " + Digest(blocks, text, piece)).c_str());
       }
     }
   }
