@@ -172,6 +172,16 @@ def kinds(tmp_path_factory):
     return Session(save_kinds(tmp_path_factory.mktemp("kinds")))
 
 
+def test_a_bundle_that_takes_the_place_of_one_in_use_is_the_one_that_runs(saved, tmp_path):
+    kinds = Bundle.load(save_kinds(tmp_path))
+    place = tmp_path / "model.pf"
+    Bundle.load(saved).save(place)
+    with Session(place):
+        kinds.save(place)
+        found = Session(place).run(**of_kinds())
+    np.testing.assert_array_equal(found["bw"], [1.5, -2])
+
+
 def test_every_kind_of_number_goes_in_and_out(kinds):
     found = kinds.run(**of_kinds())
     np.testing.assert_array_equal(found["bw"], [1.5, -2])
