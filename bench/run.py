@@ -39,7 +39,7 @@ OURS, THEIRS = (f"pocketformer.compiler.engines:{name}" for name in ("Pocketform
 
 
 def main() -> None:
-    models = tomllib.loads((HERE / "models.toml").read_text())
+    models = read_models()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(models)}; all")
     parser.add_argument("--runs", type=int, help="timed calls of each engine")
@@ -53,6 +53,11 @@ def main() -> None:
         (HERE / "results" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
         (HERE / "results" / f"{name}.md").write_text(markdown(record))
         print(markdown(record))
+
+
+def read_models() -> dict[str, dict[str, Any]]:
+    """The tables of models.toml by name."""
+    return tomllib.loads((HERE / "models.toml").read_text())
 
 
 def measure(name: str, spec: dict[str, Any], runs: int) -> dict[str, Any]:
@@ -120,13 +125,18 @@ def export(spec: dict[str, Any], work: Path) -> tuple[Path, Path]:
     if not optimized.exists():
         from bench.baselines import onnxruntime
 
-        found = importlib.util.find_spec(spec["package"])
-        if found is None or found.origin is None:
-            sys.exit(f"the package {spec['package']} is not installed; `make bench` installs it")
-        folder = Path(found.origin).parent / spec["folder"]
+        folder = source_of(spec)
         onnxruntime.export(folder, plain)
         onnxruntime.optimize(plain, folder, optimized)
     return plain, optimized
+
+
+def source_of(spec: dict[str, Any]) -> Path:
+    """The Hugging Face folder of a model of models.toml, in the package that brings it."""
+    found = importlib.util.find_spec(spec["package"])
+    if found is None or found.origin is None:
+        sys.exit(f"the package {spec['package']} is not installed; `make bench` installs it")
+    return Path(found.origin).parent / spec["folder"]
 
 
 def compile_apart(source: Path, output: Path, case: dict[str, Any]) -> dict[str, float]:

@@ -23,10 +23,6 @@ class Block:
     def counts(self) -> Counts:
         return count(self.words)
 
-    @property
-    def end(self) -> int:
-        return self.address + 4 * len(self.words)
-
 
 @dataclass(frozen=True)
 class Region:
@@ -62,33 +58,23 @@ def _regions(lines: Iterable[str]) -> Iterator[Region]:
                 times[blocks[number]] = times.get(blocks[number], 0) + int(runs)
 
 
-def merge(regions: Iterable[Region]) -> Region:
-    """All that ran in several regions of one phase, as one; its index is the first one's."""
-    regions = list(regions)
-    times: dict[Block, int] = {}
-    for region in regions:
-        for block, runs in region.times.items():
-            times[block] = times.get(block, 0) + runs
-    return Region(regions[0].phase, regions[0].index, times)
-
-
 def chains(region: Region) -> dict[Block, int]:
-    """The region's blocks with those joined that always run one after the other.
+    """The region's code in pieces of which every instruction ran equally often, and how often.
 
-    QEMU ends a block at every jump and at the end of a page: a loop may be several of them.
+    QEMU's own blocks overlap where code jumps into the middle of one, and end with a page of
+    memory: a loop may be several of them.
     """
-    joined: dict[Block, int] = {}
-    last: Block | None = None
-    for block, times in sorted(region.times.items(), key=lambda item: item[0].address):
-        if (
-            last is not None
-            and last.end == block.address
-            and joined[last] == times
-            and falls_through(last.words[-1])
-        ):
-            del joined[last]
-            last = Block(last.address, last.words + block.words)
+    ran: dict[tuple[int, int], int] = {}
+    for block, times in region.times.items():
+        for place, word in enumerate(block.words):
+            key = block.address + 4 * place, word
+            ran[key] = ran.get(key, 0) + times
+    pieces: list[tuple[int, int, list[int]]] = []      # times, address, instructions
+    end = None
+    for (address, word), times in sorted(ran.items()):
+        if address == end and pieces[-1][0] == times and falls_through(pieces[-1][2][-1]):
+            pieces[-1][2].append(word)
         else:
-            last = block
-        joined[last] = times
-    return joined
+            pieces.append((times, address, [word]))
+        end = address + 4
+    return {Block(address, tuple(words)): times for times, address, words in pieces}

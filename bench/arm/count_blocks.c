@@ -6,8 +6,8 @@
 //   region PHASE INDEX          the odd phase
 //   ID TIMES                    every block that ran in the region
 //   end
-// What the instructions do is for the reader to find out. QEMU counts without a lock, so the counts
-// of a program are exact as long as one of its threads does all the work.
+// What the instructions do is for the reader to find out. Only the thread that marks is counted: a
+// library's threads for logs and the like would make every run another.
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -23,9 +23,10 @@ typedef uint64_t PluginId;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
 typedef struct qemu_info_t qemu_info_t;
-enum { kAddToU64 = 0 };
+enum { kReadsNoRegisters = 0 };
 void qemu_plugin_register_vcpu_tb_trans_cb(PluginId, void (*)(PluginId, struct qemu_plugin_tb*));
-void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb*, int op, void*, uint64_t);
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb*, void (*)(unsigned vcpu, void*),
+                                          int flags, void*);
 void qemu_plugin_register_vcpu_syscall_cb(PluginId,
                                           void (*)(PluginId, unsigned vcpu, int64_t number,
                                                    uint64_t, uint64_t, uint64_t, uint64_t,
@@ -42,7 +43,7 @@ enum { kMark = 0x5155, kPhases = 8, kBuckets = 1 << 16 };
 typedef struct Block {
   struct Block* next_in_bucket;
   struct Block* next;
-  uint64_t runs;               // since the program started; the emulated code itself adds to it
+  uint64_t runs;               // in the marking thread, since its first mark
   uint64_t at_open[kPhases];   // `runs` when the region of that phase was opened
   uint64_t address;
   uint32_t id;
@@ -56,6 +57,7 @@ static Block* buckets[kBuckets];
 static Block* first;
 static uint32_t count;
 static bool open[kPhases];
+static unsigned marking = UINT32_MAX;                      // QEMU's number of the marking thread
 static FILE* out;
 
 // The block of these instructions at this address. QEMU translates one again when its own cache is
@@ -80,6 +82,10 @@ static Block* find(uint64_t address, const uint32_t* words, uint32_t length) {
   return block;
 }
 
+static void on_execution(unsigned vcpu, void* block) {
+  if (vcpu == marking) ((Block*)block)->runs++;
+}
+
 static void on_translation(PluginId id, struct qemu_plugin_tb* tb) {
   (void)id;
   size_t length = qemu_plugin_tb_n_insns(tb);
@@ -92,7 +98,7 @@ static void on_translation(PluginId id, struct qemu_plugin_tb* tb) {
   Block* block = find(qemu_plugin_tb_vaddr(tb), words, (uint32_t)length);
   pthread_mutex_unlock(&lock);
   free(words);
-  qemu_plugin_register_vcpu_tb_exec_inline(tb, kAddToU64, &block->runs, 1);
+  qemu_plugin_register_vcpu_tb_exec_cb(tb, on_execution, kReadsNoRegisters, block);
 }
 
 static void write_region(unsigned phase, uint64_t index) {
@@ -115,10 +121,13 @@ static void write_region(unsigned phase, uint64_t index) {
 static void on_syscall(PluginId id, unsigned vcpu, int64_t number, uint64_t phase, uint64_t index,
                        uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5, uint64_t a6,
                        uint64_t a7) {
-  (void)id, (void)vcpu, (void)a2, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7;
+  (void)id, (void)a2, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7;
   if (number != kMark || phase == 0 || phase > kPhases) return;
   pthread_mutex_lock(&lock);
-  if (phase % 2) {
+  if (marking == UINT32_MAX) marking = vcpu;
+  if (vcpu != marking) {
+    // A second thread's marks would cut the first one's regions.
+  } else if (phase % 2) {
     for (Block* block = first; block; block = block->next) block->at_open[phase] = block->runs;
     open[phase] = true;
   } else if (open[phase - 1]) {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,16 +21,20 @@ from pocketformer.compiler.device.once import make_once
 from pocketformer.compiler.errors import BuildFailed, DeviceFailed
 
 SOURCES = Path(__file__).parent
-# One thread works, and Python's dictionaries have the same order in every run.
-ENVIRONMENT = {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+# One thread works, and whatever draws random numbers draws the same ones in every run.
+ENVIRONMENT = {
+    "TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "QEMU_RAND_SEED": "1",
+}
+NO_RANDOM_ADDRESSES = 0x0040000     # Linux's ADDR_NO_RANDOMIZE
+ASK_PERSONALITY = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What a program printed, and its regions in the order in which they were closed."""
+    """A program's regions in the order in which they were closed, and what it wrote to stderr."""
 
-    printed: str
     regions: list[Region]
+    complained: str
 
 
 def run_counted(
@@ -39,19 +45,35 @@ def run_counted(
 ) -> Counted:
     """Run an arm64 program to its end, in a sysroot of `kind` ("libc" or "python").
 
-    The counts are exact, and the same in every run, for a program with one thread at work. Raises
-    DeviceFailed with the program's last words if it fails.
+    Counted is the thread that marks. What it executes is the same in every run, unless it looks at
+    clocks or shares memory with other threads. Raises DeviceFailed with the program's last words if
+    it fails.
     """
     with tempfile.TemporaryDirectory(prefix="pocketformer-count-") as folder:
         file = Path(folder) / "blocks.txt"
-        done = run_program(
-            argv, cpu, {**ENVIRONMENT, **(env or {})}, f"{plugin()},out={file}", kind=kind
-        )
+        variables = {**ENVIRONMENT, **(env or {})}
+        with _same_addresses():
+            done = run_program(argv, cpu, variables, f"{plugin()},out={file}", kind=kind)
         if done.returncode:
             words = (done.stderr.strip() or done.stdout.strip()).splitlines()
             cause = words[-1] if words else f"it ended with code {done.returncode}"
             raise DeviceFailed(f"{Path(argv[0]).name} failed in the emulator: {cause}")
-        return Counted(done.stdout, read_regions(file))
+        return Counted(read_regions(file), done.stderr)
+
+
+@contextmanager
+def _same_addresses() -> Iterator[None]:
+    """Programs started meanwhile lie at the same addresses in every run, where Linux allows it.
+
+    Tables of pointers have their order from it: without, onnxruntime's counts vary more.
+    """
+    system = ctypes.CDLL(None)
+    before = system.personality(ASK_PERSONALITY)
+    system.personality(before | NO_RANDOM_ADDRESSES)
+    try:
+        yield
+    finally:
+        system.personality(before)
 
 
 @cache
@@ -61,8 +83,11 @@ def plugin() -> Path:
     return compile_c("count_blocks.c", None, "-shared", "-fPIC", "-Wl,--allow-shlib-undefined")
 
 
-def compile_c(source: str, zig_target: str | None, *options: str) -> Path:
-    """The C file `source` of this folder compiled by zig, for this machine or `zig_target`."""
+def compile_c(source: str | Path, zig_target: str | None, *options: str) -> Path:
+    """The C file `source`, of this folder if just a name, compiled by zig; kept by its contents.
+
+    It is for this machine, or for `zig_target`. Raises BuildFailed with the compiler's first error.
+    """
     text = (SOURCES / source).read_bytes()
     key = hashlib.sha256(repr((text, zig_target, options)).encode()).hexdigest()[:16]
     name = Path(source).stem

@@ -40,6 +40,7 @@ def main() -> None:
 def onnxruntime(model: str, arrays: Arrays, sizes: dict[str, int]) -> Engine:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -13,6 +13,7 @@ from pocketformer import targets
 ESTIMATED = "estimated, core-bound (llvm-mca: all data in the first cache, all jumps foreseen)"
 COVERED = 0.995      # of a region's instructions are simulated; the rest costs as much as these
 # Devices whose cores stand for most phones of the last years, and a board that many have.
+SHOWN = "cortex-a76"      # the core of tables that have room for one
 DEVICES = ("raspberrypi5", "pixel6", "pixel8", "galaxys24")
 
 
@@ -47,17 +48,30 @@ def core_cycles(regions: Sequence[Region], core: str) -> list[float]:
     return [_sum(region, blocks, model) for region, blocks in zip(regions, weighed, strict=True)]
 
 
-def hottest(region: Region, most: int = 5) -> list[tuple[Block, int, Counts]]:
-    """The blocks that most of the instructions are in, how often they ran, and what they did."""
-    joined = sorted(chains(region).items(), key=lambda each: -len(each[0].words) * each[1])
-    return [(block, times, block.counts * times) for block, times in joined[:most]]
+@dataclass(frozen=True)
+class Loop:
+    """Code that runs in one piece: how often, and instructions and cycles of one pass."""
+
+    times: int
+    counts: Counts
+    cycles: float
+
+
+def hottest(region: Region, core: str, most: int = 3) -> list[Loop]:
+    """The code that most instructions are in, with its cycles on `core`."""
+    model, blocks = llvm.MODELS[core], _by_weight(region)[:most]
+    _simulate({block.words for block, _ in blocks}, model)
+    return [Loop(times, block.counts, _known[block.words, model]) for block, times in blocks]
+
+
+def _by_weight(region: Region) -> list[tuple[Block, int]]:
+    return sorted(chains(region).items(), key=lambda each: -len(each[0].words) * each[1])
 
 
 def _weighed(region: Region) -> list[tuple[Block, int]]:
     """The blocks that make up COVERED of what ran, the heaviest first."""
-    joined = sorted(chains(region).items(), key=lambda each: -len(each[0].words) * each[1])
     left, chosen = COVERED * region.counts.total, []
-    for block, times in joined:
+    for block, times in _by_weight(region):
         if left <= 0:
             break
         chosen.append((block, times))

@@ -16,7 +16,7 @@ import tvm_ffi
 from bench.arm import llvm
 from bench.arm.counting import compile_c, run_counted
 from bench.arm.instructions import Counts
-from bench.arm.judge import ESTIMATED, core_cycles
+from bench.arm.judge import ESTIMATED, SHOWN, core_cycles
 from bench.arm.setting import arm_target, command, show
 from bench.kernels import SHAPES, Shapes, cases
 from pocketformer.compiler.device.cpuinfo import CPUS
@@ -24,8 +24,6 @@ from pocketformer.compiler.link import Linker
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
-
-CORE = "cortex-a76"     # whose cycles are estimated unless others are asked for
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,13 @@ def main() -> None:
     parser.add_argument("--cpu", default="cortex-a76", choices=list(CPUS), help="what qemu plays")
     parser.add_argument(
         "--core", action="append", choices=list(llvm.MODELS), metavar="CORE",
-        help=f"estimate its cycles (default: {CORE}); may be repeated: {', '.join(llvm.MODELS)}",
+        help=f"estimate its cycles (default: {SHOWN}); may be repeated: {', '.join(llvm.MODELS)}",
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     wanted = parser.parse_args()
     if unknown := set(wanted.shapes) - set(names):
         parser.error(f"no shapes {unknown.pop()!r}; there are {', '.join(names)}")
-    target, cores = arm_target(wanted.target), wanted.core or [CORE]
+    target, cores = arm_target(wanted.target), wanted.core or [SHOWN]
     found = []
     if not wanted.json:
         show(heading(cores))

@@ -1,0 +1,191 @@
+"""Count what models execute on ARM, ours beside onnxruntime and LiteRT, and estimate the cycles.
+
+Everything runs in the emulator, whose own speed says nothing about ARM and is never shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.arm import engines
+from bench.arm.engines import OneRun, Progress
+from bench.arm.judge import SHOWN, core_cycles, cores_of, hottest
+from bench.arm.setting import arm_target, command, show
+from bench.arm.table import markdown
+from bench.run import HERE, WORK, export, inputs_of, read_models, source_of
+from pocketformer.compiler.arrays import Arrays
+from pocketformer.compiler.bench import largest_difference, onnx_sizes
+from pocketformer.compiler.build import compile
+from pocketformer.compiler.cli.common import key_values, progress
+from pocketformer.compiler.device.cpuinfo import CPUS
+from pocketformer.compiler.errors import BadModel, PocketformerError
+from pocketformer.compiler.example_inputs import pick_sizes
+from pocketformer.compiler.manifest import version_of
+
+TOLERANCE = 1e-4        # of the largest value: beyond it an engine computes something else
+Record = dict[str, Any]
+Runs = Mapping[str, Callable[[], OneRun]]       # by the engine's label
+
+
+def main() -> None:
+    models = read_models()
+    parser = argparse.ArgumentParser(prog="python -m bench.arm", description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(models)}; all")
+    parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="another model, once")
+    parser.add_argument(
+        "--dim", action="append", metavar="NAME=SIZE", help="a size of --model; may be repeated"
+    )
+    parser.add_argument("--target", default="arm64-linux", help="whose code (default: arm64-linux)")
+    parser.add_argument("--cpu", default="cortex-a76", choices=list(CPUS), help="what qemu plays")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    wanted = parser.parse_args()
+    if unknown := set(wanted.models) - models.keys():
+        parser.error(f"no model {unknown.pop()!r}; there are {', '.join(models)}")
+    if wanted.dim and not wanted.model:
+        parser.error("--dim goes with --model; the sizes of the others are in models.toml")
+    if wanted.model:
+        dims = key_values(wanted.dim, "--dim")
+        report(judge_file(wanted.model, dims, wanted.target, wanted.cpu), wanted.json)
+        return
+    for name in wanted.models or models:
+        record = judge_listed(name, models[name], wanted.target, wanted.cpu)
+        place = HERE / "results" / f"arm-{name}.json"
+        place.write_text(json.dumps(record, indent=1) + "\n")
+        place.with_suffix(".md").write_text(markdown(record))
+        report(record, wanted.json)
+
+
+def report(record: Record, as_json: bool) -> None:
+    show(json.dumps(record, indent=1) if as_json else markdown(record))
+
+
+def judge_listed(name: str, spec: dict[str, Any], target: str, cpu: str) -> Record:
+    """A model of models.toml: ours, both forms of onnxruntime's, and LiteRT's."""
+    work = WORK / name
+    work.mkdir(parents=True, exist_ok=True)
+    sizes = spec["sizes"]
+    with progress(f"{name}: exporting for onnxruntime") as step:
+        plain, optimized = export(spec, work)
+
+        def litert() -> OneRun:
+            size = "-".join(map(str, sizes.values()))
+            model = engines.to_litert(source_of(spec), work / f"{size}.tflite", sizes)
+            return engines.peer("litert", model, inputs, {}, cpu, work)
+
+        dims = {axis: str(size) for axis, size in sizes.items()}
+        bundle = _compiled(plain, dims, target, work, step)
+        inputs = inputs_of(bundle, spec)
+        runs = {
+            **_runs(plain, inputs, cpu, work, step),
+            "onnxruntime, optimizer tool": lambda: engines.peer(
+                "onnxruntime", optimized, inputs, onnx_sizes(plain, inputs), cpu, work),
+            "LiteRT": litert,
+        }
+        return _record(name, sizes, target, cpu, plain, inputs, runs, step)
+
+
+def judge_file(model: Path, dims: Mapping[str, str], target: str, cpu: str) -> Record:
+    """Any ONNX file, at the sizes of `dims` and the usual ones of what they leave open."""
+    if model.suffix != ".onnx":
+        raise BadModel(f"{model} is no .onnx file, which onnxruntime beside ours needs")
+    work = WORK / f"arm-{model.stem}"
+    work.mkdir(parents=True, exist_ok=True)
+    with progress(f"{model.name}: reading") as step:
+        from pocketformer.compiler import frontends
+
+        given = frontends.load(model, dims=dims)
+        sizes = pick_sizes(given.dims, {})
+        bundle = _compiled(model, {**dims, **sizes}, target, work, step)
+        inputs = inputs_of(bundle, {"sizes": sizes, "below": {}})
+        runs = {**_runs(model, inputs, cpu, work, step), "LiteRT": _no_litert}
+        shown = {**{axis: int(size) for axis, size in dims.items()}, **sizes}
+        return _record(model.stem, shown, target, cpu, model, inputs, runs, step)
+
+
+def _no_litert() -> OneRun:
+    raise BadModel("its converter takes PyTorch models, not ONNX files")
+
+
+def _compiled(
+    source: Path, dims: Mapping[str, str | int], target: str, work: Path, step: Progress
+) -> Any:
+    step("compiling", 0.0)
+    bundle = compile(source, arm_target(target), dims=dims)
+    bundle.save(work / "arm.pf")
+    return bundle
+
+
+def _runs(
+    plain: Path, inputs: Arrays, cpu: str, work: Path, step: Progress
+) -> dict[str, Callable[[], OneRun]]:
+    sizes = onnx_sizes(plain, inputs)
+    return {
+        "pocketformer": lambda: engines.pocketformer(work / "arm.pf", inputs, cpu, work, step),
+        "onnxruntime": lambda: engines.peer("onnxruntime", plain, inputs, sizes, cpu, work),
+    }
+
+
+def _record(
+    name: str, sizes: Mapping[str, int], target: str, cpu: str, plain: Path, inputs: Arrays,
+    runs: Runs, step: Progress,
+) -> Record:
+    """Run everything, compare with onnxruntime on this machine, and judge what was executed."""
+    expected = _reference(plain, inputs)
+    found = []
+    for number, (label, run) in enumerate(runs.items()):
+        step(f"{name}: counting {label}", number / (len(runs) + 1))
+        try:
+            one = run()
+        except PocketformerError as error:
+            if label == "pocketformer":
+                raise
+            found.append({"label": label, "missing": str(error)})
+            continue
+        found.append(_judged(label, one, largest_difference(one.outputs, expected)))
+    names = ("pocketformer", "apache-tvm", "onnxruntime")
+    return {
+        "model": name,
+        "sizes": dict(sizes),
+        "target": target,
+        "emulated": cpu,
+        "versions": {package: version_of(package) for package in names},
+        "cores": [asdict(core) for core in cores_of()],
+        "engines": found,
+    }
+
+
+def _judged(label: str, one: OneRun, error: float) -> Record:
+    if error > TOLERANCE:
+        raise BadModel(f"{label} is {error:.1e} away from onnxruntime on this machine; counts of a "
+                       f"wrong result say nothing")
+    regions = [region for _, region in one.kernels]
+    kernel_cycles = core_cycles(regions, SHOWN)
+    loops = hottest(one.region, SHOWN)
+    return {
+        "label": label,
+        "error": error,
+        "counts": asdict(one.region.counts),
+        "cycles": {core.name: core_cycles([one.region], core.name)[0] for core in cores_of()},
+        "kernels": [
+            {"name": name, "counts": asdict(region.counts), "cycles": cycles}
+            for (name, region), cycles in zip(one.kernels, kernel_cycles, strict=True)
+        ],
+        "loops": [asdict(loop) for loop in loops],
+    }
+
+
+def _reference(plain: Path, inputs: Arrays) -> Arrays:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+if __name__ == "__main__":
+    command(main)
