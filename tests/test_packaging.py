@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("compiler", "passes", "schedules", "targets")
+PARTS = ("compiler", "passes", "runtime", "schedules", "targets")
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,13 @@ def expected_files():
             for path in (ROOT / part).rglob("*.py")}
     devices = {f"pocketformer/targets/devices/{path.name}"
                for path in (ROOT / "targets/devices").glob("*.toml")}
-    return code | devices | {"pocketformer/__init__.py", "pocketformer/py.typed"}
+    native = {f"pocketformer/{path.relative_to(ROOT)}" for path in (ROOT / "runtime").rglob("*")
+              if path.suffix in (".h", ".cc", ".c")}
+    assert native
+    return code | devices | native | {"pocketformer/__init__.py", "pocketformer/py.typed"}
 
 
-def test_wheel_holds_the_code_and_the_devices_and_nothing_else(wheel_files):
+def test_wheel_holds_the_code_and_its_data_and_nothing_else(wheel_files):
     outside = {name for name in wheel_files if ".dist-info/" not in name}
     assert outside == expected_files()
 
