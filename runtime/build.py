@@ -36,6 +36,8 @@ LINK = (
     "-O2", "-s", "-pthread", "-Wl,--gc-sections", "-Wl,--hash-style=both",
     "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack",
 )
+SHARED = ("-shared", f"-Wl,-soname,{RUNTIME}", "-Wl,-z,defs", "-lm", "-ldl")
+PROGRAM = ("-pie", "-Wl,-rpath,$ORIGIN")
 COMPILING = 0.9    # the share of the work that is not linking
 Progress = Callable[[str, float], None]
 
@@ -130,7 +132,7 @@ class _Parts:
     def key(self, tools: Toolchain) -> str:
         """A text that changes when any file that is built would."""
         words = [each.path.name for each in self.all]
-        words += [*tools.link, *LINK, EXPORTS, sources.HEADER.read_text()]
+        words += [*tools.link, *LINK, *SHARED, *PROGRAM, EXPORTS, sources.HEADER.read_text()]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 
@@ -142,9 +144,6 @@ def _make(
     shutil.rmtree(compiler.scratch, ignore_errors=True)
     output = compiler.scratch / "out"
     (output / "device").mkdir(parents=True)
-    if force:
-        for each in parts.all:
-            each.path.unlink(missing_ok=True)
     report("compiling", 0.0)
     # Begun first, as it takes longest.
     slow = [Object.standard_library(compiler.toolchain, LINK)] if compiler.toolchain.zig else []
@@ -152,26 +151,31 @@ def _make(
         [*slow, *parts.all],
         jobs or len(cpus()),
         lambda source, part: report(f"compiled {source.name}", COMPILING * part),
+        again=force,
     )
-    exports = compiler.scratch / "exports"
-    exports.write_text(EXPORTS)
-    shared = ("-shared", f"-Wl,-soname,{RUNTIME}", f"-Wl,--version-script,{exports}",
-              "-Wl,-z,defs", "-lm", "-ldl")
-    program = ("-pie", "-Wl,-rpath,$ORIGIN")
-    cxx, cc = compiler.toolchain.cxx, compiler.toolchain.cc
-    plan = (
-        (RUNTIME, cxx, parts.library, shared),
-        (DEVICE_LIBRARY, cxx, [*parts.library, *parts.device], shared),
-        (RUN, cc, [parts.run_main], (str(output / RUNTIME), *program)),
-        (DEVICE, cc, [parts.device_main], (str(output / DEVICE_LIBRARY), *program)),
-    )
-    for number, (name, driver, objects, options) in enumerate(plan):
-        report(f"linking {name}", COMPILING + (1 - COMPILING) * number / len(plan))
-        files = [str(each.path) for each in objects]
-        command = [*driver, *files, *options, *LINK, *compiler.toolchain.link]
-        compiler.run([*command, "-o", str(output / name)], f"linking {name}")
+    _link(parts, compiler, output, lambda name, part: report(
+        f"linking {name}", COMPILING + (1 - COMPILING) * part
+    ))
     shutil.copy(sources.HEADER, output / HEADER)
     report("done", 1.0)
+
+
+def _link(parts: _Parts, compiler: Compiler, output: Path, begin: Progress) -> None:
+    exports = compiler.scratch / "exports"
+    exports.write_text(EXPORTS)
+    shared = (*SHARED, f"-Wl,--version-script,{exports}")
+    tools = compiler.toolchain
+    plan = (
+        (RUNTIME, tools.cxx, parts.library, shared),
+        (DEVICE_LIBRARY, tools.cxx, [*parts.library, *parts.device], shared),
+        (RUN, tools.cc, [parts.run_main], (str(output / RUNTIME), *PROGRAM)),
+        (DEVICE, tools.cc, [parts.device_main], (str(output / DEVICE_LIBRARY), *PROGRAM)),
+    )
+    for number, (name, driver, objects, options) in enumerate(plan):
+        begin(name, number / len(plan))
+        files = [str(each.path) for each in objects]
+        command = [*driver, *files, *options, *LINK, *tools.link, "-o", str(output / name)]
+        compiler.run(command, f"linking {name}")
 
 
 def _platform(name: str) -> tuple[str, str, int | None]:

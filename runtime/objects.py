@@ -53,15 +53,19 @@ class Compiler:
     stopped: bool = False
 
     def compile(
-        self, objects: Sequence[Object], jobs: int, done: Callable[[Path, float], None]
+        self,
+        objects: Sequence[Object],
+        jobs: int,
+        done: Callable[[Path, float], None],
+        again: bool = False,
     ) -> None:
-        """Compile those of `objects` that are not kept yet, `jobs` at a time.
+        """Compile those of `objects` that are not kept yet, or all `again`, `jobs` at a time.
 
         `done` is told of every source that is compiled, with the fraction of all of them.
         Raises BuildFailed with the compiler's first error; then, as after Ctrl-C, no compiler
         is left running.
         """
-        missing = [each for each in objects if not each.path.exists()]
+        missing = [each for each in objects if again or not each.path.exists()]
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures = {pool.submit(self._compile, each): each for each in missing}

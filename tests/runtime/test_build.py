@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 
 import psutil
@@ -18,7 +19,8 @@ from pocketformer.compiler import machine
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.errors import BuildFailed, UnknownTarget
-from pocketformer.runtime import Runtime, sources
+from pocketformer.runtime import Runtime, sources, toolchain
+from pocketformer.runtime.objects import Compiler, Object
 from tests.runtime.caches import compiled, left_in, with_standard_libraries
 
 SONAME = "libpocketformer_runtime.so"
@@ -174,6 +176,25 @@ def test_progress_goes_from_nothing_to_all(host_runtime, tmp_path, monkeypatch):
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
     assert f"linking {SONAME}" in dict(steps)
+
+
+def test_object_is_compiled_again_when_forced_or_changed(tmp_path):
+    source = tmp_path / "one.c"
+    source.write_text("int one = 1;\n")
+    tools = toolchain.find("x86_64", "linux", None)
+    kept = compile_one(source, tools, tmp_path)
+    made = kept.stat().st_ino
+    assert compile_one(source, tools, tmp_path).stat().st_ino == made
+    assert compile_one(source, tools, tmp_path, again=True).stat().st_ino != made
+    source.write_text("int one = 2;\n")
+    assert compile_one(source, tools, tmp_path) != kept
+
+
+def compile_one(source, tools, scratch, again=False):
+    item = Object.of(sources.Source(source, ("-fPIC",), ""), tools)
+    item = replace(item, path=scratch / item.path.name.replace("one", "kept"))
+    Compiler(tools, scratch).compile([item], 1, lambda source, part: None, again)
+    return item.path
 
 
 def test_broken_source_is_told_in_the_compilers_words(host_runtime, tmp_path, monkeypatch):
