@@ -190,9 +190,11 @@ def test_object_is_compiled_again_when_forced_or_changed(tmp_path):
     assert compile_one(source, tools, tmp_path) != kept
 
 
-def compile_one(source, tools, scratch, again=False):
+def compile_one(source, tools, folder, again=False):
     item = Object.of(sources.Source(source, ("-fPIC",), ""), tools)
-    item = replace(item, path=scratch / item.path.name.replace("one", "kept"))
+    item = replace(item, path=folder / item.path.name)
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
     Compiler(tools, scratch).compile([item], 1, lambda source, part: None, again)
     return item.path
 
