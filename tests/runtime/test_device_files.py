@@ -155,6 +155,15 @@ def test_a_damaged_upload_is_noticed(server, sent, size):
     assert device.device_stored(sha256, 100_000)
 
 
+def test_bytes_are_not_taken_one_by_one(server):
+    session = server.connect()
+    data = os.urandom(64 << 20)
+    session.upload(bytearray(data), "weights")
+    assert session.download("weights") == data
+    # The processor's seconds for the session: one by one they are more than half of one.
+    assert server.children[0].cpu_times().user < 0.2
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(server):
     device = Device(server)
     sha256 = hashlib.sha256(b"whole").hexdigest()

@@ -2,10 +2,19 @@
 #ifndef TVM_SUPPORT_IO_H_
 #define TVM_SUPPORT_IO_H_
 
+#include <dlpack/dlpack.h>
+
+#include <concepts>
 #include <cstddef>
+#include <type_traits>
 
 namespace tvm {
 namespace support {
+
+// What a stream holds as it lies in memory.
+template <typename T>
+concept Plain = std::is_arithmetic_v<T> || std::is_enum_v<T> || std::same_as<T, DLDataType> ||
+                std::same_as<T, DLDevice>;
 
 // How a T lies in a stream; serializer.h says it for what TVM's runtime stores.
 template <typename T>
@@ -27,17 +36,25 @@ class Stream {
   void Write(const T& value) {
     Serializer<T>::Write(this, value);
   }
-  // `count` values without their number.
+  // `count` values without their number; plain ones at once, since uploads come this way.
   template <typename T>
   bool ReadArray(T* values, std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i) {
-      if (!Serializer<T>::Read(this, values + i)) return false;
+    if constexpr (Plain<T>) {
+      return Read(static_cast<void*>(values), count * sizeof(T)) == count * sizeof(T);
+    } else {
+      for (std::size_t i = 0; i < count; ++i) {
+        if (!Serializer<T>::Read(this, values + i)) return false;
+      }
+      return true;
     }
-    return true;
   }
   template <typename T>
   void WriteArray(const T* values, std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i) Serializer<T>::Write(this, values[i]);
+    if constexpr (Plain<T>) {
+      Write(static_cast<const void*>(values), count * sizeof(T));
+    } else {
+      for (std::size_t i = 0; i < count; ++i) Serializer<T>::Write(this, values[i]);
+    }
   }
 };
 

@@ -2,16 +2,13 @@
 #ifndef TVM_SUPPORT_SERIALIZER_H_
 #define TVM_SUPPORT_SERIALIZER_H_
 
-#include <dlpack/dlpack.h>
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/string.h>
 #include <tvm/support/io.h>
 
 #include <bit>
-#include <concepts>
 #include <cstdint>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 namespace tvm {
@@ -19,15 +16,8 @@ namespace support {
 
 static_assert(std::endian::native == std::endian::little, "streams hold memory as it is");
 
-// Stored as it lies in memory.
-template <typename T>
-concept Plain = std::is_arithmetic_v<T> || std::is_enum_v<T> || std::same_as<T, DLDataType> ||
-                std::same_as<T, DLDevice>;
-
 template <Plain T>
 struct Serializer<T> {
-  static constexpr bool enabled = true;
-
   static void Write(Stream* stream, const T& value) { stream->Write(&value, sizeof(T)); }
   static bool Read(Stream* stream, T* value) {
     return stream->Read(static_cast<void*>(value), sizeof(T)) == sizeof(T);
@@ -37,27 +27,15 @@ struct Serializer<T> {
 // A text or a vector: its length, then its elements.
 template <typename List>
 struct ListSerializer {
-  static constexpr bool enabled = true;
-  using Element = typename List::value_type;
-
   static void Write(Stream* stream, const List& list) {
     stream->Write(static_cast<std::uint64_t>(list.size()));
-    if constexpr (Plain<Element>) {
-      stream->Write(list.data(), list.size() * sizeof(Element));
-    } else {
-      stream->WriteArray(list.data(), list.size());
-    }
+    stream->WriteArray(list.data(), list.size());
   }
   static bool Read(Stream* stream, List* list) {
     std::uint64_t size;
     if (!stream->Read(&size)) return false;
     list->resize(static_cast<std::size_t>(size));
-    if constexpr (Plain<Element>) {
-      const std::size_t bytes = list->size() * sizeof(Element);
-      return stream->Read(static_cast<void*>(list->data()), bytes) == bytes;
-    } else {
-      return stream->ReadArray(list->data(), list->size());
-    }
+    return stream->ReadArray(list->data(), list->size());
   }
 };
 
@@ -69,8 +47,6 @@ struct Serializer<std::vector<T>> : ListSerializer<std::vector<T>> {};
 
 template <>
 struct Serializer<ffi::String> {
-  static constexpr bool enabled = true;
-
   static void Write(Stream* stream, const ffi::String& text) {
     stream->Write(static_cast<std::uint64_t>(text.size()));
     stream->Write(text.data(), text.size());
@@ -85,8 +61,6 @@ struct Serializer<ffi::String> {
 
 template <typename T>
 struct Serializer<ffi::Array<T>> {
-  static constexpr bool enabled = true;
-
   static void Write(Stream* stream, const ffi::Array<T>& array) {
     stream->Write(static_cast<std::uint64_t>(array.size()));
     for (const T& element : array) stream->Write(element);
