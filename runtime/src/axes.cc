@@ -148,6 +148,13 @@ int64_t Divide(int64_t a, int64_t b) {
   return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
 
+int64_t Remainder(int64_t a, int64_t b) {
+  if (b == 0) throw DividesByZero();
+  if (b == -1) return 0;    // INT64_MIN % -1 would trap
+  const int64_t rest = a % b;
+  return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+}
+
 int64_t Compute(Kind kind, int64_t a, int64_t b) {
   int64_t result = 0;
   bool overflow = false;
@@ -156,7 +163,7 @@ int64_t Compute(Kind kind, int64_t a, int64_t b) {
     case Kind::kSubtract: overflow = __builtin_sub_overflow(a, b, &result); break;
     case Kind::kMultiply: overflow = __builtin_mul_overflow(a, b, &result); break;
     case Kind::kDivide: return Divide(a, b);
-    case Kind::kRemainder: return a - Divide(a, b) * b;
+    case Kind::kRemainder: return Remainder(a, b);
     case Kind::kMin: return std::min(a, b);
     default: return std::max(a, b);
   }

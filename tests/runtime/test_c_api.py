@@ -336,7 +336,8 @@ def test_formulas_are_computed_as_in_python(ask: Ask) -> None:
     formulas = [
         "seq", "2*seq + 1", "seq//2", "(seq - 9)//2 + 5", "0 - -seq", "(0 - seq) % 4",
         "max(seq, batch, 12)", "min(seq, batch)*batch", "seq - 2 - 1", "12 // seq // 1", "((seq))",
-        "seq % (0 - 4) + 4",
+        "seq % (0 - 4) + 4", "(0 - 9223372036854775807 - 1) % (0 - 1)",
+        "9223372036854775807 % (0 - 10001) + 10001",
     ]
     assert ask(c_api.axis_sizes, formulas, sizes) == [evaluate(each, sizes) for each in formulas]
 
