@@ -1,1 +1,1 @@
-"""Devices at the other end of a connection: found, reached, filled with bundles and asked to run."""
+"""Devices at the other end of a connection: found, reached, given bundles and asked to run."""

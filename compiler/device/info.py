@@ -69,7 +69,7 @@ class DeviceInfo:
                 last_session=last and Ended(str(last["ended"]), float(last["seconds"])),
                 free_bytes=_or_none(int, data["free_bytes"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise DeviceRefused(
                 f"what listens at {place} does not describe itself as a pocketformer device of "
                 "this version does"

@@ -9,7 +9,8 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pocketformer.compiler.device.address import Address
@@ -33,14 +34,11 @@ class Tracker:
 
     def devices(self) -> list[Address]:
         """Where the devices are that have registered, with their keys."""
-        return [
-            Address(str(each["addr"][0]), int(each["addr"][1]), each["key"].partition(":")[2])
-            for each in self._summary()["server_info"]
-        ]
-
-    def free(self) -> dict[str, int]:
-        """How many devices of each key wait for a client."""
-        return {key: queue["free"] for key, queue in self._summary()["queue_info"].items()}
+        with self._understood(PATIENCE):
+            return [
+                Address(str(each["addr"][0]), int(each["addr"][1]), each["key"].partition(":")[2])
+                for each in self._ask([SUMMARY])[1]["server_info"]
+            ]
 
     def request(self, key: str, timeout: float, progress: Progress) -> Address:
         """The next free device of `key`, whose own key is then the word that it waits for.
@@ -50,7 +48,7 @@ class Tracker:
         count = self._count(key)
         progress(f"waiting for a free {key}", 0.0)
         self._socket.settimeout(timeout)
-        with named_faults(self.address, timeout):
+        with self._understood(timeout):
             try:
                 code, (host, port, matchkey) = self._ask([REQUEST, key, "", 1])
             except TimeoutError:
@@ -59,9 +57,11 @@ class Tracker:
                     f"{every} called {key!r} at the tracker {self.address.place} "
                     f"stayed busy for {timeout:g} s"
                 ) from None
-        if code:
-            raise DeviceRefused(f"the tracker {self.address.place} refuses to give out {key!r}")
-        return Address(str(host), int(port), str(matchkey))
+            if code:
+                raise DeviceRefused(
+                    f"the tracker {self.address.place} refuses to give out {key!r}"
+                )
+            return Address(str(host), int(port), str(matchkey))
 
     def _count(self, key: str) -> int:
         """How many devices are called `key`; one that has just been restarted knows none yet."""
@@ -82,9 +82,17 @@ class Tracker:
             )
         return keys.count(key)
 
-    def _summary(self) -> Any:
-        with named_faults(self.address, PATIENCE):
-            return self._ask([SUMMARY])[1]
+    @contextmanager
+    def _understood(self, timeout: float) -> Iterator[None]:
+        """Faults of the connection, and answers that are none of a tracker's, as one sentence."""
+        with named_faults(self.address, timeout):
+            try:
+                yield
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+                    RecursionError):
+                raise DeviceRefused(
+                    f"what listens at {self.address.place} does not answer as TVM's tracker does"
+                ) from None
 
     def _ask(self, value: Any) -> Any:
         text = json.dumps(value).encode()

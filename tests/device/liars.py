@@ -66,6 +66,20 @@ def saying(**changes: Any) -> Serve:
     return serve
 
 
+def tracking(answer: bytes) -> Serve:
+    """A tracker that answers every question with `answer`."""
+
+    def serve(connection: socket.socket) -> None:
+        greeting = connection.recv(4)
+        if greeting != struct.pack("<i", 0x2F271):
+            return
+        connection.sendall(greeting)
+        while connection.recv(4096):
+            connection.sendall(struct.pack("<i", len(answer)) + answer)
+
+    return serve
+
+
 def flipping(address: Address, marker: bytes) -> Serve:
     """A way to `address` on which the byte after the first `marker` changes."""
 

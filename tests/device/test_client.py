@@ -345,9 +345,10 @@ def test_what_is_no_device(serve, path):
         ({"runtime": {"pocketformer": "0", "tvm": "0.26.0"}}, "runs TVM 0.26.0, installed here is"),
         ({"runtime": None}, "does not describe itself"),
         ({"cores": 7}, "does not describe itself"),
+        ({"memory_bytes": float("inf")}, "does not describe itself"),
         ({"busy": True}, "is busy with another client"),
     ],
-    ids=["tvm", "lacks", "type", "busy"],
+    ids=["tvm", "lacks", "type", "endless", "busy"],
 )
 def test_a_device_that_says_strange_things(changes, words, path):
     with liars.listener(liars.saying(**changes)) as address:
@@ -494,6 +495,16 @@ def test_a_tracker_lists_its_devices_to_who_asks_for_another(path, tracker, trac
 def test_a_tracker_is_no_device(tracker, tracked):
     with pytest.raises(DeviceRefused, match="is a tracker"):
         info(Address.parse(tracker), TOKEN)
+
+
+@pytest.mark.parametrize("answer", [
+    b"no JSON", b"[" * 100_000, b"7", b"[0, {}]", b'[0, {"server_info": [{"key": "phone"}]}]',
+    b'[0, {"server_info": [{"key": "phone", "addr": ["127.0.0.1", Infinity]}]}]',
+], ids=["text", "deep", "number", "lacks", "nowhere", "endless"])    # fmt: skip
+def test_a_tracker_that_says_strange_things(answer, path):
+    with liars.listener(liars.tracking(answer)) as address:
+        text = refusal(DeviceRefused, path, address)
+    assert text == f"what listens at {address.place} does not answer as TVM's tracker does"
 
 
 def test_a_tracked_device_that_stays_busy_is_given_up(path, tracker, tracked):
