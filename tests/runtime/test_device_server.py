@@ -149,6 +149,25 @@ def test_two_servers_do_not_share_a_folder(server):
     assert "another pocketformer_device is at work in" in done.stderr
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    precious = tmp_path / "sessions" / "1" / "notes"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    done = run("--port", "0", "--folder", str(tmp_path))
+    assert done.returncode == 2
+    assert f"{tmp_path}/sessions is not of this program's making" in done.stderr
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
+    tmp_path.chmod(0o757)
+    done = run("--port", "0", "--folder", str(tmp_path))
+    assert done.returncode == 2
+    assert f"other users can write to {tmp_path}, and so run code as this one" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_and_version_need_no_token():
     assert "encrypted" in run("--help", token=None).stdout
     assert "TVM 0." in run("--version", token=None).stdout

@@ -67,6 +67,17 @@ void MakeFolder(const std::string& folder) {
   }
 }
 
+void RefuseShared(const std::string& folder) {
+  struct stat status;
+  if (stat(folder.c_str(), &status) != 0) FailWriting(errno, "files", folder);
+  const uid_t self = geteuid();
+  const bool anothers = self != 0 && status.st_uid != self && status.st_uid != 0;
+  if (anothers || (status.st_mode & S_IWOTH) != 0) {
+    throw Error("other users can write to " + folder +
+                ", and so run code as this one; choose a --folder of your own");
+  }
+}
+
 void RemoveTree(const std::string& path) {
   constexpr int kOpenFolders = 8;
   nftw(path.c_str(), RemoveOne, kOpenFolders, FTW_DEPTH | FTW_PHYS);

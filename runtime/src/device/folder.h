@@ -22,6 +22,9 @@ std::int64_t FreeBytes(const std::string& folder);
 // Makes `folder` and those above it, for this user only. Throws Error.
 void MakeFolder(const std::string& folder);
 
+// Throws Error if other users can put files into `folder`, where a session's libraries are loaded.
+void RefuseShared(const std::string& folder);
+
 // Removes a file or a folder with all that is in it; follows no links, needs nothing to be there.
 void RemoveTree(const std::string& path);
 

@@ -34,11 +34,20 @@ std::string Resolved(const std::string& path) {
   throw Error("cannot use the folder " + path + ": " + std::strerror(errno));
 }
 
+// What lies where sessions will is removed without a question: it must be this program's own.
+void RefuseForeign(const std::string& path) {
+  if (access((path + "/lock").c_str(), F_OK) == 0) return;
+  if (access((path + "/sessions").c_str(), F_OK) != 0) return;
+  throw Error(path + "/sessions is not of this program's making; choose another --folder");
+}
+
 }  // namespace
 
 Home::Home(const std::string& folder) : temporary_(folder.empty()) {
   if (!temporary_) MakeFolder(folder);
   path_ = Resolved(temporary_ ? MakeTemporary() : folder);
+  RefuseShared(path_);
+  RefuseForeign(path_);
   lock_ = Descriptor(open((path_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock_) FailWriting(errno, "its lock", path_);
   if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
