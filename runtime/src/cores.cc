@@ -57,12 +57,17 @@ std::string NameOf(int cpu) {
 
 #else
 
-std::string NameOf(int) {
+std::string ModelName() {
   const std::string info = ReadSystemFile("/proc/cpuinfo");
   const std::size_t found = info.find("model name");
   if (found == std::string::npos) return "unknown";
   const std::size_t begin = info.find_first_not_of(": \t", found + sizeof "model name" - 1);
   return info.substr(begin, info.find('\n', begin) - begin);
+}
+
+std::string NameOf(int) {
+  static const std::string name = ModelName();    // the file is long where there are many cores
+  return name;
 }
 
 #endif
