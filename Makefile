@@ -3,12 +3,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench bench-arm lint clean
 
 help:
 	@echo "make demo    compile MiniLM for this machine and for a phone, embed sentences, compare the speed"
 	@echo "make test    run the tests; PYTEST_ARGS='-k gemm' picks some"
 	@echo "make bench   time the models of bench/models.toml beside onnxruntime"
+	@echo "make bench-arm  count what they execute on ARM, in the emulator; beside onnxruntime and LiteRT"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove .venv and what the tools left behind"
 
@@ -20,6 +21,9 @@ test: $(VENV)/.done-dev
 
 bench: $(VENV)/.done-run
 	@$(RUN) -m bench.run $(BENCH_ARGS)
+
+bench-arm: $(VENV)/.done-run
+	@$(RUN) -m bench.arm $(BENCH_ARGS)
 
 lint: $(VENV)/.done-dev
 	$(RUN) -m ruff check .

@@ -17,7 +17,9 @@ from bench.arm.engines import OneRun, Progress
 from bench.arm.judge import SHOWN, core_cycles, cores_of, hottest
 from bench.arm.setting import arm_target, command, show
 from bench.arm.table import markdown
+from bench.arm.wheels import LITERT
 from bench.run import HERE, WORK, export, inputs_of, read_models, source_of
+from pocketformer import __version__
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.bench import largest_difference, onnx_sizes
 from pocketformer.compiler.build import compile
@@ -147,13 +149,17 @@ def _record(
             found.append({"label": label, "missing": str(error)})
             continue
         found.append(_judged(label, one, largest_difference(one.outputs, expected)))
-    names = ("pocketformer", "apache-tvm", "onnxruntime")
     return {
         "model": name,
         "sizes": dict(sizes),
         "target": target,
         "emulated": cpu,
-        "versions": {package: version_of(package) for package in names},
+        "versions": {
+            "pocketformer": __version__,
+            "apache-tvm": version_of("apache-tvm"),
+            "onnxruntime": version_of("onnxruntime"),
+            "ai-edge-litert": LITERT,
+        },
         "cores": [asdict(core) for core in cores_of()],
         "engines": found,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -61,7 +60,7 @@ def main() -> None:
             if not wanted.json:
                 show(row(found[-1], cores))
     if wanted.json:
-        json.dump([asdict(each) for each in found], sys.stdout, indent=1)
+        show(json.dumps([asdict(each) for each in found], indent=1))
 
 
 def judge(

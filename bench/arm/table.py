@@ -25,7 +25,7 @@ def markdown(record: Record) -> str:
         f"## {record['model']}{f': {sizes}' if sizes else ''}, float32, on ARM",
         "",
         f"Compiled for {record['target']}, counted on an emulated {record['emulated']}.",
-        f"{versions[0].upper()}{versions[1:]}.",
+        f"Versions: {versions}.",
         "",
         *_engines(record),
         "",

@@ -78,6 +78,15 @@ def test_other_threads_are_not_counted(tmp_path):
     assert region.counts.branch > 100
 
 
+def test_no_program_sees_vectors_that_no_phone_has(tmp_path):
+    source = tmp_path / "sees_sve.c"
+    source.write_text("""
+        #include <sys/auxv.h>
+        int main(void) { return getauxval(AT_HWCAP) >> 22 & 1; }
+    """)
+    run_counted([compile_c(source, "aarch64-linux-gnu.2.17")], "max")
+
+
 def test_linear_kernel_multiplies_as_often_as_it_must():
     work, _, shapes, flops = linear(["16", "48", "64"])
     found = judge(work, shapes, flops, arm_target("arm64-linux"), CPU, [])
