@@ -1,4 +1,4 @@
-"""The command line: `pocketformer compile | run | bench | profile | inspect | targets`."""
+"""The command line; a file for each command."""
 
 from __future__ import annotations
 
