@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
     from pocketformer.compiler.device.remote import RemoteSession
 
+LONGEST_TIMEOUT = 86400     # seconds: a timer cannot wait for ever
+
 
 class Session:
     """A loaded bundle, ready to run.
@@ -55,8 +57,11 @@ class Session:
             bundle = Bundle.load(bundle, check_machine=device is None)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise BadInput(f"threads is {threads!r}, it must be a whole number from 1 on")
-        if not timeout > 0:
-            raise BadInput(f"timeout is {timeout!r}, it must be a number of seconds above 0")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout <= LONGEST_TIMEOUT:
+            raise BadInput(
+                f"timeout is {timeout!r}, it must be a number of seconds above 0, "
+                f"at most {LONGEST_TIMEOUT}"
+            )
         self.bundle = bundle
         self._signature = Signature(bundle.manifest)
         self._lock = threading.Lock()

@@ -361,8 +361,8 @@ def test_a_device_that_lets_nobody_in_after_its_description(path):
     assert TOKEN not in one_sentence(error)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_time_limit_is_above_zero(timeout, path, program):
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e300, None, "60"])
+def test_a_time_limit_is_above_zero_and_below_a_day(timeout, path, program):
     with pytest.raises(BadInput, match="must be a number of seconds above 0"):
         remote(path, program, timeout=timeout)
 
@@ -572,6 +572,9 @@ def test_only_a_bundle_is_benched_on_a_device(program, tmp_path):
     done = cli(program, "bench", tmp_path / "model.onnx")
     assert done.exit_code == 2
     assert "is no bundle, and only a bundle can run on a device" in done.stderr
+    done = cli(program, "bench", tmp_path / "none.pf")
+    assert done.exit_code == 2
+    assert "none.pf does not exist" in done.stderr
 
 
 def test_a_refusal_is_one_line_and_exit_code_2(path, program):
