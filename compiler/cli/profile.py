@@ -64,6 +64,8 @@ def profile(
 
     if html is not None:
         require_matplotlib()    # before the work, not after it
+        if html.is_dir():
+            raise BadInput(f"{html} is a folder, --html takes a file")
         if not html.absolute().parent.is_dir():
             raise BadInput(f"there is no folder {html.parent} for {html.name}")
     with progress(f"loading {bundle}") as step:

@@ -414,6 +414,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(saved, tmp_path):
     assert "no dimension 'sq'" in refused(saved, "--dim", "sq=3")
     assert "may be 4,16" in refused(saved, "--dim", "seq=300")
     assert "no folder" in refused(saved, "--html", tmp_path / "none" / "page.html")
+    assert "is a folder" in refused(saved, "--html", tmp_path)
 
 
 def test_too_few_runs_and_missing_inputs_are_refused(bundle):
