@@ -106,6 +106,8 @@ def _open_session(
 ) -> Session:
     from pocketformer.compiler.session import Session
 
+    if not path.exists():
+        raise BadInput(f"{path} does not exist")
     if not is_bundle(path):
         raise BadInput(
             f"{path} is no bundle, and only a bundle can run on a device; compile it first: "

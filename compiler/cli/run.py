@@ -101,7 +101,8 @@ def _make_up(manifest: Any, dim: Sequence[str] | None) -> Arrays:
     picked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     err.print(
         "[yellow]note:[/] no inputs given, these are made up"
-        + (f" with {picked} (--dim picks others)" if picked else "")
+        + (f" with {picked} (--dim picks others)" if picked else ""),
+        soft_wrap=True,
     )
     return make_inputs(manifest.inputs, sizes)
 
