@@ -117,7 +117,7 @@ def test_an_empty_key_means_whatever_device_is_there(server):
     (("--tracker", "nowhere.invalid:9190", "--port", "0"), TOKEN, "cannot find the host"),
     (("--token", TOKEN), TOKEN, "there is no option '--token'"),
     (("--host", "192.0.2.1"), TOKEN, "cannot listen at 192.0.2.1:9190"),
-    (("--folder", "/proc/nowhere", "--port", "0"), TOKEN, "cannot write the folder"),
+    (("--folder", "/proc/nowhere", "--port", "0"), TOKEN, "the folder nowhere to /proc:"),
 ])
 def test_it_does_not_start_on_a_mistake(options, token, words):
     done = run(*options, token=token)

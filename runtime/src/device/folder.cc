@@ -63,7 +63,11 @@ void MakeFolder(const std::string& folder) {
     if (mkdir(part.c_str(), 0700) == 0 || errno == EEXIST) continue;
     // Above a user's own folders there are such that exist and yet cannot be made: EROFS, EACCES.
     const int code = errno;
-    if (access(part.c_str(), F_OK) != 0) FailWriting(code, "the folder " + part, part);
+    if (access(part.c_str(), F_OK) != 0) {
+      const std::size_t last = part.rfind('/');
+      FailWriting(code, "the folder " + part.substr(last + 1),
+                  last == std::string::npos ? "." : part.substr(0, std::max<std::size_t>(last, 1)));
+    }
   }
 }
 
