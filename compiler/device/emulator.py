@@ -113,7 +113,7 @@ class Phone:
         secret = find_token(token)
         own = Path(tempfile.mkdtemp(prefix="pocketformer-phone-"))
         argv: list[str | Path] = [program, "--port", str(port), "--key", key]
-        argv += ["--folder", folder or own / "files"]
+        argv += ["--folder", folder or own / "files", "--with-stdin"]
         if tracker:
             argv += ["--tracker", tracker]
         try:
@@ -159,7 +159,8 @@ def _launch(
         process = subprocess.Popen(
             command,
             env={**qemu.environment(), "POCKETFORMER_TOKEN": token},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+            stdin=subprocess.PIPE,      # it ends with us, even if we are killed
+            stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True,     # stop() ends all that it forks; Ctrl-C reaches us alone
         )
     try:
@@ -202,5 +203,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)          # a session that outlived its server
-    if process.stdout:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()

@@ -117,6 +117,21 @@ def test_killed_phone_is_gone(phone: Phone) -> None:
             handshake.info(Address.parse(another.address), TOKEN)
 
 
+def test_phone_ends_with_the_process_that_started_it(phone: Phone, tmp_path: Path) -> None:
+    start = (
+        "from pocketformer.compiler.device.emulator import Phone; import time;"
+        f"print(Phone.start(token={TOKEN!r}).pid, flush=True); time.sleep(60)"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", start], env=env, stdout=subprocess.PIPE
+    ) as starter:
+        assert starter.stdout is not None
+        another = psutil.Process(int(starter.stdout.readline()))
+        starter.kill()
+    another.wait(5)
+
+
 def test_unknown_cpu_lists_the_choices() -> None:
     with pytest.raises(SetUpFailed, match="cortex-a76, max"):
         Phone.start("cortex-a1", token=TOKEN)

@@ -95,7 +95,7 @@ class Server:
         with open(log or os.devnull, "w") as errors:
             self.process = subprocess.Popen(
                 argv, env={**os.environ, "POCKETFORMER_TOKEN": TOKEN, "TVM_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE, stderr=errors, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )
         self.ready = self.process.stdout.readline()
         assert self.ready.startswith("ready "), self.ready
@@ -110,6 +110,7 @@ class Server:
             self.process.wait(5)
         finally:
             self.process.kill()
+            self.process.stdin.close()
             self.process.stdout.close()
 
     @property

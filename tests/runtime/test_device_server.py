@@ -343,6 +343,20 @@ def test_a_signal_ends_it_and_cleans_up(tmp_path, bad_kernels, monkeypatch, how)
     del session
 
 
+def test_it_ends_with_its_standard_input_where_that_is_wanted(tmp_path, bad_kernels):
+    with Server("--with-stdin", folder=tmp_path) as server:
+        session, _ = server.load(bad_kernels)
+        (child,) = server.children
+        server.process.stdin.close()
+        assert server.process.wait(5) == 0
+        until(lambda: not child.is_running())
+    assert not list(tmp_path.glob("sessions/*"))
+    with Server(folder=tmp_path) as server:
+        server.process.stdin.close()
+        assert server.info()["key"] == "phone"      # it is not wanted
+    del session
+
+
 def test_a_killed_server_leaves_no_session_behind(tmp_path, bad_kernels):
     with Server(folder=tmp_path) as server:
         session, _ = server.load(bad_kernels)

@@ -24,12 +24,15 @@ constexpr char kHelp[] =
   --tracker HOST:PORT    registers with a TVM RPC tracker, again and again if that is restarted
   --advertise HOST   the host by which clients of the tracker reach this device
   --token-file FILE  holds the token; without it, the variable POCKETFORMER_TOKEN does
+  --with-stdin       ends when its standard input does: with the program that holds the other end
   --help, --version
 
 Prints "ready HOST:PORT key=KEY" once it listens; ends on SIGTERM and SIGINT.
 Whoever knows the token can run any code as this user. The token travels as it is and nothing is
 encrypted: on a network that others share, leave --host alone and use adb forward or an ssh tunnel.
 )";
+
+constexpr char kWithStdin[] = "--with-stdin";
 
 int ParsePort(const std::string& text, const std::string& option) {
   int port = -1;
@@ -92,6 +95,10 @@ std::map<std::string, std::string> ReadWords(int argc, char** argv) {
     const std::string word = argv[i];
     const std::size_t equals = word.find('=');
     const std::string name = word.substr(0, equals);
+    if (word == kWithStdin) {
+      values[word] = "yes";
+      continue;
+    }
     if (std::find(std::begin(kNames), std::end(kNames), name) == std::end(kNames)) {
       throw Error("there is no option " + Quoted(word) + "; --help lists those that there are");
     }
@@ -120,6 +127,7 @@ std::optional<Options> ParseOptions(int argc, char** argv) {
   if (values.count("--tracker")) options.tracker = ParsePlace(values["--tracker"]);
   options.folder = values["--folder"];
   options.advertise = values["--advertise"];
+  options.with_stdin = values.count(kWithStdin) > 0;
   CheckKey(options.key);
   options.token = FindToken(values["--token-file"]);
   return options;

@@ -20,6 +20,7 @@ struct Options {
   std::optional<Place> tracker;
   std::string advertise;           // the host that the tracker tells clients, "" the one it sees
   std::string token;
+  bool with_stdin = false;         // end when standard input is closed at its other end
 };
 
 // Nothing where only a text was asked for, which is then printed. Throws Error.

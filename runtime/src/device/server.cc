@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::int64_t kHandshake = 5 * kSecond;    // for a client to say what it wants
 constexpr std::size_t kMostClients = 64;            // that have not said so yet
-enum Place { kSignals, kListening, kTracker, kSession, kClients };    // among what is watched
+enum Place { kSignals, kStdin, kListening, kTracker, kSession, kClients };    // among what is watched
 
 }  // namespace
 
@@ -54,6 +54,7 @@ void Server::Step() {
     for (pollfd& each : watched) each.revents = 0;    // a signal came: its pipe tells next time
   }
   if (watched[kSignals].revents != 0) ending_ = EndingSignalCame(signals_);
+  if (watched[kStdin].revents != 0) ending_ = true;
   if (tracker_) tracker_->Continue(watched[kTracker].revents);
   if (session_) {
     session_->Continue(watched[kSession].revents);
@@ -66,6 +67,7 @@ void Server::Step() {
 std::vector<pollfd> Server::Watched() const {
   std::vector<pollfd> watched(kClients);
   watched[kSignals] = {signals_.get(), POLLIN, 0};
+  watched[kStdin] = {options_.with_stdin ? STDIN_FILENO : -1, 0, 0};    // its end is always told
   watched[kListening] = {listening_.get(), POLLIN, 0};
   watched[kTracker] = {tracker_ ? tracker_->handle() : -1, tracker_ ? tracker_->events() : short{},
                        0};

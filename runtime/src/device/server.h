@@ -24,7 +24,7 @@ class Server {
   // Listens from here on. Throws Error.
   explicit Server(const Options& options);
 
-  // Serves until a signal ends it.
+  // Serves until a signal ends it, or the end of standard input where that is wanted.
   void Run();
 
  private:
