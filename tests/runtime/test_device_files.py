@@ -281,6 +281,16 @@ def test_a_bundle_runs_from_the_store(opened):
         assert all(name and start <= end for name, start, end in calls)
 
 
+def test_more_threads_than_cpus_are_as_many_as_cpus(opened, tiny):
+    device, _ = opened
+    manifest = (tiny / "manifest.json").read_bytes()
+    handle = device.session_open(manifest, 2**40)
+    assert json.loads(device.session_describe(handle))["threads"] <= os.cpu_count()
+    with pytest.raises(tvm.error.RPCError) as caught:
+        device.session_open(manifest, -(2**40))
+    assert "threads is -1, it must be a whole number" in said(caught)
+
+
 def test_a_closed_bundle_is_gone(opened, server):
     device, handle = opened
     assert (server.folder / "sessions/1" / str(handle) / "model.so").stat().st_nlink == 2
