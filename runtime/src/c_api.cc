@@ -21,6 +21,8 @@ using pocketformer::Error;
 using pocketformer::TensorInfo;
 using pocketformer::TensorView;
 
+constexpr int kMostAxes = 64;
+
 // Axes of inputs or outputs as C reads them: pointers into the session's own texts.
 using Axes = std::vector<std::vector<const char*>>;
 
@@ -193,6 +195,8 @@ int pf_set_input(pf_session* session, int index, const void* data, size_t bytes,
     pocketformer::Session& opened = SessionOf(session);
     const std::size_t place = CheckedIndex(index, opened.inputs().size(), "input");
     if (rank < 0) throw Error("a rank is at least 0, not " + std::to_string(rank));
+    // Before the shape is read: no array is as long as a number that was never set may tell.
+    if (rank > kMostAxes) throw Error("a rank is at most 64, not " + std::to_string(rank));
     if (rank > 0) Checked(shape, "the shape");
     opened.SetInput(place, data, bytes, std::vector<int64_t>(shape, shape + rank));
     return PF_OK;

@@ -210,7 +210,9 @@ def null_arguments(folder: Path) -> list[str]:
         ("pf_find_input", nothing), ("pf_set_input", 0, nothing, c_size_t(4), nothing, 1),
         ("pf_get_output", 0, nothing), ("pf_profile", 0, nothing, nothing),
         ("pf_set_input", 9, nothing, c_size_t(0), one, 1),
-        ("pf_set_input", 0, nothing, c_size_t(0), one, -1), ("pf_describe_output", -1, nothing),
+        ("pf_set_input", 0, nothing, c_size_t(0), one, -1),
+        ("pf_set_input", 0, nothing, c_size_t(0), one, 2**31 - 1),
+        ("pf_describe_output", -1, nothing),
         ("pf_get_output", 0, byref(Tensor())),
     ]
     found = []

@@ -372,6 +372,7 @@ def test_null_in_place_of_an_argument_is_refused(tiny: Path, ask: Ask) -> None:
     assert [message.endswith("is a null pointer") for message in messages[:6]] == [True] * 6
     assert messages[6:] == [
         "there is no input 9; the bundle has 2", "a rank is at least 0, not -1",
+        "a rank is at most 64, not 2147483647",
         "there is no output -1; the bundle has 2", "there are no outputs before a run",
     ]
 
