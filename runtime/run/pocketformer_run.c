@@ -106,14 +106,17 @@ static void set_ones(pf_session* session, const options* chosen, int i) {
 }
 
 static void set_inputs(pf_session* session, options* chosen) {
+  const int inputs = pf_input_count(session);
   int made = 0;
   check_dims(session, chosen);
   set_given(session, chosen);
-  for (int i = 0; i < pf_input_count(session); ++i) {
-    const pf_tensor_info info = describe_input(session, i);
-    if (is_given(chosen, info.name)) continue;
-    set_ones(session, chosen, i);
-    fprintf(stderr, "%s %s", made++ ? "," : "note: filled with ones:", info.name);
+  for (int i = 0; i < inputs; ++i) {
+    if (!is_given(chosen, describe_input(session, i).name)) set_ones(session, chosen, i);
+  }
+  for (int i = 0; i < inputs; ++i) {
+    const char* name = describe_input(session, i).name;
+    if (is_given(chosen, name)) continue;
+    fprintf(stderr, "%s %s", made++ ? "," : "note: filled with ones:", name);
   }
   if (made) fputc('\n', stderr);
 }

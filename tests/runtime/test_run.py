@@ -95,6 +95,11 @@ def test_inputs_that_are_not_given_are_ones_of_every_dtype(tmp_path: Path) -> No
         assert np.load(tmp_path / "out" / f"{name}.npy").tobytes() == array.tobytes()
 
 
+def test_a_refusal_among_inputs_that_are_not_given_is_a_line_of_its_own(tmp_path: Path) -> None:
+    path = bundles.save_many_kinds(tmp_path / "kinds")
+    assert refusal(path) == "h: nothing tells the size of the dimension n; --dim NAME=SIZE tells it"
+
+
 def test_given_inputs_tell_the_sizes_of_the_others(tiny: Path, tmp_path: Path) -> None:
     result = run(tiny, *saved(tmp_path, {"x": inputs(2, 7)["x"]}), "--json")
     assert result.stderr == "note: filled with ones: shift\n"
