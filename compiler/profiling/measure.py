@@ -138,5 +138,5 @@ def _limits(
 ) -> tuple[Limits | None, list[str]]:
     try:
         return measure_limits(manifest, open_session), []
-    except PocketformerError as error:
+    except (PocketformerError, OSError) as error:    # the second of the cache
         return None, [f"the device's limits are unknown: {error}"]

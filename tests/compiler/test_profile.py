@@ -175,6 +175,13 @@ def test_limits_that_cannot_be_measured_are_left_out(bundle, monkeypatch):
     assert all(each.gflops is not None and each.of_limit is None for each in found.kernels)
 
 
+def test_limits_are_left_out_where_the_cache_cannot_be_written(bundle, monkeypatch):
+    monkeypatch.setenv("POCKETFORMER_CACHE", "/proc/nowhere")
+    found = pf.profile(bundle, runs=1, threads=1)
+    assert found.limits is None
+    assert "/proc/nowhere" in found.notes[-1]
+
+
 def test_a_target_without_a_name_here_is_taken_from_the_bundle(bundle):
     record = replace(bundle.manifest.target, name="my own board")
     found = target_of(record)
