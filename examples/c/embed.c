@@ -61,7 +61,12 @@ int main(int count, char** words) {
     return 2;
   }
   for (int t = 0; t < given; ++t) {
-    ids[t] = strtoll(words[2 + t], NULL, 10);
+    char* end;
+    ids[t] = strtoll(words[2 + t], &end, 10);
+    if (end == words[2 + t] || *end) {
+      fprintf(stderr, "embed: '%s' is no token's number\n", words[2 + t]);
+      return 2;
+    }
     mask[t] = 1;    /* what is padding stays 0 */
   }
 

@@ -354,6 +354,7 @@ def test_the_example_says_what_is_wrong(tiny: Path, tmp_path: Path) -> None:
     program = compiled(EXAMPLE, tmp_path / "embed")
     for words, message in [
         ([], "usage: embed BUNDLE TOKEN... (up to 512 tokens)\n"),
+        (["/nowhere", "one"], "embed: 'one' is no token's number\n"),
         (["/nowhere", "1"], "embed: /nowhere does not exist\n"),
         ([str(tiny), "1"],
          "input_ids: the model has no input 'input_ids'; it has 'x', 'shift'\n"),
