@@ -67,19 +67,19 @@ def emulate(
         with progress("setting up") as step:
             token = read_token_file(token_file)
             phone = Phone.start(cpu, port, key, token, tracker, progress=step)
-        with phone:
-            if json:
-                print_json({"address": phone.address, "cpu": cpu, "pid": phone.pid})
-            else:
-                _lines(f"An emulated phone with {cpu} cores: {phone.address}")
-                _next_steps(phone.address)
-            sys.stdout.flush()
-            try:
+        try:
+            with phone:
+                if json:
+                    print_json({"address": phone.address, "cpu": cpu, "pid": phone.pid})
+                else:
+                    _lines(f"An emulated phone with {cpu} cores: {phone.address}")
+                    _next_steps(phone.address)
+                sys.stdout.flush()
                 code = phone.wait()
-            except KeyboardInterrupt:
-                return
-            last = (phone.log.strip().splitlines() or ["its log is empty"])[-1]
-            raise DeviceLost(f"the emulated phone ended with code {code}: {last}")
+                last = (phone.log.strip().splitlines() or ["its log is empty"])[-1]
+        except KeyboardInterrupt:       # it may come as soon as the address is printed
+            return
+        raise DeviceLost(f"the emulated phone ended with code {code}: {last}")
 
 
 @app.command()

@@ -9,18 +9,27 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+import time
+from _thread import start_new_thread
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from pocketformer.compiler import vm
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.handshake import options
 from pocketformer.compiler.errors import DeviceLost, DeviceRefused
 
+T = TypeVar("T")
 OpenFile = tuple[int, int]          # its handle, and its inode, since handles are given out again
+LOOK = 0.1                          # seconds between two looks for an interruption
+ENDING = 2.0                        # seconds that a call may take to fail once it is cut off
 
 _connecting = threading.Lock()      # one at a time, to know whose socket it is that appears
+
+
+class TimeIsUp(Exception):
+    """A call took longer than it may."""
 
 
 def open_channel(address: Address, token: str, timeout: float) -> tuple[Any, socket.socket]:
@@ -31,21 +40,24 @@ def open_channel(address: Address, token: str, timeout: float) -> tuple[Any, soc
     start = vm.runtime().rpc_connect
     with _connecting:
         before = _open_files()
-        with limit(timeout, lambda: shut_down(_find_socket(address, before))) as expired:
-            try:
-                module = start(address.host, address.port, address.key + options(token), False)
-            except BaseException as error:
-                shut_down(_find_socket(address, before))
-                if not isinstance(error, Exception):
-                    raise
-                fault = error
-            else:
-                found = _find_socket(address, before)
-                assert found is not None, "TVM connected, but not to where it was told to"
-                return module, found
-    text = str(fault)           # not to be shown: it holds the token
-    if expired.is_set():
-        raise DeviceLost(f"{address.place} did not answer within {timeout:g} s") from None
+
+        def cut() -> None:
+            shut_down(_find_socket(address, before))
+
+        key = address.key + options(token)
+        try:
+            module = within(timeout, lambda: start(address.host, address.port, key, False), cut)
+        except TimeIsUp:
+            raise DeviceLost(f"{address.place} did not answer within {timeout:g} s") from None
+        except BaseException as error:
+            cut()
+            if not isinstance(error, Exception):
+                raise
+            text = str(error)   # not to be shown: it holds the token
+        else:
+            found = _find_socket(address, before)
+            assert found is not None, "TVM connected, but not to where it was told to"
+            return module, found
     if "already have key" in text:
         raise busy(address)
     if "cannot find server that matches" in text:
@@ -102,19 +114,34 @@ def hang_up(module: Any, functions: dict[str, Any], connection: socket.socket) -
     connection.close()
 
 
-@contextmanager
-def limit(seconds: float, cut: Callable[[], None]) -> Iterator[threading.Event]:
-    """Call `cut` if the body takes longer than `seconds`; the event tells whether it did."""
-    expired = threading.Event()
+def within(seconds: float, work: Callable[[], T], cut: Callable[[], None]) -> T:
+    """What `work` returns, or raises, in a thread of its own, while this one waits for it.
 
-    def run_out() -> None:
-        expired.set()
-        cut()
+    `cut` has to make it fail: that is called when it takes longer than `seconds`, upon which
+    TimeIsUp is raised, and when the wait is interrupted (Ctrl-C). A wait inside TVM may miss an
+    interruption that comes just before it begins; this one looks again every tenth of a second.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
 
-    timer = threading.Timer(seconds, run_out)
-    timer.daemon = True
-    timer.start()
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+        done.set()
+
+    until = time.monotonic() + seconds
     try:
-        yield expired
-    finally:
-        timer.cancel()
+        start_new_thread(run, ())   # Thread.start() waits, and must not be interrupted in that
+        while not done.wait(min(LOOK, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise TimeIsUp
+    except BaseException:
+        cut()
+        done.wait(ENDING)
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

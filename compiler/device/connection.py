@@ -9,11 +9,12 @@ from typing import Any
 
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.channel import (
+    TimeIsUp,
     busy,
     hang_up,
-    limit,
     open_channel,
     shut_down,
+    within,
 )
 from pocketformer.compiler.device.handshake import PATIENCE, ask, is_tracker
 from pocketformer.compiler.device.info import DeviceInfo
@@ -58,22 +59,28 @@ class Connection:
         with self._lock:
             if self._closing or not self._hang_up.alive:
                 raise DeviceLost(f"the connection to {self.name} is closed")
-            with limit(self.timeout, lambda: shut_down(self._socket)) as expired:
-                try:
-                    return self._function(name)(*arguments)
-                except PocketformerError:
-                    raise
-                except Exception as error:
-                    text = str(error)
-                    if not expired.is_set() and _FROM_DEVICE in text:
-                        raise DeviceFailed(_sentence(text)) from None
-                except BaseException:
-                    self._break_off()
-                    raise
+            expired = False
+            try:
+                return within(
+                    self.timeout,
+                    lambda: self._function(name)(*arguments),
+                    lambda: shut_down(self._socket),
+                )
+            except PocketformerError:
+                raise
+            except TimeIsUp:
+                expired = True
+            except Exception as error:
+                text = str(error)
+                if _FROM_DEVICE in text:
+                    raise DeviceFailed(_sentence(text)) from None
+            except BaseException:
+                self._break_off()
+                raise
             self._break_off()
             if self._closing:
                 raise DeviceLost(f"the connection to {self.name} was closed in `{_short(name)}`")
-            if expired.is_set():
+            if expired:
                 raise DeviceLost(
                     f"{self.name} did not answer within {self.timeout:g} s in `{_short(name)}`; "
                     "the connection is closed"
