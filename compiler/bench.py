@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import onnx
 
 from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.errors import BadInput
+from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.worker import Worker
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ BLOCK = 10    # calls until the next engine's turn: all engines meet the same mo
 # Threads of a pool spin on after a run, TVM's for 0.14 s: the next engine's turn begins after that.
 REST = 0.25
 
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def race(
     With a folder `outputs`, also writes what each gave to LABEL.npz there.
     Raises PocketformerError where a contender cannot load or run its model.
     """
-    report = progress or (lambda step, fraction: None)
+    report = progress or silent
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(each.engine, threads)) for each in contenders]
         loads, peaks = [], []

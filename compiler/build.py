@@ -24,6 +24,7 @@ from pocketformer.compiler.link import Linker
 from pocketformer.compiler.manifest import Entry, Manifest
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.pipeline import finish, pipeline, run
+from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.recipe import Float32, Recipe
 from pocketformer.passes.graph import entry_functions
 from pocketformer.targets import Target
@@ -32,7 +33,6 @@ from pocketformer.targets import load as load_target
 # Each combination of buckets is code of its own; beyond this the library grows for little.
 MAX_ENTRIES = 64
 
-Progress = Callable[[str, float], None]
 
 
 def compile(
@@ -57,7 +57,7 @@ def compile(
 
     Raises a PocketformerError for a model, dimension, target or recipe that does not work.
     """
-    tell = progress or (lambda step, share: None)
+    tell = progress or silent
     chosen = target if isinstance(target, Target) else load_target(target)
     recipe = recipe or Float32()
     tell("load", 0.0)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pocketformer import targets
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.errors import BuildFailed
 from pocketformer.compiler.machine import cpus, this_machine
+from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.system_libraries import RUNTIME
 from pocketformer.runtime import sources, toolchain
 from pocketformer.runtime.objects import Compiler, Object
@@ -39,7 +40,6 @@ LINK = (
 SHARED = ("-shared", f"-Wl,-soname,{RUNTIME}", "-Wl,-z,defs", "-lm", "-ldl")
 PROGRAM = ("-pie", "-Wl,-rpath,$ORIGIN")
 COMPILING = 0.9    # the share of the work that is not linking
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _make(
     parts: _Parts, compiler: Compiler, jobs: int | None, force: bool, progress: Progress | None
 ) -> None:
     """Compile and link everything into the folder `out` of the compiler's scratch folder."""
-    report = progress or (lambda step, fraction: None)
+    report = progress or silent
     shutil.rmtree(compiler.scratch, ignore_errors=True)
     output = compiler.scratch / "out"
     (output / "device").mkdir(parents=True)

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,10 +21,10 @@ from pocketformer import runtime
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.device import emulator
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.progress import Progress
 
 HERE = Path(__file__).parent
 INSIDE = HERE / "inside.py"
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

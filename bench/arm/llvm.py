@@ -6,15 +6,15 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.device.debian import unpack
 from pocketformer.compiler.device.once import make_once
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.progress import Progress
 
-Progress = Callable[[str, float], None]
 Words = tuple[int, ...]
 
 RELEASE = 19        # the first with models of all the cores below, and in Debian 12

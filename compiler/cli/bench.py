@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,13 @@ from pocketformer.compiler.cli.common import (
 )
 from pocketformer.compiler.cli.inspect import is_bundle
 from pocketformer.compiler.errors import BadInput, MissingPackage
+from pocketformer.compiler.progress import Progress
 
 if TYPE_CHECKING:
     from pocketformer.compiler.bench import Contender
     from pocketformer.compiler.manifest import Manifest
     from pocketformer.compiler.session import Session
 
-Step = Callable[[str, float], None]
 
 
 @guarded
@@ -102,7 +102,7 @@ def bench(
 
 
 def _open_session(
-    path: Path, threads: int, device: str, token: str | None, timeout: float, step: Step
+    path: Path, threads: int, device: str, token: str | None, timeout: float, step: Progress
 ) -> Session:
     from pocketformer.compiler.session import Session
 
@@ -131,7 +131,7 @@ def _rival(path: Path, against: Path | None) -> Path | None:
 
 
 def _prepare(
-    path: Path, dims: dict[str, str], folder: Path, step: Step
+    path: Path, dims: dict[str, str], folder: Path, step: Progress
 ) -> tuple[Path, Manifest, dict[str, int]]:
     """The bundle to time, its manifest, and a size for each of its dimensions."""
     from pocketformer.compiler.bundle import Bundle

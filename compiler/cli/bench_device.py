@@ -13,16 +13,16 @@ from rich.markup import escape
 
 from pocketformer.compiler.arrays import Arrays, write_arrays
 from pocketformer.compiler.cli.common import err, out, print_json, progress
+from pocketformer.compiler.progress import Progress
 
 if TYPE_CHECKING:
     from pocketformer.compiler.bench import DeviceResult, Result
     from pocketformer.compiler.session import Session
 
-Step = Callable[[str, float], None]
 
 
 def bench_device(
-    open_session: Callable[[Step], Session],
+    open_session: Callable[[Progress], Session],
     rival: Path | None,
     runs: int,
     dims: Mapping[str, str],
@@ -70,7 +70,7 @@ def _explain(ours: DeviceResult) -> None:
 
 
 def _onnxruntime(
-    model: Path, inputs: Arrays, outputs: Arrays, threads: int, runs: int, step: Step
+    model: Path, inputs: Arrays, outputs: Arrays, threads: int, runs: int, step: Progress
 ) -> tuple[Result, float]:
     """Its result on this machine, and the largest difference of its outputs from `outputs`."""
     from pocketformer.compiler.bench import Contender, largest_error, onnx_sizes, race

@@ -18,9 +18,10 @@ from pocketformer.compiler.device.channel import (
 )
 from pocketformer.compiler.device.handshake import PATIENCE, ask, is_tracker
 from pocketformer.compiler.device.info import DeviceInfo
-from pocketformer.compiler.device.tracker_client import Progress, Tracker
+from pocketformer.compiler.device.tracker_client import Tracker
 from pocketformer.compiler.errors import DeviceFailed, DeviceLost, DeviceRefused, PocketformerError
 from pocketformer.compiler.manifest import version_of
+from pocketformer.compiler.progress import Progress, silent
 
 FREED = 2.0             # seconds that a device may take to clean up after its last client
 _FROM_DEVICE = "Error caught from RPC call:\n"      # TVM's words before a device's own sentence
@@ -131,7 +132,7 @@ def connect(
     patience = min(timeout, PATIENCE)
     found, where = ask(address, token, patience)
     if found is None:
-        where = _ask_tracker(address, timeout, progress or (lambda step, fraction: None))
+        where = _ask_tracker(address, timeout, progress or silent)
         found, where = ask(where, token, patience)
         if found is None:
             raise DeviceRefused(f"what listens at {where.place} is no pocketformer device")

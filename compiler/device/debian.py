@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.progress import Progress, silent
 
-Progress = Callable[[str, float], None]
 TOOLS = ("apt-get", "apt-config", "dpkg-deb")
 # Read last of all of apt's configuration. The empty status file makes apt fetch every dependency.
 # Hooks and the indexes that they ask for belong to the system's own updates.
@@ -58,7 +58,7 @@ def unpack(
     `arch` is Debian's name of an architecture, this machine's by default. It takes `available()`.
     Raises SetUpFailed if a package or the network is missing, with what apt said.
     """
-    report = progress or (lambda step, fraction: None)
+    report = progress or silent
     with tempfile.TemporaryDirectory(prefix="pocketformer-apt-") as name:
         root = Path(name)
         options = _private_root(root, arch or _own_architecture())

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,8 @@ from types import TracebackType
 from pocketformer.compiler.device import qemu, sysroot
 from pocketformer.compiler.device.cpuinfo import CPUS
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.progress import Progress
 
-Progress = Callable[[str, float], None]
 READY_WITHIN = 30.0     # seconds; it takes 0.3 on an idle machine
 KEY = "pocketformer"
 

@@ -6,17 +6,16 @@ import hashlib
 import re
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocketformer.compiler.device import adb
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.progress import Progress, silent
 
 if TYPE_CHECKING:
     from pocketformer.runtime.build import Runtime
 
-Progress = Callable[[str, float], None]
 
 FOLDER = "/data/local/tmp/pocketformer"     # the one place where adb's user may execute files
 PROGRAM = "pocketformer_device"
@@ -65,7 +64,7 @@ def push(
     from pocketformer import runtime as native
     from pocketformer.compiler.device.token import find_token
 
-    report = progress or (lambda step, fraction: None)
+    report = progress or silent
     report("looking for a phone", 0.0)
     secret = find_token(token)
     phone = adb.connect(serial)

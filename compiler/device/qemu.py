@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.device import debian
 from pocketformer.compiler.device.once import make_once
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.progress import Progress
 
-Progress = Callable[[str, float], None]
 Command = tuple[str, ...]
 
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from pocketformer.compiler.cache import cache_folder
@@ -15,8 +14,7 @@ from pocketformer.compiler.device import debian, qemu
 from pocketformer.compiler.device.cpuinfo import CPUS, cpuinfo
 from pocketformer.compiler.device.once import make_once
 from pocketformer.compiler.errors import SetUpFailed
-
-Progress = Callable[[str, float], None]
+from pocketformer.compiler.progress import Progress
 
 LOADER = "lib/ld-linux-aarch64.so.1"
 # Where the distributions' own cross C libraries lie: Debian, Ubuntu and Arch; Fedora.

@@ -9,17 +9,17 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.handshake import PATIENCE, greets, message, named_faults
 from pocketformer.compiler.errors import DeviceRefused
+from pocketformer.compiler.progress import Progress
 
 REQUEST, SUMMARY = 4, 6
 
-Progress = Callable[[str, float], None]
 
 
 class Tracker:

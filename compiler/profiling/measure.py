@@ -16,6 +16,7 @@ from pocketformer.compiler.profiling.attribution import Timed, attribute, kernel
 from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits
 from pocketformer.compiler.profiling.result import Limits, Profile
+from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.signature import Signature
 
@@ -24,7 +25,6 @@ BLOCK, BLOCK_MS = 5, 1000.0    # runs until it is the other way's turn, and abou
 NOISY = 0.05    # of a run that may be unaccounted for
 SHORT_MS = 0.05    # a kernel on which the few microseconds of the instrument leave a mark
 
-Progress = Callable[[str, float], None]
 
 
 def profile(
@@ -49,7 +49,7 @@ def profile(
     """
     if type(runs) is not int or runs < 1:
         raise BadInput(f"runs is {runs!r}, it must be a whole number from 1 on")
-    tell = progress or (lambda step, share: None)
+    tell = progress or silent
     if not isinstance(bundle, Bundle):
         bundle = Bundle.load(bundle, check_machine=device is None)
     manifest, signature = bundle.manifest, Signature(bundle.manifest)
