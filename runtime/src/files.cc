@@ -11,24 +11,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "descriptor.h"
 #include "error.h"
 
 namespace pocketformer {
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int handle) : handle_(handle) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (handle_ >= 0) close(handle_);
-  }
-  operator int() const { return handle_; }
-
- private:
-  int handle_;
-};
 
 // Opens a regular file, and nothing that a link leads to or that would block.
 int OpenRegular(const std::string& path, struct stat* status) {
@@ -68,7 +55,7 @@ std::shared_ptr<const MappedFile> MappedFile::Open(const std::string& path, std:
   }
   if (size == 0) return std::shared_ptr<const MappedFile>(new MappedFile(nullptr, 0));
   if (size > SIZE_MAX) throw Error(path + " is too large for a 32-bit process");
-  void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+  void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) throw Error("cannot map " + path + ": " + std::strerror(errno));
   return std::shared_ptr<const MappedFile>(
       new MappedFile(static_cast<const std::uint8_t*>(data), size));
@@ -95,7 +82,7 @@ std::string ReadManifest(const std::string& folder, std::size_t largest) {
   }
   const Descriptor file(OpenRegular(path, &status));
   std::string text;
-  if (!ReadAll(file, largest + 1, &text)) {
+  if (!ReadAll(file.get(), largest + 1, &text)) {
     throw Error("cannot read " + path + ": " + std::strerror(errno));
   }
   if (text.size() <= largest) return text;
@@ -106,8 +93,17 @@ std::string ReadSystemFile(const std::string& path) {
   constexpr std::size_t kLargest = 1 << 20;
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   std::string text;
-  if (file < 0 || !ReadAll(file, kLargest, &text)) return "";
+  if (!file || !ReadAll(file.get(), kLargest, &text)) return "";
   return text;
+}
+
+std::string Detour(const std::string& path, int steps) {
+  constexpr int kMost = 100;      // a path has a greatest length
+  std::string dots;
+  for (int i = steps % kMost; i > 0; --i) dots += "./";
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return "./" + dots + path;
+  return path.substr(0, slash + 1) + dots + path.substr(slash + 1);
 }
 
 }  // namespace pocketformer

@@ -45,6 +45,10 @@ std::string ReadManifest(const std::string& folder, std::size_t largest);
 // A file of /proc or /sys as text, "" where it cannot be read.
 std::string ReadSystemFile(const std::string& path);
 
+// Another path to the same file, a different one for each number of `steps`. glibc compares paths
+// before it looks at files, and takes a path that it knows for the library that it has loaded.
+std::string Detour(const std::string& path, int steps);
+
 }  // namespace pocketformer
 
 #endif  // POCKETFORMER_FILES_H_

@@ -42,16 +42,11 @@ struct Place {
 
 std::map<std::string, Place> places;
 
-// glibc compares paths before it looks at files: one that took another's place, while that is still
-// loaded, has to come by another path.
+// A file that took another's place, while that is still loaded, has to come by another path.
 std::string FreshPath(const std::string& path, const FileIdentity& identity) {
   Place& place = places.try_emplace(path, Place{identity, 0}).first->second;
   if (place.file != identity) place = {identity, place.earlier + 1};
-  const std::size_t slash = path.rfind('/');
-  std::string dots;
-  for (int i = place.earlier % 100; i > 0; --i) dots += "./";
-  if (slash == std::string::npos) return "./" + dots + path;
-  return path.substr(0, slash + 1) + dots + path.substr(slash + 1);
+  return Detour(path, place.earlier);
 }
 
 ffi::Module Load(const std::string& path, const FileIdentity& identity) {

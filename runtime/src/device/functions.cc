@@ -17,6 +17,7 @@
 #include "device/store.h"
 #include "device/work_folder.h"
 #include "error.h"
+#include "files.h"
 #include "text.h"
 
 namespace pocketformer {
@@ -32,14 +33,11 @@ std::string_view View(const Bytes& bytes) { return {bytes.data(), bytes.size()};
 std::map<std::string, int> uploads;
 
 Module LoadModule(WorkFolder& work, const std::string& name) {
-  std::string path = work.Path() + "/" + PlainName(name);
+  const std::string path = work.Path() + "/" + PlainName(name);
   const bool is_library = name.size() > 3 && name.compare(name.size() - 3, 3, ".so") == 0;
   if (!is_library) throw Error("only a .so can be loaded here, not " + Quoted(name));
   if (access(path.c_str(), R_OK) != 0) throw Error("this session has no file " + Quoted(name));
-  // glibc takes a path that it knows for the library that it has: a newer one needs a new path.
-  std::string dots;
-  for (int i = 1; i < uploads[name]; ++i) dots += "./";
-  return Module::LoadFromFile(path.insert(path.size() - name.size(), dots));
+  return Module::LoadFromFile(Detour(path, uploads[name]));
 }
 
 void Remove(WorkFolder& work, const std::string& name) {

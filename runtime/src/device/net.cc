@@ -46,10 +46,6 @@ std::int64_t Now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
 }
 
-Descriptor::~Descriptor() {
-  if (handle_ >= 0) close(handle_);
-}
-
 std::vector<SocketAddress> Resolve(const std::string& host, int port) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;

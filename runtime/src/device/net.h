@@ -6,8 +6,9 @@
 #include <string>
 #include <string_view>
 #include <sys/socket.h>
-#include <utility>
 #include <vector>
+
+#include "descriptor.h"
 
 namespace pocketformer {
 
@@ -15,24 +16,6 @@ constexpr std::int64_t kSecond = 1000000000;
 
 // Nanoseconds of the monotonic clock.
 std::int64_t Now();
-
-// An open file or socket, closed at the end of its life.
-class Descriptor {
- public:
-  explicit Descriptor(int handle = -1) : handle_(handle) {}
-  Descriptor(Descriptor&& other) noexcept : handle_(std::exchange(other.handle_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
-  }
-  ~Descriptor();
-
-  int get() const { return handle_; }
-  explicit operator bool() const { return handle_ >= 0; }
-
- private:
-  int handle_;
-};
 
 struct SocketAddress {
   sockaddr_storage storage;
