@@ -7,9 +7,7 @@ ANDROID_NDK_HOME is set.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from pocketformer.compiler.system_libraries import (
     route,
     undefined_symbols,
 )
+from pocketformer.compiler.zig import find_zig
 from pocketformer.targets import Target
 
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux", "arm": "armelf_linux_eabi"}
@@ -138,9 +137,7 @@ def _stub(folder: Path, soname: str, symbols: Sequence[str], target: Target) -> 
 
 
 def _lld_shared(target: Target) -> list[str]:
-    spec = importlib.util.find_spec("ziglang")
-    folders = spec.submodule_search_locations if spec else None
-    zig = shutil.which("zig", path=os.pathsep.join(folders)) if folders else None
+    zig = find_zig()
     if zig is None:
         raise LinkFailed("the linker is missing; pip install ziglang brings it")
     return [zig, "ld.lld", "-shared", "-m", EMULATIONS[target.arch]]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketformer import targets
-from pocketformer.compiler.cache import cache_folder
+from pocketformer.compiler.cache import alone, cache_folder
 from pocketformer.compiler.errors import BuildFailed
 from pocketformer.compiler.machine import cpus, this_machine
 from pocketformer.compiler.progress import Progress, silent
@@ -94,7 +92,7 @@ def build(
     name = f"{NAMES[arch, system]}-{parts.key(tools)}"
     folder = cache_folder("runtime") / name
     if not folder.exists() or force:
-        with _alone(folder):
+        with alone(folder.with_name(f".{folder.name}.lock")):
             if not folder.exists() or force:
                 scratch = folder.with_name(f".{name}.part")
                 try:
@@ -194,16 +192,3 @@ def _platform(name: str) -> tuple[str, str, int | None]:
     # One library for all phones: from the oldest Android that its platform knows.
     platform = read_device(targets.DEVICES / f"{NAMES[target.arch, target.os]}.toml")
     return target.arch, target.os, platform.android_api
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait for another process that builds `folder`; the system ends the wait if it dies."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,9 +12,10 @@ from pathlib import Path
 
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.errors import BuildFailed
+from pocketformer.compiler.link import NDK_VARIABLE
+from pocketformer.compiler.zig import find_zig
 from pocketformer.targets.target import PLATFORMS
 
-NDK_VARIABLE = "ANDROID_NDK_HOME"
 # glibc 2.17 is that of 2012: the result runs on any system that is still in use.
 ZIG_TARGETS = {
     ("x86_64", "linux"): "x86_64-linux-gnu.2.17",
@@ -78,9 +77,7 @@ def find(arch: str, system: str, android_api: int | None) -> Toolchain:
 
 
 def _zig(*flags: str, environment: Mapping[str, str] | None = None) -> Toolchain:
-    spec = importlib.util.find_spec("ziglang")
-    folders = spec.submodule_search_locations if spec else None
-    zig = shutil.which("zig", path=os.pathsep.join(folders)) if folders else None
+    zig = find_zig()
     if zig is None:
         raise BuildFailed("the compiler is missing; pip install ziglang brings it")
     cache = str(cache_folder("zig"))

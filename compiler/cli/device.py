@@ -24,11 +24,11 @@ from pocketformer.compiler.cli.common import (
     progress,
     read_token_file,
 )
+from pocketformer.compiler.device.address import PORT
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.adb import Listed
 
-PORT = 9190
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0 = any free.")]
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def emulate(
     ] = "cortex-a76",
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="9190 by default, any free one with --tracker."),
+        typer.Option(min=0, max=65535, help=f"{PORT} by default, any free one with --tracker."),
     ] = None,
     key: Annotated[str, typer.Option(help="The phone's name.")] = "pocketformer",
     tracker: Annotated[
@@ -122,7 +122,7 @@ def list_(
         list[str] | None,
         typer.Argument(
             metavar="[rpc://HOST:PORT...]",
-            help="Devices and trackers; by default port 9190 of this machine.",
+            help=f"Devices and trackers; by default port {PORT} of this machine.",
             show_default=False,
         ),
     ] = None,

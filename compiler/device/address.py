@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pocketformer.compiler.errors import BadInput
 
+PORT = 9190       # where TVM's tracker and servers listen, too
 _FORM = re.compile(r"(?:rpc://)?(?:\[([\w:.%]+)\]|([\w.-]+)):(\d{1,5})(?:/([^/\s]*))?")
 
 

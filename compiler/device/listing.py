@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pocketformer.compiler.device import handshake
-from pocketformer.compiler.device.address import Address
+from pocketformer.compiler.device.address import PORT, Address
 from pocketformer.compiler.device.info import DeviceInfo
 from pocketformer.compiler.device.tracker_client import Tracker
 from pocketformer.compiler.errors import DeviceRefused, PocketformerError
 
 PATIENCE = 3.0      # seconds for each device: one that is gone must not hold up the list
-LOCAL = Address("127.0.0.1", 9190)
+LOCAL = Address("127.0.0.1", PORT)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+
+from pocketformer.compiler.cache import alone
 
 PART = ".part-"
 
@@ -22,7 +22,7 @@ def make_once(folder: Path, holds: str, make: Callable[[Path], None]) -> Path:
     if (folder / holds).exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_name(f".{folder.name}.lock")):
+    with alone(folder.with_name(f".{folder.name}.lock")):
         if (folder / holds).exists():
             return folder
         for left in folder.parent.glob(f"{PART}{folder.name}-*"):
@@ -37,11 +37,3 @@ def make_once(folder: Path, holds: str, make: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold `lock`, which the system frees even if this process is killed."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocketformer.compiler.device import adb
+from pocketformer.compiler.device.address import PORT
 from pocketformer.compiler.errors import SetUpFailed
 from pocketformer.compiler.progress import Progress, silent
 
 if TYPE_CHECKING:
     from pocketformer.runtime.build import Runtime
-
 
 FOLDER = "/data/local/tmp/pocketformer"     # the one place where adb's user may execute files
 PROGRAM = "pocketformer_device"
@@ -48,7 +48,7 @@ class Pushed:
 
 def push(
     serial: str | None = None,
-    port: int = 9190,
+    port: int = PORT,
     key: str | None = None,
     token: str | None = None,
     *,

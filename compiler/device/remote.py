@@ -15,7 +15,7 @@ from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.connection import connect
 from pocketformer.compiler.device.store import upload_bundle
 from pocketformer.compiler.device.token import find_token
-from pocketformer.compiler.device.tracker_client import Progress
+from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.signature import Signature
 
 if TYPE_CHECKING:

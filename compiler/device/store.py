@@ -9,8 +9,8 @@ from pathlib import Path
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.checksum import FileRecord
 from pocketformer.compiler.device.connection import Connection
-from pocketformer.compiler.device.tracker_client import Progress
 from pocketformer.compiler.errors import BadBundle, DeviceFailed
+from pocketformer.compiler.progress import Progress
 
 PIECE = 1 << 20         # bytes in one message
 
