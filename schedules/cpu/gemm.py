@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
-from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.epilogue import Epilogue
 from pocketformer.schedules.cpu.gemv import single_row
@@ -34,14 +33,11 @@ from pocketformer.schedules.cpu.kernel import (
     workspace,
 )
 from pocketformer.schedules.cpu.packing import default_tile, pack, packed_shape
+from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
 from pocketformer.schedules.workloads import Linear
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
-
-WORTH_SHARING = 1 << 17    # multiply-adds: some 2 us of one core, twice what a launch costs
-TASKS = 16                 # enough for eight uneven cores
-PACKED_ROWS = 128          # rows of x packed at a time: with k = 768, 384 KiB
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,8 @@ class _Writer:
     def __init__(self, point: Gemm, workload: Linear) -> None:
         self.point, self.workload = point, workload
         self.isa: Isa = isa_named(point.isa)
-        self.panels = ceil_div(workload.n, point.columns)
+        self.tiles = Tiles(
+            ceil_div(workload.n, point.columns), point.rows, worth_sharing(workload))
         self.vectors = point.columns // self.isa.lanes
         self.x: Buffer = None
         self.weight: Buffer = None
@@ -117,30 +114,24 @@ class _Writer:
             if self.isa.by_lane and work.m != 1:
                 self._packed_blocks()
             else:
-                self._share(0, self.m, None)
+                self._multiply(0, self.m, None)
         return function.func
 
     def _packed_blocks(self) -> None:
         """Pack a block of rows of x, multiply it, and go on to the next."""
-        rows, k, m = self.point.rows, self.workload.k, self.m
-        block = PACKED_ROWS // rows * rows
-        if isinstance(m, int) and m <= block:
-            block = ceil_div(m, rows) * rows
-        packed = workspace(block // rows, k, rows)
-        if block == m:
-            self._pack(packed, 0, m)
-            self._share(0, m, packed)
-            return
-        with loop(ceil_div(m, block)) as number:
-            first = number * block
-            count = tirx.min(m - first, block)
+        rows = self.point.rows
+        packed = workspace(block_rows(self.m, rows) // rows, self.workload.k, rows)
+
+        def block(first: Expr, count: Expr) -> None:
             self._pack(packed, first, count)
-            self._share(first, count, packed)
+            self._multiply(first, count, packed)
+
+        each_block(self.m, rows, block)
 
     def _pack(self, packed: Buffer, first: Expr, count: Expr) -> None:
         """packed[tile, k, row] = x[first + tile * rows + row, k]; rows past the end repeat it."""
         rows, k, lanes = self.point.rows, self.workload.k, self.isa.lanes
-        with parallel_loop(ceil_div(count, rows), self._worthwhile()) as tile:
+        with parallel_loop(ceil_div(count, rows), self.tiles.shared) as tile:
             def row(r: int) -> Expr:
                 return tirx.min(first + tile * rows + r, self.m - 1)
 
@@ -154,49 +145,19 @@ class _Writer:
                     for i in range(lanes):
                         store(packed, self.x[row(r + i), last], tile, last, r + i)
 
-    def _worthwhile(self) -> bool:
-        work = self.workload
-        return (work.m or 1 << 6) * work.n * work.k >= WORTH_SHARING
+    def _multiply(self, first: Expr, count: Expr, packed: Buffer | None) -> None:
+        """Multiply `count` rows from row `first`."""
+        def begin(panel: Expr) -> None:
+            self.end.begin(panel, self.point.rows)
 
-    def _share(self, first: Expr, count: Expr, packed: Buffer | None) -> None:
-        """Multiply `count` rows from row `first`; a task is a panel and a group of row tiles."""
-        rows = self.point.rows
-        groups = ceil_div(TASKS, self.panels)
-        if isinstance(count, int):
-            groups = min(groups, max(1, count // rows))
-        tiles = count // rows
-        per_group = ceil_div(tiles, groups)
-        with parallel_loop(self.panels * groups, self._worthwhile()) as task:
-            panel, group = task // groups, task % groups
-            self.end.begin(panel, rows)
-            start = group * per_group
-            with loop(tirx.min(per_group, tiles - start) if groups > 1 else tiles) as i:
-                self._tile(panel, first, (start + i) * rows, rows, packed)
-            if isinstance(count, int):
-                if count % rows:
-                    with T.If(group == groups - 1), T.Then():
-                        self._tile(panel, first, tiles * rows, count % rows, packed)
-            else:
-                with T.If(tirx.all(group == groups - 1, count % rows > 0)), T.Then():
-                    self._tail(panel, first, tiles * rows, count, packed, rows)
+        def compute(panel: Expr, row: Expr, rows: int, limit: Expr | None) -> None:
+            self._tile(panel, first, row, rows, packed, limit)
 
-    def _tail(
-        self, panel: Expr, first: Expr, row: Expr, count: Expr, packed: Buffer | None, rows: int
-    ) -> None:
-        """The least of rows, rows / 2, ... 1 that holds the rows left over."""
-        smaller = rows // 2
-        if smaller == 0:
-            self._tile(panel, first, row, rows, packed)
-            return
-        with T.If(count - row > smaller):
-            with T.Then():
-                self._tile(panel, first, row, rows, packed, count)
-            with T.Else():
-                self._tail(panel, first, row, count, packed, smaller)
+        self.tiles.walk(count, begin, compute)
 
     def _tile(
         self, panel: Expr, first: Expr, row: Expr, rows: int, packed: Buffer | None,
-        count: Expr | None = None,
+        count: Expr | None,
     ) -> None:
         """`rows` rows of one panel from row `first + row`; those from `count` on are not stored."""
         at = first + row
@@ -209,7 +170,7 @@ class _Writer:
                 left = self._from_memory(at, rows, count is not None)
             else:
                 left = self._from_lanes(packed, row // self.point.rows, rows)
-            self._multiply(panel, total, rows, left)
+            self._accumulate(panel, total, rows, left)
         self.end.finish(total, panel, at, rows, None if count is None else first + count)
 
     def _from_memory(self, row: Expr, rows: int, clamp: bool) -> Callable[[Expr, int], list[Expr]]:
@@ -234,7 +195,7 @@ class _Writer:
             return [held[u, r] for u in range(steps) for r in range(rows)]
         return left
 
-    def _multiply(
+    def _accumulate(
         self, panel: Expr, total: Tile, rows: int, left: Callable[[Expr, int], list[Expr]]
     ) -> None:
         lanes, k, unroll = self.isa.lanes, self.workload.k, self.point.unroll

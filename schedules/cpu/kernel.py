@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tvm import tirx
+from tvm import DataType, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -62,8 +62,8 @@ def prim_func(name: str) -> Iterator[Builder]:
         builder.func = ir_builder.get()
 
 
-def registers(*shape: int) -> Buffer:
-    """A small float32 buffer: on the stack, or in registers where every index is a constant.
+def registers(*shape: int, dtype: str = "float32") -> Buffer:
+    """A small buffer: on the stack, or in registers where every index is a constant.
 
     TVM puts buffers below a size on the stack only in the scope "global". All others, even "local"
     ones, come from its workspace, page-aligned: then stores to one and loads from another share the
@@ -72,8 +72,8 @@ def registers(*shape: int) -> Buffer:
     TVM lets buffers share memory when one is dead before the other lives. One with a computed index
     must therefore be made outside the loops that use it, or it drags others out of the registers.
     """
-    assert 4 * prod(shape) < STACK, shape
-    return T.alloc_buffer(shape, "float32", scope="global")
+    assert prod(shape) * DataType(dtype).itemsize < STACK, shape
+    return T.alloc_buffer(shape, dtype, scope="global")
 
 
 class Tile:
@@ -81,9 +81,9 @@ class Tile:
 
     PIECE = 128     # a multiple of every vector's length
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int, columns: int, dtype: str = "float32") -> None:
         widths = [min(self.PIECE, columns - at) for at in range(0, columns, self.PIECE)]
-        self._rows = [[registers(width) for width in widths] for _ in range(rows)]
+        self._rows = [[registers(width, dtype=dtype) for width in widths] for _ in range(rows)]
 
     def load(self, row: int, column: int, lanes: int) -> Expr:
         return load(self._rows[row][column // self.PIECE], column % self.PIECE, lanes=lanes)
@@ -95,9 +95,9 @@ class Tile:
         self.store(self.load(row, column, lanes_of(value)) + value, row, column)
 
 
-def workspace(*shape: Any) -> Buffer:
-    """A float32 buffer in memory, of one thread where it is made inside a parallel loop."""
-    return T.alloc_buffer(shape, "float32", scope="local")
+def workspace(*shape: Any, dtype: str = "float32") -> Buffer:
+    """A buffer in memory, of one thread where it is made inside a parallel loop."""
+    return T.alloc_buffer(shape, dtype, scope="local")
 
 
 def load(buffer: Buffer, *index: Any, lanes: int) -> Expr:
