@@ -26,6 +26,18 @@ if not out.is_terminal:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+BundleFile = Annotated[Path, typer.Argument(help="A bundle.", show_default=False)]
+InputsFile = Annotated[
+    Path | None, typer.Argument(help="An .npz file of the inputs.", show_default=False)
+]
+OneInput = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="NAME=FILE.npy", help="One input's array."),
+]
+MadeUpSizes = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="A size for made-up inputs."),
+]
 Dims = Annotated[
     list[str] | None,
     typer.Option(

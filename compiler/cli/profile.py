@@ -9,9 +9,13 @@ import typer
 from rich.markup import escape
 
 from pocketformer.compiler.cli.common import (
+    BundleFile,
     Debug,
     Device,
+    InputsFile,
     Json,
+    MadeUpSizes,
+    OneInput,
     Threads,
     Timeout,
     TokenFile,
@@ -29,18 +33,10 @@ from pocketformer.compiler.errors import BadInput
 
 @guarded
 def profile(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
-    inputs: Annotated[
-        Path | None, typer.Argument(help="An .npz file of the inputs.", show_default=False)
-    ] = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME=FILE.npy", help="One input's array."),
-    ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option("--dim", metavar="NAME=SIZE", help="A size for made-up inputs."),
-    ] = None,
+    bundle: BundleFile,
+    inputs: InputsFile = None,
+    input: OneInput = None,
+    dim: MadeUpSizes = None,
     runs: Annotated[
         int, typer.Option(min=1, help="Runs with the instrument, and as many without.")
     ] = 20,

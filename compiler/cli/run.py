@@ -14,9 +14,13 @@ from rich.table import Table
 
 from pocketformer.compiler.arrays import Arrays, write_arrays
 from pocketformer.compiler.cli.common import (
+    BundleFile,
     Debug,
     Device,
+    InputsFile,
     Json,
+    MadeUpSizes,
+    OneInput,
     Threads,
     Timeout,
     TokenFile,
@@ -34,21 +38,13 @@ from pocketformer.compiler.report import plain_table
 
 @guarded
 def run(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
-    inputs: Annotated[
-        Path | None, typer.Argument(help="An .npz file of the inputs.", show_default=False)
-    ] = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME=FILE.npy", help="One input's array."),
-    ] = None,
+    bundle: BundleFile,
+    inputs: InputsFile = None,
+    input: OneInput = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz file.")
     ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option("--dim", metavar="NAME=SIZE", help="A size for made-up inputs."),
-    ] = None,
+    dim: MadeUpSizes = None,
     threads: Threads = None,
     device: Device = None,
     token_file: TokenFile = None,
