@@ -16,7 +16,10 @@ def _text(size: int | None) -> str:
 
 @dataclass(frozen=True)
 class Linear:
-    """activation(x[m, k] @ weight[k, n] + bias[n]) + residual[m, n], all float32."""
+    """activation(x[m, k] @ weight[k, n] + bias[n]) + residual[m, n].
+
+    `dtype` is the weight's; x is rounded to it before they are multiplied. All else is float32.
+    """
 
     m: int | None
     n: int
@@ -24,12 +27,15 @@ class Linear:
     bias: bool = False
     activation: str = ""
     residual: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         assert self.activation in ACTIVATIONS, self.activation
+        assert self.dtype in ("float32", "bfloat16", "float16"), self.dtype
 
     def __str__(self) -> str:
-        parts = ["bias"] * self.bias + [self.activation] * bool(self.activation)
+        parts = [self.dtype] * (self.dtype != "float32")
+        parts += ["bias"] * self.bias + [self.activation] * bool(self.activation)
         return "_".join(
             [f"linear_{_text(self.m)}x{self.n}x{self.k}", *parts, *["residual"] * self.residual]
         )

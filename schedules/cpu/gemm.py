@@ -58,7 +58,7 @@ class Gemm:
 
     @staticmethod
     def matches(workload: object) -> bool:
-        return isinstance(workload, Linear)
+        return isinstance(workload, Linear) and workload.dtype == "float32"
 
     @classmethod
     def space(cls, target: Target, workload: Linear) -> Iterator[Gemm]:

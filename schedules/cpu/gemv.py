@@ -46,7 +46,9 @@ class Gemv:
 
     @staticmethod
     def matches(workload: object) -> bool:
-        return isinstance(workload, Linear) and workload.m == 1
+        return (
+            isinstance(workload, Linear) and workload.m == 1 and workload.dtype == "float32"
+        )
 
     @classmethod
     def space(cls, target: Target, workload: Linear) -> Iterator[Gemv]:
