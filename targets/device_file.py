@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pocketformer.compiler.errors import BadTarget
-from pocketformer.targets.target import PLATFORMS, CoreCluster, Target
+from pocketformer.targets.target import BASE, PLATFORMS, CoreCluster, Level, Target
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +25,10 @@ KINDS: dict[type, str] = {
 }
 KEYS = {
     "description", "arch", "os", "mcpu", "mattr", "isa", "l3_kib", "android_api", "cores",
+    "levels",
 }
+LEVEL_NAME = re.compile("[a-z][a-z0-9]*")    # it ends the names of functions
+LEVEL_KEYS = {"name", "mcpu", "mattr", "isa"}
 CORE_KEYS = {"name", "count", "mcpu", "l1d_kib", "l2_kib", "max_ghz"}
 
 
@@ -89,6 +93,7 @@ def read_device(path: Path) -> Target:
         cores=_cores(table),
         l3=table.get("l3_kib", int) * 1024 if "l3_kib" in table.values else 0,
         android_api=table.get("android_api", int) if system == "android" else None,
+        levels=_levels(table),
     )
 
 
@@ -98,6 +103,31 @@ def _cores(device: _Table) -> tuple[CoreCluster, ...]:
         raise BadTarget(f"{device.where}: it needs at least one [[cores]] table")
     return tuple(_cluster(_Table(f"{device.where}, [[cores]] {i}", table))
                  for i, table in enumerate(clusters, 1))
+
+
+def _levels(device: _Table) -> tuple[Level, ...]:
+    tables = device.values.get("levels", [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise BadTarget(f"{device.where}: the levels are written as [[levels]] tables")
+    levels = tuple(_level(_Table(f"{device.where}, [[levels]] {i}", table))
+                   for i, table in enumerate(tables, 1))
+    names = [BASE, *(level.name for level in levels)]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise BadTarget(f"{device.where}: two levels are called {repeated!r}")
+    return levels
+
+
+def _level(table: _Table) -> Level:
+    table.only(LEVEL_KEYS)
+    name = table.get("name", str)
+    if not LEVEL_NAME.fullmatch(name):
+        raise BadTarget(f"{table.where}: {name!r} is no name; take lower-case letters and digits")
+    return Level(
+        name=name,
+        mcpu=table.get("mcpu", str),
+        mattr=table.texts("mattr"),
+        isa=frozenset(table.texts("isa")),
+    )
 
 
 def _cluster(table: _Table) -> CoreCluster:

@@ -48,11 +48,27 @@ def instruction_sets(arch: str, llvm_features: AbstractSet[str]) -> frozenset[st
 
 
 def check(target: Target) -> Target:
-    """`target` itself, if LLVM knows its processors and features and agrees on `isa`.
+    """`target` itself, if LLVM knows its processors and features and agrees on every `isa`.
 
+    Each level must have all features of the one before it, whose kernels it runs as well.
     Raises BadTarget, which names what is wrong.
     """
-    where = f"target {target.name}"
+    from pocketformer.targets.host import WORDS  # which asks this module
+
+    before: frozenset[str] = frozenset()
+    for variant in target.variants:
+        where = f"target {target.name}"
+        if target.levels:
+            where += f", level {variant.level}"
+        found = _check_variant(where, variant) & WORDS.get(target.arch, {}).keys()
+        if lost := before - found:
+            raise BadTarget(f"{where}: it lacks {_names(lost)}, which the level before it has")
+        before = found
+    return target
+
+
+def _check_variant(where: str, target: Target) -> frozenset[str]:
+    """The features that code for `target` may contain."""
     for mcpu in (target.mcpu, *(cluster.mcpu for cluster in target.cores)):
         _check_processor(where, target.triple, mcpu)
     plain = features(target.triple, target.mcpu)
@@ -73,7 +89,7 @@ def check(target: Target) -> Target:
         has = instruction_sets(target.arch, features(target.triple, cluster.mcpu))
         if lacking := target.isa - has:
             raise BadTarget(f"{where}: its {cluster.mcpu} cores have no {_names(lacking)}")
-    return target
+    return enabled
 
 
 def _check_processor(where: str, triple: str, mcpu: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget
 
 LITTLE = "little"    # the name of a cluster that gets no worker by default
+BASE = "base"        # the level that every processor of a target runs
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class CoreCluster:
 
 
 @dataclass(frozen=True)
+class Level:
+    """What newer processors of a target can do; code for it runs on those that have `isa`."""
+
+    name: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    isa: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Target:
     """A processor and system; `load` makes one from its name.
 
@@ -48,6 +59,10 @@ class Target:
     system lets programs use. `cores` begins with the cluster that code is tuned for. `l3` is bytes,
     shared by all cores, 0 where there is none. `page_size` is the alignment of a library's segments
     in bytes. `android_api` is the oldest Android to link for, None on other systems.
+
+    All of this is the base that every processor has. `levels` are the steps above it for which a
+    bundle holds code as well, the lowest first, each with all that the one before has; `level` is
+    the name of the one that `variants` made this target for.
     """
 
     name: str
@@ -60,6 +75,24 @@ class Target:
     cores: tuple[CoreCluster, ...]
     l3: int = 0
     android_api: int | None = None
+    levels: tuple[Level, ...] = ()
+    level: str = BASE
+
+    @property
+    def variants(self) -> tuple[Target, ...]:
+        """A target without levels for the base and for each level, in this order."""
+        return (replace(self, levels=()), *map(self._at, self.levels))
+
+    def _at(self, level: Level) -> Target:
+        return replace(
+            self,
+            mcpu=level.mcpu,
+            mattr=level.mattr,
+            isa=level.isa,
+            cores=tuple(replace(cluster, mcpu=level.mcpu) for cluster in self.cores),
+            levels=(),
+            level=level.name,
+        )
 
     @property
     def triple(self) -> str:

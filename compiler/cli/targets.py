@@ -59,7 +59,7 @@ def _card(target: Target) -> Table:
             ("what it is", target.description),
             ("triple", target.triple),
             ("compiled for", target.mcpu),
-            ("instructions", ", ".join(sorted(target.isa))),
+            *_instructions(target),
             ("vectors", f"{target.vector_registers} registers of {target.vector_bits} bit"),
             ("cores", cores or "unknown"),
             ("threads", str(target.threads)),
@@ -67,10 +67,23 @@ def _card(target: Target) -> Table:
     )
 
 
+def _instructions(target: Target) -> list[tuple[str, str]]:
+    """A line of instruction sets, or one for each level with what it adds to the one before."""
+    if not target.levels:
+        return [("instructions", ", ".join(sorted(target.isa)))]
+    lines, before = [], frozenset[str]()
+    for variant in target.variants:
+        more = ", ".join(sorted(variant.isa - before))
+        lines.append((f"level {variant.level}", f"+ {more}" if before else more))
+        before = variant.isa
+    return lines
+
+
 def _record(target: Target) -> dict[str, Any]:
     derived = ("triple", "threads", "vector_bits", "vector_registers", "page_size")
     return {
         **asdict(target),
         "isa": sorted(target.isa),
+        "levels": [{**asdict(level), "isa": sorted(level.isa)} for level in target.levels],
         **{name: getattr(target, name) for name in derived},
     }

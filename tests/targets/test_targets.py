@@ -28,6 +28,20 @@ KNOWN = {
     "raspberrypi4": {"neon"},
     "raspberrypi5": V8_2,
 }
+X86 = {"sse4", "avx", "avx2", "fma", "avx512f"}
+ARM_LEVELS = {
+    "base": {"neon"}, "dotprod": V8_2, "i8mm": V9, "bf16": V9 | {"bf16"},
+}
+LEVELS = {
+    "arm64-android": ARM_LEVELS,
+    "arm64-linux": ARM_LEVELS,
+    "x86_64-linux": {
+        "base": KNOWN["x86_64-linux"],
+        "avx512": X86,
+        "avx512vnni": X86 | {"avx512vnni"},
+        "avx512bf16": X86 | {"avx512vnni", "avx512bf16"},
+    },
+}
 # Features beyond those of Target.isa that let LLVM choose other instructions for plain code.
 CHOSEN_BY_LLVM = {"lse", "rdm", "rcpc", "fp16fml", "complxnum", "jsconv", "aes", "sha2", "sha3",
                   "crc", "sme", "mops", "cssc", "hwdiv", "hwdiv-arm", "vfp4", "f16c", "bmi2"}
@@ -73,6 +87,21 @@ def test_code_for_the_big_core_runs_on_every_core(name):
     enabled = features(target.triple, target.mcpu, target.mattr) & CHOSEN_BY_LLVM
     for cluster in target.cores:
         assert enabled <= features(target.triple, cluster.mcpu), cluster.name
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_every_level_is_a_target_of_its_own(name):
+    target = targets.load(name)
+    known = LEVELS.get(name, {"base": KNOWN[name]})
+    assert {each.level: each.isa for each in target.variants} == known
+    assert not any(each.levels for each in target.variants)
+    assert target.variants[0].mcpu == target.mcpu
+
+
+def test_a_level_of_arm_asks_for_nothing_that_a_core_may_leave_out():
+    for variant in targets.load("arm64-android").variants[1:]:
+        assert not {"aes", "sha2", "sve", "rcpc"} & features(
+            variant.triple, variant.mcpu, variant.mattr)
 
 
 @pytest.mark.parametrize("name", targets.available())
@@ -151,12 +180,45 @@ def test_a_path_to_a_device_file_is_a_target(tmp_path):
         ("[[cores]]", "[phone]", "unknown key 'phone'"),
         ("[[cores]]", "[cores]", r"at least one \[\[cores\]\] table"),
         ("arch", "arch = ", r"phone\.toml is not TOML"),
+        ("android_api", "levels = 3\nandroid_api", r"the levels are written as \[\[levels\]\]"),
     ],
 )
 def test_a_wrong_device_file_is_refused_by_load(tmp_path, old, new, complaint):
     assert old in GOOD
     with pytest.raises(BadTarget, match=complaint):
         load_file(tmp_path, GOOD.replace(old, new, 1))
+
+
+LEVEL = """
+[[levels]]
+name = "i8mm"
+mcpu = "cortex-a710"
+mattr = ["+aes", "+sha2", "-bf16", "-sve"]
+isa = ["neon", "dotprod", "fp16", "i8mm"]
+"""
+
+
+def test_a_device_file_may_have_levels(tmp_path):
+    base, level = load_file(tmp_path, GOOD + LEVEL).variants
+    assert (base.level, level.level, level.mcpu) == ("base", "i8mm", "cortex-a710")
+    assert level.cores[0].l2 == base.cores[0].l2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('"i8mm"\nmcpu', '"base"\nmcpu', "two levels are called 'base'"),
+        ('"i8mm"\nmcpu', '"I8MM"\nmcpu', "'I8MM' is no name"),
+        ("mattr", "mattrs", r"phone\.toml, \[\[levels\]\] 1: unknown key 'mattrs'"),
+        ("cortex-a710", "cortex-a7100", "level i8mm: LLVM knows no processor 'cortex-a7100'"),
+        (', "i8mm"]', "]", "target phone, level i8mm: isa is dotprod, fp16, neon, but LLVM's"),
+        ('"-sve"]', '"-sve", "-rdm"]', "level i8mm: it lacks rdm, which the level before it has"),
+    ],
+)
+def test_a_wrong_level_is_refused_by_load(tmp_path, old, new, complaint):
+    assert old in LEVEL
+    with pytest.raises(BadTarget, match=complaint):
+        load_file(tmp_path, GOOD + LEVEL.replace(old, new, 1))
 
 
 def test_a_missing_device_file_is_refused(tmp_path):
