@@ -42,6 +42,49 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class WeightOnlyLinear:
+    """activation(x[m, k] @ (weight[k, n] * scale) + bias[n]) + residual[m, n], for small weights.
+
+    With 8 `bits`, weight is int8 and scale[1, n]: one for every column. With 4, weight is int8 from
+    -8 to 7, and scale[k / group, n]: one for `group` rows of a column. x, scale, bias, residual and
+    out are float32. With `round_x`, x is rounded to multiples of its largest magnitude / 127, over
+    each row, or with 4 bits over each group of a row, so that products are of whole numbers.
+    """
+
+    m: int | None
+    n: int
+    k: int
+    bits: int
+    group: int | None = None
+    round_x: bool = False
+    bias: bool = False
+    activation: str = ""
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.activation in ACTIVATIONS, self.activation
+        assert self.bits in (4, 8), self.bits
+        if self.bits == 4:
+            assert self.group is not None
+            assert self.group % 8 == 0, self.group
+            assert self.k % self.group == 0, (self.k, self.group)
+        else:
+            assert self.group is None
+
+    def __str__(self) -> str:
+        sizes = f"{_text(self.m)}x{self.n}x{self.k}"
+        weights = f"int{self.bits}" + (f"g{self.group}" if self.group else "")
+        parts = ["rounded"] * self.round_x + ["bias"] * self.bias
+        parts += [self.activation] * bool(self.activation) + ["residual"] * self.residual
+        return "_".join([f"linear_{sizes}", weights, *parts])
+
+    @property
+    def groups(self) -> int:
+        """How many scales a column has."""
+        return self.k // self.group if self.group else 1
+
+
+@dataclass(frozen=True)
 class Attention:
     """softmax(q @ k.T * scale + mask) @ v for every batch and head.
 
@@ -146,4 +189,4 @@ class BatchMatmul:
         return f"batch_matmul_{sizes}" + "_tb" * self.transpose_b
 
 
-Workload = Linear | Attention | Norm | Softmax | BatchMatmul
+Workload = Linear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul
