@@ -21,6 +21,7 @@ from pocketformer.passes.fuse_silu import FuseSilu
 from pocketformer.passes.lower_math import LowerMath
 from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.pick_kernels import PickKernels
+from pocketformer.passes.prune_rows import PruneRows
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.targets import Target
 
@@ -54,6 +55,7 @@ def graph() -> Iterator[Step]:
     yield Step("fuse_silu", FuseSilu())
     yield Step("fuse_layer_norm", FuseLayerNorm())
     yield Step("fuse_rms_norm", FuseRmsNorm())
+    yield Step("prune_rows", PruneRows())
     yield Step("fuse_attention", FuseAttention())
     yield Step("eliminate_common_masks", transform.EliminateCommonSubexpr())
     yield Step("fuse_linear", FuseLinear())
