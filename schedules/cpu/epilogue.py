@@ -64,21 +64,18 @@ class Epilogue:
                          else load(self.first, column, lanes=self.lanes))
                 total.store(value, r, column)
 
-    def finish(
-        self, total: Tile, panel: Expr, row: Expr, rows: int, limit: Expr | None
-    ) -> None:
-        """Write the tile from `row` on; rows from `limit` on are left out."""
+    def finish(self, total: Tile, panel: Expr, row: Expr, rows: int) -> None:
+        """Write the tile from `row` on."""
         if self.staged is None:
             for r in range(rows):
-                with when(True if limit is None else row + r < limit):
-                    for column in range(0, self.columns, self.lanes):
-                        self._write(panel, row + r, column, total.load(r, column, self.lanes))
+                for column in range(0, self.columns, self.lanes):
+                    self._write(panel, row + r, column, total.load(r, column, self.lanes))
             return
         for first in range(0, rows, self.height):
-            self._finish_rows(total, panel, row, first, min(self.height, rows - first), limit)
+            self._finish_rows(total, panel, row, first, min(self.height, rows - first))
 
     def _finish_rows(
-        self, total: Tile, panel: Expr, row: Expr, first: int, rows: int, limit: Expr | None
+        self, total: Tile, panel: Expr, row: Expr, first: int, rows: int
     ) -> None:
         """In a loop, which keeps the code short; its index must not touch the registers."""
         staged = self.staged
@@ -86,7 +83,7 @@ class Epilogue:
             for column in range(0, self.columns, self.lanes):
                 store(staged, total.load(first + r, column, self.lanes), r, column)
         row = row + first
-        with loop(rows) as r, when(True if limit is None else row + r < limit):
+        with loop(rows) as r:
             for column in range(0, self.columns, self.lanes):
                 value = math.ACTIVATIONS[self.activation](
                     load(staged, r, column, lanes=self.lanes))

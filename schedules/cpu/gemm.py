@@ -24,7 +24,6 @@ from pocketformer.schedules.cpu.kernel import (
     ceil_div,
     load,
     loop,
-    parallel_loop,
     prim_func,
     registers,
     splat,
@@ -129,56 +128,49 @@ class _Writer:
         each_block(self.m, rows, block)
 
     def _pack(self, packed: Buffer, first: Expr, count: Expr) -> None:
-        """packed[tile, k, row] = x[first + tile * rows + row, k]; rows past the end repeat it."""
-        rows, k, lanes = self.point.rows, self.workload.k, self.isa.lanes
-        with parallel_loop(ceil_div(count, rows), self.tiles.shared) as tile:
-            def row(r: int) -> Expr:
-                return tirx.min(first + tile * rows + r, self.m - 1)
+        """packed[tile, k, row] = x[first + the tile's row, k]; vectors are filled with the last."""
+        k, lanes = self.workload.k, self.isa.lanes
 
-            for r in range(0, rows, lanes):
+        def tile(number: Expr, start: Expr, height: int) -> None:
+            for r in range(0, height, lanes):
+                rows = [first + start + min(r + i, height - 1) for i in range(lanes)]
                 with loop(k // lanes) as step:
-                    block = [load(self.x, row(r + i), step * lanes, lanes=lanes)
-                             for i in range(lanes)]
+                    block = [load(self.x, row, step * lanes, lanes=lanes) for row in rows]
                     for i, vector in enumerate(transpose(block)):
-                        store(packed, vector, tile, step * lanes + i, r)
+                        store(packed, vector, number, step * lanes + i, r)
                 for last in range(k // lanes * lanes, k):
-                    for i in range(lanes):
-                        store(packed, self.x[row(r + i), last], tile, last, r + i)
+                    for i, row in enumerate(rows):
+                        store(packed, self.x[row, last], number, last, r + i)
+
+        self.tiles.each(count, tile)
 
     def _multiply(self, first: Expr, count: Expr, packed: Buffer | None) -> None:
         """Multiply `count` rows from row `first`."""
         def begin(panel: Expr) -> None:
             self.end.begin(panel, self.point.rows)
 
-        def compute(panel: Expr, row: Expr, rows: int, limit: Expr | None) -> None:
-            self._tile(panel, first, row, rows, packed, limit)
+        def compute(panel: Expr, tile: Expr, row: Expr, rows: int) -> None:
+            self._tile(panel, first + row, rows, packed, tile)
 
         self.tiles.walk(count, begin, compute)
 
     def _tile(
-        self, panel: Expr, first: Expr, row: Expr, rows: int, packed: Buffer | None,
-        count: Expr | None,
+        self, panel: Expr, row: Expr, rows: int, packed: Buffer | None, tile: Expr
     ) -> None:
-        """`rows` rows of one panel from row `first + row`; those from `count` on are not stored."""
-        at = first + row
+        """`rows` rows of one panel from `row` on, which `packed` holds as its `tile`."""
         if rows == 1:
-            total = single_row(self.isa, self.x, at, self.weight, panel, self.end)
+            total = single_row(self.isa, self.x, row, self.weight, panel, self.end)
         else:
             total = Tile(rows, self.point.columns)
             self.end.start(total, rows)
-            if packed is None:
-                left = self._from_memory(at, rows, count is not None)
-            else:
-                left = self._from_lanes(packed, row // self.point.rows, rows)
+            left = (self._from_memory(row, rows) if packed is None
+                    else self._from_lanes(packed, tile, rows))
             self._accumulate(panel, total, rows, left)
-        self.end.finish(total, panel, at, rows, None if count is None else first + count)
+        self.end.finish(total, panel, row, rows)
 
-    def _from_memory(self, row: Expr, rows: int, clamp: bool) -> Callable[[Expr, int], list[Expr]]:
+    def _from_memory(self, row: Expr, rows: int) -> Callable[[Expr, int], list[Expr]]:
         def left(k: Expr, steps: int) -> list[Expr]:
-            return [
-                self.x[tirx.min(row + r, self.m - 1) if clamp else row + r, k + u]
-                for u in range(steps) for r in range(rows)
-            ]
+            return [self.x[row + r, k + u] for u in range(steps) for r in range(rows)]
         return left
 
     def _from_lanes(

@@ -81,7 +81,7 @@ class Gemv:
             end = Epilogue(function, workload, 1, self.columns, isa.lanes)
             with parallel_loop(shape[0], n * k >= WORTH_SHARING) as panel:
                 end.begin(panel, 1)
-                end.finish(single_row(isa, x, 0, weight, panel, end), panel, 0, 1, None)
+                end.finish(single_row(isa, x, 0, weight, panel, end), panel, 0, 1)
         return function.func
 
 

@@ -1,6 +1,7 @@
 """Which tiles a product of many rows is made of, and which task computes them.
 
-A tile is `rows` rows of one panel of weights. What a tile computes is the business of its kernel.
+A strip is as many neighbouring columns as a kernel computes at a time, a panel of weights or part
+of one; a tile is some rows of a strip. What a tile computes is the business of its kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.kernel import Expr, ceil_div, loop, parallel_loop
+from pocketformer.schedules.cpu.kernel import Expr, ceil_div, loop, parallel_loop, registers, store
 from pocketformer.schedules.workloads import Linear
 
 WORTH_SHARING = 1 << 17    # multiply-adds: some 2 us of one core, twice what a launch costs
@@ -19,8 +20,9 @@ UNKNOWN_ROWS = 64          # what a number of rows known only at run time is tak
 TASKS = 16                 # enough for eight uneven cores
 BLOCK_ROWS = 128           # rows packed at a time: with k = 768, 384 KiB of float32
 
-Begin = Callable[[Expr], None]                                # panel
-Compute = Callable[[Expr, Expr, int, "Expr | None"], None]    # panel, row, rows, limit
+Begin = Callable[[Expr], None]                        # strip
+Visit = Callable[[Expr, Expr, int], None]             # tile, row, rows
+Compute = Callable[[Expr, Expr, Expr, int], None]     # strip, tile, row, rows
 
 
 def worth_sharing(workload: Linear) -> bool:
@@ -30,51 +32,75 @@ def worth_sharing(workload: Linear) -> bool:
 
 @dataclass(frozen=True)
 class Tiles:
-    """`panels` panels by tiles of at most `rows` rows; by several threads where `shared`."""
+    """`strips` strips by tiles of at most `rows` rows; by several threads where `shared`.
 
-    panels: int
+    The tiles of a strip are as even as can be: nine rows are five and four, not eight and one. Each
+    height that can occur gets code of its own.
+    """
+
+    strips: int
     rows: int
     shared: bool
 
     def walk(self, count: Expr, begin: Begin, compute: Compute) -> None:
-        """Cover `count` rows; a task is a panel and a group of row tiles.
+        """Cover `count` rows, a number or an expression, of at least 1.
 
-        A task calls `begin(panel)`, then for each of its tiles `compute(panel, row, rows, limit)`:
-        the rows from `row` on, `rows` of them, of which those from `limit` on do not exist (None:
-        all exist). `count` is a number or an expression, of at least 1.
+        A task is a strip and a group of tiles. It calls `begin(strip)`, then for each of its tiles
+        `compute(strip, tile, row, rows)`: the `rows` rows from `row` on.
         """
-        rows = self.rows
-        groups = ceil_div(TASKS, self.panels)
-        if isinstance(count, int):
-            groups = min(groups, max(1, count // rows))
-        tiles = count // rows
+        tiles = ceil_div(count, self.rows)
+        groups = ceil_div(TASKS, self.strips)
+        if isinstance(tiles, int):
+            groups = min(groups, tiles)
         per_group = ceil_div(tiles, groups)
-        with parallel_loop(self.panels * groups, self.shared) as task:
-            panel, group = task // groups, task % groups
-            begin(panel)
+        with parallel_loop(self.strips * groups, self.shared) as task:
+            strip, group = task // groups, task % groups
+            begin(strip)
             start = group * per_group
             with loop(tirx.min(per_group, tiles - start) if groups > 1 else tiles) as i:
-                compute(panel, (start + i) * rows, rows, None)
-            if isinstance(count, int):
-                if count % rows:
-                    with T.If(group == groups - 1), T.Then():
-                        compute(panel, tiles * rows, count % rows, None)
-            else:
-                with T.If(tirx.all(group == groups - 1, count % rows > 0)), T.Then():
-                    _tail(panel, tiles * rows, count, rows, compute)
+                self._visit(count, start + i, lambda *tile: compute(strip, *tile))
+
+    def each(self, count: Expr, visit: Visit) -> None:
+        """`visit(tile, row, rows)` for the same tiles, whatever the strip; each is a task."""
+        with parallel_loop(ceil_div(count, self.rows), self.shared) as tile:
+            self._visit(count, tile, visit)
+
+    def _visit(self, count: Expr, tile: Expr, visit: Visit) -> None:
+        """The first tiles have a row more where the rows cannot be shared out evenly."""
+        tiles = ceil_div(count, self.rows)
+        low, higher = count // tiles, count % tiles
+        if not isinstance(count, int):
+            row = T.bind(tile * low + tirx.min(tile, higher))
+            # In a buffer, so that TVM's passes do not try to solve the conditions: that takes 10 s.
+            held = registers(1, dtype="int64")
+            store(held, low + tirx.Select(tile < higher, 1, 0), 0)
+            height = held[0]
+            with T.If(height == self.rows):
+                with T.Then():
+                    visit(tile, row, self.rows)
+                with T.Else():
+                    _by_height(height, 1, self.rows - 1, lambda rows: visit(tile, row, rows))
+        elif higher == 0:
+            visit(tile, tile * low, low)
+        else:
+            with T.If(tile < higher):
+                with T.Then():
+                    visit(tile, tile * (low + 1), low + 1)
+                with T.Else():
+                    visit(tile, tile * low + higher, low)
 
 
-def _tail(panel: Expr, row: Expr, count: Expr, rows: int, compute: Compute) -> None:
-    """The least of rows, rows / 2, ... 1 that holds the rows left over."""
-    smaller = rows // 2
-    if smaller == 0:
-        compute(panel, row, rows, None)
+def _by_height(height: Expr, low: int, high: int, visit: Callable[[int], None]) -> None:
+    """`visit(height)` for what the expression `height`, in low..high, is."""
+    if low == high:
+        visit(low)
         return
-    with T.If(count - row > smaller):
+    middle = (low + high) // 2
+    with T.If(height <= middle):
         with T.Then():
-            compute(panel, row, rows, count)
+            _by_height(height, low, middle, visit)
         with T.Else():
-            _tail(panel, row, count, smaller, compute)
+            _by_height(height, middle + 1, high, visit)
 
 
 def block_rows(m: Expr, rows: int) -> int:
