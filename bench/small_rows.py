@@ -1,0 +1,160 @@
+"""Time linear layers of few rows beside onnxruntime's: stacks of layers, a process an engine."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench.attention import fastest, sampled
+from pocketformer.compiler.worker import Worker
+
+BYTES = 1 << 25    # of the weights of a stack: a call's own cost is small, as in a model
+TURNS = 5          # the machine may be busy: the best of several short turns
+STACKS = ("384x384", "384x1152", "384x1536", "768x768", "768x2304", "768x3072")
+
+
+class Stack:
+    """An engine with a stack of layers; `time` and `sample` take the number of rows."""
+
+    width = 0
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        raise AssertionError("an engine runs its model")
+
+    def rows(self, rows: int) -> np.ndarray:
+        return np.random.default_rng(rows).standard_normal((rows, self.width)).astype("float32")
+
+    def time(self, rows: int, seconds: float) -> float:
+        x = self.rows(rows)
+        return fastest(lambda: self.run(x), seconds)
+
+    def sample(self, rows: int) -> list[float]:
+        return sampled(self.run(self.rows(rows)))
+
+
+class Ours(Stack):
+    """A bundle, compiled for any number of rows or for a known one."""
+
+    def __init__(self) -> None:
+        from pocketformer import Session, compile
+
+        self._compile, self._session_type = compile, Session
+
+    def load(self, path: str, width: int, rows: int | None, target: str) -> None:
+        self.width = width
+        dims = {} if rows is None else {"rows": rows}
+        bundle = self._compile(path, target=target, dims=dims)
+        self._session = self._session_type(bundle, threads=1)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return self._session.run(x=x)["y"]
+
+
+class Onnxruntime(Stack):
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self._library = onnxruntime
+
+    def load(self, path: str, width: int) -> None:
+        self.width = width
+        options = self._library.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = self._library.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"])
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        result: np.ndarray = self._session.run(["y"], {"x": x})[0]
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.small_rows", description=__doc__)
+    parser.add_argument("stacks", nargs="*", metavar="KxN", default=STACKS,
+                        help=f"layers K to N and N to K in turn (default: {' '.join(STACKS)})")
+    parser.add_argument("--rows", default="1-33", help="as 1-33 or 2,4,8 (default: 1-33)")
+    parser.add_argument("--known", action="store_true", help="also compile for each number of rows")
+    parser.add_argument("--target", default="host", help="whose code to run here (default: host)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="of a turn (default: 0.05)")
+    wanted = parser.parse_args()
+    print(f"Microseconds of a layer in a stack, one thread, least of {TURNS} turns.\n\n"
+          "| layers | rows | any | onnxruntime | ratio | known | ratio |\n|---|---|---|---|---|---|---|")
+    for stack in wanted.stacks:
+        k, n = map(int, stack.split("x"))
+        worst = 0.0
+        for rows, *times in race(k, n, list(numbers(wanted.rows)), wanted):
+            each = [1e6 * seconds / layers(k, n) for seconds in times]
+            worst = max(worst, *(ours / each[1] for ours in (each[0], *each[2:])))
+            known = f"{each[2]:.1f} | {each[2] / each[1]:.2f}" if wanted.known else "|"
+            print(f"| {stack} | {rows} | {each[0]:.1f} | {each[1]:.1f} | {each[0] / each[1]:.2f} "
+                  f"| {known} |", flush=True)
+        print(f"| {stack} | | | | worst {worst:.2f} | | |", flush=True)
+
+
+def numbers(text: str) -> Iterator[int]:
+    """2, 3, 4, 9 for "2-4,9"."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def layers(k: int, n: int) -> int:
+    """An even number, at least 6, of weights that take some BYTES."""
+    return max(6, BYTES // (8 * k * n) * 2)
+
+
+def race(
+    k: int, n: int, rows: list[int], wanted: argparse.Namespace
+) -> Iterator[tuple[float, ...]]:
+    """For each number of rows: it, and the seconds of our code, onnxruntime's, and ours for it."""
+    with tempfile.TemporaryDirectory(prefix="pocketformer-rows-") as folder, \
+            Worker("bench.small_rows:Ours") as ours, \
+            Worker("bench.small_rows:Ours") as known, \
+            Worker("bench.small_rows:Onnxruntime") as peer:
+        path = str(write_stack(Path(folder) / "stack.onnx", k, n))
+        ours.ask("load", path=path, width=k, rows=None, target=wanted.target)
+        peer.ask("load", path=path, width=k)
+        racers = [ours, peer]
+        for number in rows:
+            if wanted.known:
+                known.ask("load", path=path, width=k, rows=number, target=wanted.target)
+                racers = [ours, peer, known]
+            samples = [np.array(racer.ask("sample", rows=number)["result"]) for racer in racers]
+            for sample in samples:
+                np.testing.assert_allclose(sample, samples[1], atol=1e-4 * abs(samples[1]).max())
+            turns = [
+                [racer.ask("time", rows=number, seconds=wanted.seconds)["result"]
+                 for racer in racers]
+                for _ in range(TURNS)
+            ]
+            yield (number, *map(min, zip(*turns, strict=True)))
+
+
+def write_stack(path: Path, k: int, n: int) -> Path:
+    """An ONNX file: x[rows, k], products that widen to n and narrow to k in turn, y."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    count = layers(k, n)
+    random = np.random.default_rng(0)
+    nodes, weights = [], []
+    for layer in range(count):
+        shape = (k, n) if layer % 2 == 0 else (n, k)
+        weight = random.standard_normal(shape).astype("float32") / np.float32(shape[0] ** 0.5)
+        weights.append(numpy_helper.from_array(weight, f"w{layer}"))
+        left = "x" if layer == 0 else f"h{layer}"
+        right = "y" if layer == count - 1 else f"h{layer + 1}"
+        nodes.append(helper.make_node("MatMul", [left, f"w{layer}"], [right]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", k]) for name in "xy"]
+    graph = helper.make_graph(nodes, "stack", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(
+        graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
