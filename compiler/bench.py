@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 BLOCK = 10    # calls until the next engine's turn: all engines meet the same moods of the machine
 
-# Threads of a pool spin on after a run, TVM's for 0.14 s: the next engine's turn begins after that.
-REST = 0.25
-
-
 
 @dataclass(frozen=True)
 class Contender:
@@ -72,43 +68,77 @@ def race(
     """
     report = progress or silent
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(each.engine, threads)) for each in contenders]
-        loads, peaks = [], []
-        for each, worker in zip(contenders, workers, strict=True):
+        racers = []
+        for each in contenders:
             report(f"loading {each.label}", 0.0)
-            loads.append(
-                worker.ask(
-                    "load",
-                    path=str(each.path),
-                    inputs=str(inputs),
-                    threads=threads,
-                    sizes=dict(each.sizes),
-                )
+            racers.append(stack.enter_context(Racer(each, inputs, threads, outputs)))
+        for done in range(0, runs, BLOCK):
+            report(f"timing {len(racers)} engines in turn", done / runs)
+            for racer in racers:
+                racer.turn(min(BLOCK, runs - done))
+        return [racer.result() for racer in racers]
+
+
+class Racer:
+    """A contender that is loaded and was called once, in a process that runs in its turns alone.
+
+    Else the threads of its pool would spin on after a run, TVM's for 0.14 s, and slow the others.
+    Raises PocketformerError or WorkerFailed where it cannot load or run its model.
+    """
+
+    def __init__(
+        self, contender: Contender, inputs: Path, threads: int = 1, outputs: Path | None = None
+    ) -> None:
+        self.label = contender.label
+        self.times: list[float] = []    # of each call that was timed, in milliseconds
+        self._worker = Worker(contender.engine, threads)
+        try:
+            load = self._worker.ask(
+                "load",
+                path=str(contender.path),
+                inputs=str(inputs),
+                threads=threads,
+                sizes=dict(contender.sizes),
             )
-            first = worker.ask("time", calls=1)
-            peaks.append(max(loads[-1]["peak_bytes"], first["peak_bytes"]) - worker.baseline_bytes)
+            first = self._worker.ask("time", calls=1)
+            self._load_ms = load["seconds"] * 1e3
+            self._run_bytes = (
+                max(load["peak_bytes"], first["peak_bytes"]) - self._worker.baseline_bytes
+            )
             if outputs is not None:
-                worker.ask("save", path=str(outputs / f"{each.label}.npz"))
-        times: list[list[float]] = [[] for _ in contenders]
-        while len(times[0]) < runs:
-            report(f"timing {len(contenders)} engines in turn", len(times[0]) / runs)
-            calls = min(BLOCK, runs - len(times[0]))
-            for taken, worker in zip(times, workers, strict=True):
-                if threads > 1:
-                    time.sleep(REST)
-                worker.ask("time", calls=1)    # wakes the core and fills the caches
-                taken.extend(worker.ask("time", calls=calls)["result"])
-    return [
-        Result(
-            each.label,
-            len(taken),
-            min(taken),
-            statistics.median(taken),
-            load["seconds"] * 1e3,
-            peak,
+                self._worker.ask("save", path=str(outputs / f"{self.label}.npz"))
+        except BaseException:
+            self._worker.close()
+            raise
+        self._worker.pause()
+
+    def turn(self, calls: int, warm_ups: int = 1) -> None:
+        """Time `calls` calls, after others that wake the core and fill the caches."""
+        self._worker.resume()
+        if warm_ups:
+            self._worker.ask("time", calls=warm_ups)
+        self.times.extend(self._worker.ask("time", calls=calls)["result"])
+        self._worker.pause()
+
+    def result(self) -> Result:
+        """What the calls took. Raises StatisticsError where there was no turn."""
+        return Result(
+            self.label,
+            len(self.times),
+            min(self.times),
+            statistics.median(self.times),
+            self._load_ms,
+            self._run_bytes,
         )
-        for each, taken, load, peak in zip(contenders, times, loads, peaks, strict=True)
-    ]
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def __enter__(self) -> Racer:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 def measure(

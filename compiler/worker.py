@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,14 @@ class Worker:
         self._log.seek(0)
         last = (self._log.read().strip().splitlines() or ["it wrote nothing"])[-1]
         raise WorkerFailed(f"the process of {self.engine} ended with code {code}: {last}")
+
+    def pause(self) -> None:
+        """Let the process stand still, and with it threads that spin while they have no work."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         self._process.kill()
