@@ -24,6 +24,7 @@ from pocketformer.compiler.link import Linker
 from pocketformer.compiler.manifest import Entry, Manifest
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.pipeline import finish, pipeline, run
+from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.recipe import Float32, Recipe
 from pocketformer.passes.graph import entry_functions
@@ -107,7 +108,7 @@ def _build(
     )
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
-        executable.export_library(str(library), fcompile=Linker(target))
+        executable.export_library(str(library), fcompile=Linker(target, also=pool_objects(target)))
         return Bundle.create(library, weights, manifest)
 
 

@@ -56,14 +56,15 @@ def link(
 
 @dataclass(frozen=True)
 class Linker:
-    """`link` as the `fcompile` of TVM's `export_library`."""
+    """`link` as the `fcompile` of TVM's `export_library`, with the objects `also` besides."""
 
     target: Target
     soname: str = "model.so"
+    also: Sequence[Path] = ()
 
     def __call__(self, output: str, objects: Sequence[str], **options: object) -> None:
         paths = [Path(path) for path in objects if not _is_empty_source(Path(path))]
-        link(paths, Path(output), self.target, self.soname)
+        link([*paths, *self.also], Path(output), self.target, self.soname)
 
     def get_target_triple(self) -> str:
         """Asked by TVM when a model has no kernel that would tell."""

@@ -69,7 +69,7 @@ class LocalSession:
             except ValueError:
                 file = self.bundle.library
                 raise BadBundle(f"{file} has no function {entry.function!r}") from None
-            functions[entry.function] = machine[bound]
+            functions[entry.function] = self._library.on_threads(self.threads, machine[bound])
         return functions
 
     def run(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -122,7 +122,6 @@ class LocalSession:
         shapes = tuple([array.shape for array in arrays])
         plan = self._plans.get(shapes) or self._plan(shapes)
         tensors = [self._input(i, array) for i, array in enumerate(arrays)]
-        self._tvm.use_threads(self.threads)
         return plan, tensors
 
     def _plan(self, shapes: Shapes) -> _Plan:

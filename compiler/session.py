@@ -29,9 +29,8 @@ class Session:
 
     `bundle` is a Bundle or the path of one. `threads` is how many threads the kernels use; None
     takes TVM_NUM_THREADS, else what the bundle's target prefers. It is at most the number of CPUs
-    that the process may use. Each session keeps its own count: TVM's pool of the calling thread is
-    set to it before a run. Runs of one session wait for one another; those of two sessions in two
-    threads do not.
+    that the process may use. Runs of one session wait for one another; those of two sessions in two
+    threads do not, and have threads of their own. All of them sleep when no run is under way.
 
     With `device`, such as "rpc://host:port/key" of a device or of a tracker, the bundle is uploaded
     where the device lacks it and runs there; `progress` is called with a step and a fraction.

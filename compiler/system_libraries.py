@@ -35,7 +35,17 @@ LIBC = _symbols(
     """
 )
 GLIBC_LIBM = LIBM | _symbols("exp10", "{}", "{}f")
-GLIBC = LIBC | {"bcmp"}
+GLIBC = LIBC | _symbols(
+    "bcmp clock_gettime getpid posix_memalign sigfillset syscall"
+)
+# A library of its own before glibc 2.34, and still there by that name.
+PTHREAD = _symbols(
+    """
+    attr_destroy attr_init attr_setstacksize create getspecific join key_create key_delete
+    setspecific sigmask
+    """,
+    "pthread_{}",
+)
 # What 32-bit ARM has no instructions for. bionic exports them (under LIBC_PRIVATE in libc.map.txt,
 # LIBC_DEPRECATED in libm.map.txt) for the sake of programs that were linked long ago.
 ARM_LIBM = LIBM | _symbols("d2lz d2ulz f2lz f2ulz", "__aeabi_{}")
@@ -60,9 +70,14 @@ class Library:
     always: bool = False
 
 
+GLIBC_LIBRARIES = (
+    Library("libm.so.6", GLIBC_LIBM),
+    Library("libpthread.so.0", PTHREAD),
+    Library("libc.so.6", GLIBC, True),
+)
 LIBRARIES = {
-    ("x86_64", "linux"): (Library("libm.so.6", GLIBC_LIBM), Library("libc.so.6", GLIBC, True)),
-    ("aarch64", "linux"): (Library("libm.so.6", GLIBC_LIBM), Library("libc.so.6", GLIBC, True)),
+    ("x86_64", "linux"): GLIBC_LIBRARIES,
+    ("aarch64", "linux"): GLIBC_LIBRARIES,
     ("aarch64", "android"): (Library("libm.so", LIBM), Library("libc.so", LIBC, True)),
     ("arm", "android"): (Library("libm.so", ARM_LIBM), Library("libc.so", ARM_LIBC, True)),
 }

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,17 +19,13 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from pocketformer.compiler.errors import BadBundle, MissingPackage
-from pocketformer.compiler.machine import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CPU = 1                     # kDLCPU
 POOLED = 2                  # the VM's allocator that keeps what it frees
-SHARE_ALL_CPUS = -3         # a thread may run on every CPU: one that is pinned stalls all when its
-                            # CPU is busy, since TVM splits a loop evenly
 _lock = threading.Lock()
-_this_thread = threading.local()
 
 
 class Runtime:
@@ -56,29 +53,6 @@ class Runtime:
         self.rpc_connect: Callable[..., Any] = tvm_ffi.get_global_func("rpc.Connect")
         self.view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
         self.free_pools = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")
-        self._configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-        self._count = tvm_ffi.get_global_func("runtime.NumThreads")
-        # What TVM offers to Python can set the number of threads, but starts the pool by that.
-        self._set_most = self._runtime["_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"]
-
-    def use_threads(self, count: int) -> int:
-        """Let kernels called from this thread run on `count` threads; returns how many it is.
-
-        TVM keeps a pool for every thread that calls kernels. Its size is settled by the first use,
-        so that it is made as large as the machine, and `count` of its workers are used.
-        """
-        if getattr(_this_thread, "asked", None) == count:
-            return int(_this_thread.got)
-        got = 1
-        if count == 1:
-            self._set_most(1)           # kernels then run in this thread and no pool is started
-        else:
-            if not hasattr(_this_thread, "cpus"):
-                _this_thread.cpus = [str(cpu) for cpu in cpus()]
-            self._configure(SHARE_ALL_CPUS, count, _this_thread.cpus)
-            got = int(self._count())
-        _this_thread.asked, _this_thread.got = count, got
-        return got
 
 
 class Library:
@@ -92,6 +66,22 @@ class Library:
             self.module = runtime().load_module(fresh, keep_module_alive=False)
         except Exception as error:    # of a class that depends on the fault
             raise BadBundle(f"TVM cannot load {path}: {_first_line(error)}") from error
+
+        try:
+            self._run = self.module.get_function("pocketformer_run", query_imports=True)
+        except AttributeError:
+            raise BadBundle(
+                f"{path} was linked without pocketformer's threads; compile the model again"
+            ) from None
+
+    def on_threads(self, count: int, function: Any) -> Callable[..., Any]:
+        """`function` of a machine, whose kernels `count` threads share.
+
+        The threads belong to the library: as many for every call that is under way at the same
+        time. They are started when there is work for them and sleep between the calls; TVM's own
+        keep looking for work for a while, and split loops evenly, so that one busy core stalls all.
+        """
+        return partial(self._run, count, function)
 
     def machine(self) -> Any:
         """A new virtual machine of the library's functions."""

@@ -25,7 +25,7 @@ FFI = """
 """
 TVM = """
     const_loader_module cpu_device_api device_api file_utils logging memory/memory_manager module
-    tensor thread_pool threading_backend vm/builtin vm/bytecode vm/executable vm/vm workspace_pool
+    tensor vm/builtin vm/bytecode vm/executable vm/vm workspace_pool
 """
 # What a device that takes calls over a connection needs on top. Not rpc_server_env: its upload
 # takes any path.
@@ -55,12 +55,17 @@ class Source:
 
 def library_sources() -> list[Source]:
     """The sources of both libraries, the one for apps and the one for a device."""
-    return [*_wheels(FFI, TVM), *_ours("src/*.cc")]
+    return [*_wheels(FFI, TVM), *_ours("src/*.cc"), _pool("pool.c")]
 
 
 def device_sources() -> list[Source]:
     """The sources that only the library of a device has."""
     return [*_wheels("", TVM_DEVICE), *_ours("src/device/*.cc")]
+
+
+def pool_sources() -> list[Source]:
+    """The sources of the threads that a model.so brings for Python."""
+    return [_pool("pool.c"), _pool("model.c")]
 
 
 def program_source(path: str) -> Source:
@@ -85,10 +90,18 @@ def _ours(pattern: str) -> list[Source]:
         f'-DPOCKETFORMER_VERSION="{pocketformer.__version__}"',
         f'-DPOCKETFORMER_TVM_VERSION="{TVM_VERSION}"',
     )
-    own = (f"-I{HERE / 'include'}", f"-I{HERE / 'src'}")
+    own = (f"-I{HERE / 'include'}", f"-I{HERE / 'src'}", f"-I{HERE}")
     flags = (*CODE, "-O2", *DEFINES, *versions, *own, *_includes(), "-Wall", "-Wextra")
-    headers = _checksum("compat", "include", "src")
+    headers = _checksum("compat", "include", "pool", "src")
     return [Source(path, flags, headers) for path in sorted(HERE.glob(pattern))]
+
+
+def _pool(name: str) -> Source:
+    flags = (
+        "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-pthread",
+        *_includes(), "-Wall", "-Wextra",
+    )
+    return Source(HERE / "pool" / name, flags, _checksum("pool"))
 
 
 def _includes() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from pocketformer.compiler.link import Linker
 from pocketformer.compiler.manifest import Entry, Manifest
 from pocketformer.compiler.model import Dim, TensorSpec
 from pocketformer.compiler.pipeline import finish, run
+from pocketformer.compiler.pool import pool_objects
 from pocketformer.schedules.cpu.intrinsics import Isa, isa_of
 from pocketformer.schedules.cpu.kernel import (
     Builder,
@@ -71,7 +72,7 @@ def compile_peaks(target: Target) -> Bundle:
     executable = relax.build(module, target.tvm(), relax_pipeline=None)
     with TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
-        executable.export_library(str(library), fcompile=Linker(target))
+        executable.export_library(str(library), fcompile=Linker(target, also=pool_objects(target)))
         return Bundle.create(library, {}, manifest)
 
 

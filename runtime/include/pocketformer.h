@@ -15,9 +15,10 @@
 
    Threads. A session is used by one thread at a time; which one may change between calls. Different
    sessions may be used in different threads at once, and pf_open may be called in several. The
-   kernels' own threads are kept per calling thread: use few of those. pf_last_error() tells of the
-   calling thread's last failed call. Do not call anything here in a child after fork() if the parent
-   had run a session.
+   kernels' own threads are started by the first run that has work for them, as many for every run
+   that is under way at the same time, and sleep between the runs. pf_last_error() tells of the
+   calling thread's last failed call. A child after fork() may use the sessions that it inherited,
+   unless one was in use by another thread at that moment.
 
    Memory. The weights are mapped from the file: keep it unchanged while the session is open. What a
    function returns a pointer to belongs to the library, and says how long it stays.

@@ -83,7 +83,7 @@ class OpenSession final : public Session {
     std::vector<ffi::AnyView> arguments;
     for (const std::optional<Input>& input : given_) arguments.push_back(input->tensor);
     try {
-      UseThreads(threads_);
+      const Threads threads(threads_);
       ffi::Any result;
       function.CallPacked(arguments.data(), static_cast<int>(arguments.size()), &result);
       Take(result);

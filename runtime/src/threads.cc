@@ -5,31 +5,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <tvm/ffi/container/array.h>
-#include <tvm/ffi/function.h>
-#include <tvm/ffi/string.h>
+#include <tvm/ffi/c_api.h>
+#include <tvm/runtime/c_backend_api.h>
 
 #include "cpu.h"
 #include "error.h"
 
-// TVM declares this beside its thread pool, in a header that it does not install.
-namespace tvm::runtime::threading {
-__attribute__((visibility("default"))) void SetMaxConcurrency(int count);
-}
-
 namespace pocketformer {
 namespace {
-
-namespace ffi = tvm::ffi;
-
-constexpr int kShareAllCpus = -3;    // a thread may run on every CPU: one that is pinned stalls all
-                                     // when its CPU is busy, since TVM splits a loop evenly
-
-ffi::Array<ffi::String> CpuNames() {
-  ffi::Array<ffi::String> names;
-  for (int cpu : UsableCpus()) names.push_back(std::to_string(cpu));
-  return names;
-}
 
 std::int64_t FromEnvironment() {
   const char* text = std::getenv("TVM_NUM_THREADS");
@@ -53,21 +36,16 @@ int ChooseThreads(int asked, std::int64_t wish) {
       std::clamp<std::int64_t>(count, 1, static_cast<std::int64_t>(UsableCpus().size())));
 }
 
-void UseThreads(int count) {
-  // TVM keeps a pool for every thread that calls kernels. Its size is settled by the first use, so
-  // that it is made as large as the machine, and `count` of its workers are used.
-  thread_local int current = 0;
-  if (count == current) return;
-  if (count == 1) {
-    tvm::runtime::threading::SetMaxConcurrency(1);    // kernels run here, no pool is started
-  } else {
-    // Asked once: the pool keeps this thread on these CPUs from then on.
-    thread_local const ffi::Array<ffi::String> cpus = CpuNames();
-    static const ffi::Function configure =
-        ffi::Function::GetGlobalRequired("runtime.config_threadpool");
-    configure(kShareAllCpus, count, cpus);
-  }
-  current = count;
+}  // namespace pocketformer
+
+// Kernels call these two, by way of the table of functions that TVM keeps for them.
+
+int TVMBackendParallelLaunch(FTVMParallelLambda task, void* data, int tasks) {
+  static_assert(sizeof(TVMParallelGroupEnv) == sizeof(pool_loop));
+  return pool_launch(reinterpret_cast<pool_task>(task), data, tasks);
 }
 
-}  // namespace pocketformer
+int TVMBackendParallelBarrier(int, TVMParallelGroupEnv*) {
+  TVMFFIErrorSetRaisedFromCStr("RuntimeError", "the tasks of a loop cannot wait for one another");
+  return -1;
+}

@@ -1,8 +1,10 @@
-// How many threads TVM's kernels run on.
+// How many threads share the loops of kernels.
 #ifndef POCKETFORMER_THREADS_H_
 #define POCKETFORMER_THREADS_H_
 
 #include <cstdint>
+
+#include "pool/pool.h"
 
 namespace pocketformer {
 
@@ -11,8 +13,17 @@ namespace pocketformer {
 // Throws Error for a negative `asked`.
 int ChooseThreads(int asked, std::int64_t wish);
 
-// Lets kernels that this thread calls run on `count` threads.
-void UseThreads(int count);
+// While it lives, `count` threads share the loops of kernels that this thread calls.
+class Threads {
+ public:
+  explicit Threads(int count) : run_(pool_enter(count)) {}
+  ~Threads() { pool_leave(run_); }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+ private:
+  const pool_run run_;
+};
 
 }  // namespace pocketformer
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import tvm
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
-from tvm.script import tirx as T
 
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadBundle, BadInput
@@ -23,6 +24,7 @@ from pocketformer.compiler.manifest import Entry
 from pocketformer.compiler.model import Dim, TensorSpec
 from pocketformer.compiler.session import Session
 from tests.compiler.kinds import of_kinds, save_kinds
+from tests.compiler.loops import Checked, Parallel, save_parallel
 from tests.compiler.tiny import (
     build,
     expected,
@@ -309,40 +311,9 @@ def test_what_is_no_library_is_refused():
 
 # Threads
 
-@I.ir_module
-class Parallel:
-    @T.prim_func(s_tir=True)
-    def double(x: T.Buffer((64, 64), "float32"), y: T.Buffer((64, 64), "float32")):
-        T.func_attr({"global_symbol": "double", "tirx.noalias": True})
-        for i in T.parallel(64):
-            for j in T.serial(64):
-                with T.sblock("y"):
-                    vi, vj = T.axis.remap("SS", [i, j])
-                    y[vi, vj] = x[vi, vj] * T.float32(2)
-
-    @R.function
-    def main(x: R.Tensor((64, 64), "float32")):
-        cls = Parallel
-        R.func_attr({"num_input": 1})
-        with R.dataflow():
-            y = R.call_tir(cls.double, (x,), out_ty=R.Tensor((64, 64), "float32"))
-            out = (y,)
-            R.output(out)
-        return out
-
-
 @pytest.fixture(scope="module")
 def parallel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("parallel")
-    manifest = replace(
-        tiny_manifest(),
-        inputs=(TensorSpec("x", (64, 64), "float32"),),
-        outputs=(TensorSpec("y", (64, 64), "float32"),),
-        dims={},
-        entries=(Entry("main", {}, ()),),
-    )
-    Bundle.create(build(Parallel, folder / "p.so"), {}, manifest).save(folder / "parallel.pf")
-    return folder / "parallel.pf"
+    return save_parallel(Parallel, tmp_path_factory.mktemp("parallel"))
 
 
 def run_python(code: str, *args: object, **environment: str) -> str:
@@ -356,8 +327,8 @@ def run_python(code: str, *args: object, **environment: str) -> str:
     return finished.stdout.strip()
 
 
-COUNT_THREADS = """
-import os, sys
+DOUBLE = """
+import os, sys, threading, time
 import numpy as np
 from pocketformer.compiler.session import Session
 
@@ -366,24 +337,131 @@ x = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
 def check(session):
     np.testing.assert_array_equal(session.run(x=x)["y"], 2 * x)
 
+def threads():
+    return len(os.listdir("/proc/self/task")) - before
+
 before = len(os.listdir("/proc/self/task"))
-one = Session(sys.argv[1], threads=1)
-check(one)
-print(len(os.listdir("/proc/self/task")) - before, end=" ")
+"""
+COUNT_THREADS = DOUBLE + """
+check(Session(sys.argv[1], threads=1))
+print(threads(), end=" ")
 two, many = Session(sys.argv[1], threads=2), Session(sys.argv[1], threads=10_000)
-for session in (two, one, many, two, one):
+print(threads(), end=" ")
+check(two)
+print(threads(), end=" ")
+for _ in range(3):
+    check(two)
+    check(Session(sys.argv[1], threads=2))
+print(two.threads, many.threads, threads())
+"""
+SLEEP = DOUBLE + """
+def seconds_after_a_run():
     check(session)
-    print(session.threads, session._runner._tvm.use_threads(session.threads), end=" ")
-print(Session(sys.argv[1]).threads, len(os.listdir("/proc/self/task")) - before)
+    start = time.process_time()
+    time.sleep(0.1)
+    return time.process_time() - start
+
+session = Session(sys.argv[1], threads=2)
+print(min(seconds_after_a_run() for _ in range(5)))    # numpy has threads, too
+"""
+AT_ONCE = DOUBLE + """
+def many_runs(session):
+    for _ in range(300):
+        check(session)
+    done.append(session)
+
+done = []
+sessions = [Session(sys.argv[1], threads=2) for _ in range(3)]
+callers = [threading.Thread(target=many_runs, args=[each]) for each in sessions]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+print(len(done), threads() <= 3)
+"""
+FORK = DOUBLE + """
+session = Session(sys.argv[1], threads=2)
+check(session)
+child = os.fork()
+if child == 0:
+    check(session)
+    check(Session(sys.argv[1], threads=2))
+    print(len(os.listdir("/proc/self/task")), end=" ", flush=True)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+check(session)
+"""
+UNLOAD = DOUBLE + """
+import gc
+def mapped():
+    return any("parallel.pf/model.so" in line for line in open("/proc/self/maps"))
+
+session = Session(sys.argv[1], threads=2)
+check(session)
+print(mapped(), threads(), end=" ")
+del session
+gc.collect()
+print(mapped(), threads())
+"""
+HOT = """
+import sys
+import numpy as np
+from pocketformer.compiler.session import Session
+
+session = Session(sys.argv[1], threads=2)
+x = np.zeros((64, 64), np.float32)
+for row in (0, 31, 63, 0):
+    x[:] = 0
+    x[row, 5] = 1
+    try:
+        session.run(x=x)
+    except Exception as error:
+        print(str(error).strip().splitlines()[0])
+x[:] = 0
+print(session.run(x=x)["y"].any())
 """
 
 
 @two_cpus
-def test_sessions_keep_their_own_thread_counts(parallel):
-    most = len(cpus())
-    assert run_python(COUNT_THREADS, parallel, TVM_NUM_THREADS="2") == (
-        f"0 2 2 1 1 {most} {most} 2 2 1 1 2 {most - 1}"
-    )
+def test_threads_are_started_for_the_first_loop_and_kept(parallel):
+    assert run_python(COUNT_THREADS, parallel) == f"0 0 1 2 {len(cpus())} 1"
+
+
+@two_cpus
+def test_nothing_is_busy_after_a_run(parallel):
+    assert float(run_python(SLEEP, parallel)) < 0.005    # seconds of 0.1; TVM's threads: 0.05
+
+
+@two_cpus
+def test_runs_at_once_share_no_threads(parallel):
+    assert run_python(AT_ONCE, parallel) == "3 True"
+
+
+@two_cpus
+def test_a_child_of_fork_has_threads_of_its_own(parallel):
+    assert run_python(FORK, parallel) == "2 7"
+
+
+@two_cpus
+def test_threads_end_with_the_library(parallel):
+    assert run_python(UNLOAD, parallel) == "True 1 False 0"
+
+
+@two_cpus
+def test_a_failure_in_another_thread_reaches_the_caller(tmp_path):
+    said = run_python(HOT, save_parallel(Checked, tmp_path)).splitlines()
+    assert len(said) == 5
+    assert all("it is too hot" in each for each in said[:4])
+    assert said[4] == "False"
+
+
+def test_a_library_of_other_making_is_refused(tmp_path):
+    executable = relax.build(Parallel, tvm.target.Target({"kind": "llvm"}))
+    executable.export_library(str(tmp_path / "stock.so"))
+    manifest = replace(tiny_manifest(), entries=(Entry("main", {}, ()),))
+    with pytest.raises(BadBundle, match="without pocketformer's threads; compile") as error:
+        Session(Bundle.create(tmp_path / "stock.so", {}, manifest))
+    one_sentence(error)
 
 
 def test_threads_follow_the_target_or_the_environment(parallel):

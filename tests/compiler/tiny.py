@@ -10,9 +10,12 @@ from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
+from pocketformer import targets
+from pocketformer.compiler.link import Linker
 from pocketformer.compiler.machine import this_machine
 from pocketformer.compiler.manifest import Entry, Manifest, OperatorRecord, TargetRecord
 from pocketformer.compiler.model import Dim, TensorSpec
+from pocketformer.compiler.pool import pool_objects
 
 
 # hidden = x @ w + c + shift; the entry for seq=4 doubles it, so that a test sees which one ran.
@@ -91,7 +94,10 @@ def tiny_manifest(embedded: bool = False) -> Manifest:
 
 
 def build(module: tvm.IRModule, path: Path) -> Path:
-    relax.build(module, tvm.target.Target({"kind": "llvm"})).export_library(str(path))
+    here = targets.load("host")
+    linker = Linker(here, also=pool_objects(here))
+    executable = relax.build(module, tvm.target.Target({"kind": "llvm"}))
+    executable.export_library(str(path), fcompile=linker)
     return path
 
 

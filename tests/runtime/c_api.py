@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
@@ -246,6 +247,40 @@ def run_in_threads(
     for thread in threads:
         thread.join()
     return found
+
+
+def run_in_child(folder: Path, given: Mapping[str, np.ndarray]) -> tuple[int, int, bool]:
+    """How many threads two runs started, how many there are in a child of fork() that ran this
+    session and one of its own, and whether all outputs were the same; 0, False if the child failed.
+    """
+    session = Session(folder, threads=2)
+    before = len(os.listdir("/proc/self/task"))
+    right = session.run(given)[0][2]
+    again = session.run(given)[0][2]
+    found = len(os.listdir("/proc/self/task")) - before
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        other = Session(folder, threads=2)
+        same = right == again == session.run(given)[0][2] == other.run(given)[0][2]
+        os.write(write, bytes([len(os.listdir("/proc/self/task")), same]))
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    count, same = os.read(read, 2) or (0, 0)
+    session.close()
+    return found, count, bool(same)
+
+
+def seconds_after_a_run(folder: Path, given: Mapping[str, np.ndarray]) -> float:
+    """The processor's time that passes in 0.1 seconds after a run on two threads."""
+    session = Session(folder, threads=2)
+    found = []
+    for _ in range(5):    # numpy has threads of its own, which may be busy, too
+        session.run(given)
+        start = time.process_time()
+        time.sleep(0.1)
+        found.append(time.process_time() - start)
+    return min(found)
 
 
 def last_errors_by_thread(folder: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from pocketformer.compiler.model import Dim
 from pocketformer.compiler.session import Session
 from pocketformer.runtime import toolchain
 from tests.compiler.kinds import of_kinds
+from tests.compiler.loops import Parallel, save_parallel
 from tests.compiler.tiny import inputs
 from tests.runtime import bundles, c_api
 from tests.runtime.bundles import change_byte, make_link, resign, rewrite, truncate
@@ -182,6 +183,25 @@ def test_the_number_of_threads_is_chosen_as_in_python(
     asked: int, variable: str | None, right: int, tiny: Path, ask: Ask
 ) -> None:
     assert ask(c_api.thread_count, tiny, asked, variable) == right
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_parallel(Parallel, tmp_path_factory.mktemp("parallel"))
+
+
+def ones() -> dict[str, np.ndarray]:
+    return {"x": np.ones((64, 64), np.float32)}
+
+
+@pytest.mark.skipif(len(cpus()) < 2, reason="needs two CPUs")
+def test_a_child_of_fork_runs_what_it_inherited(parallel: Path, fresh: Ask) -> None:
+    assert fresh(c_api.run_in_child, parallel, ones()) == (1, 2, True)
+
+
+@pytest.mark.skipif(len(cpus()) < 2, reason="needs two CPUs")
+def test_nothing_is_busy_after_a_run(parallel: Path, fresh: Ask) -> None:
+    assert fresh(c_api.seconds_after_a_run, parallel, ones()) < 0.005    # TVM's threads: 0.05
 
 
 # Refusals

@@ -1,0 +1,320 @@
+/* A team's launch: every thread owns the tasks THREAD, THREAD + threads, ... and counts down how many
+   of them are left; one that is done with its own takes from the others. A count carries the number
+   of its launch, so that a worker that comes late, with an older number, gets nothing.
+
+   No lock is held anywhere, and what a process owns bears its number: a fork() finds nothing locked,
+   and the child's teams begin anew. */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <tvm/ffi/c_api.h>
+#include <unistd.h>
+
+enum {
+  LINE = 128,            /* bytes; x86 fetches cache lines in pairs of 64, some ARM cores have 128 */
+  TEAMS = 64,            /* runs at once */
+  TASKS = 64,            /* of a loop at least, so that few are waited for at its end ... */
+  TASKS_A_THREAD = 16,   /* ... with many threads, too; a task that has nothing to do takes 5 ns */
+  STACK = 1 << 20,       /* bytes; musl would give 128 KiB */
+};
+
+/* How long a worker looks for the run's next loop, and a caller for the end of its loop, before they
+   sleep. To wake one takes 5 to 50 us. Who sleeps leaves its core to a worker that another program
+   keeps from working. */
+static const int64_t AWAKE_NS = 50000, PATIENCE_NS = 20000;
+
+typedef struct share {
+  _Alignas(LINE) _Atomic uint64_t left;    /* number of the launch << 32 | tasks that are left */
+  struct pool_team* team;
+  pthread_t thread;
+} share;
+
+typedef struct pool_team {
+  _Atomic pid_t owner;    /* the process that has a run in it, 0: none */
+  pid_t process;          /* whose threads the workers are */
+  int threads, started;   /* `started` counts the caller */
+  int busy;               /* the caller is in a launch */
+  _Atomic int running, stopped;
+  _Atomic(pool_task) task;
+  _Atomic(void*) data;
+  _Atomic int tasks;
+  _Atomic int failed;     /* a task did: the others are left out */
+  _Atomic(void*) error;   /* the first one's */
+  _Alignas(LINE) _Atomic uint32_t launch;    /* its number; workers sleep on it */
+  _Atomic int asleep;
+  _Alignas(LINE) _Atomic uint32_t pending;   /* tasks that are not done; the caller sleeps on it */
+  _Atomic int waiting;
+  share shares[];
+} pool_team;
+
+static _Atomic(pool_team*) teams[TEAMS];
+static pthread_key_t current;    /* the thread's team; `alone` in a worker and for one thread */
+static int has_key;
+static char alone;
+
+static void futex(_Atomic uint32_t* word, int what, uint32_t value) {
+  syscall(SYS_futex, word, what | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+static void rest(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb");    /* waits for some cycles; "yield" does nothing on most cores */
+#else
+  __asm__ volatile("yield");
+#endif
+}
+
+static int64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* Waits until `*word` is (or is not) `value`, for `ns` at most, or until `*until` is 0. */
+static int await(_Atomic uint32_t* word, int is, uint32_t value, _Atomic int* until, int64_t ns) {
+  int64_t end = 0;
+  for (unsigned turn = 1;; ++turn) {
+    if ((atomic_load(word) == value) == is) return 1;
+    if (until && !atomic_load(until)) return 0;
+    if (turn % 32 == 0) {
+      const int64_t now = now_ns();
+      if (end == 0) end = now + ns;
+      if (now > end) return 0;
+    }
+    rest();
+  }
+}
+
+/* Tasks of `thread` among `tasks` that are dealt to `threads` in turn. */
+static uint32_t dealt(int tasks, int thread, int threads) {
+  return (uint32_t)((tasks - thread + threads - 1) / threads);
+}
+
+/* How many tasks the share had left of this launch, one of which is now the caller's. */
+static uint32_t claim(share* from, uint32_t launch) {
+  uint64_t seen = atomic_load(&from->left);
+  while (seen >> 32 == launch && (uint32_t)seen) {
+    if (atomic_compare_exchange_weak(&from->left, &seen, seen - 1)) return (uint32_t)seen;
+  }
+  return 0;
+}
+
+static void fail(pool_team* team) {
+  void *none = NULL, *error = NULL;
+  atomic_store(&team->failed, 1);
+  TVMFFIErrorMoveFromRaised(&error);
+  if (error && !atomic_compare_exchange_strong(&team->error, &none, error)) {
+    TVMFFIObjectDecRef(error);
+  }
+}
+
+static int raise_again(pool_team* team) {
+  void* const error = atomic_exchange(&team->error, NULL);
+  if (error) {
+    TVMFFIErrorSetRaised(error);
+    TVMFFIObjectDecRef(error);
+  }
+  return -1;
+}
+
+/* Does tasks of the launch until none is left. What was read of another launch than it claims from
+   cannot be used: a claim succeeds only while that launch lasts. */
+static void work(pool_team* team, uint32_t launch, int thread) {
+  const pool_task task = atomic_load(&team->task);
+  void* const data = atomic_load(&team->data);
+  const int threads = team->threads, tasks = atomic_load(&team->tasks);
+  pool_loop loop = {NULL, tasks};
+  uint32_t done = 0;
+  for (int i = 0; i < threads; ++i) {
+    const int owner = (thread + i) % threads;
+    uint32_t left;
+    while ((left = claim(&team->shares[owner], launch))) {
+      const int number = (int)(dealt(tasks, owner, threads) - left) * threads + owner;
+      if (!atomic_load(&team->failed) && task(number, &loop, data)) fail(team);
+      ++done;
+    }
+  }
+  if (done && atomic_fetch_sub(&team->pending, done) == done && atomic_load(&team->waiting)) {
+    futex(&team->pending, FUTEX_WAKE, 1);
+  }
+}
+
+static void* worker(void* argument) {
+  share* const mine = argument;
+  pool_team* const team = mine->team;
+  pthread_setspecific(current, &alone);
+  uint32_t seen = atomic_load(&team->launch) - 1;
+  while (!atomic_load(&team->stopped)) {
+    const uint32_t launch = atomic_load(&team->launch);
+    if (launch != seen) {
+      work(team, seen = launch, (int)(mine - team->shares));
+    } else if (!await(&team->launch, 0, seen, &team->running, AWAKE_NS)) {
+      atomic_fetch_add(&team->asleep, 1);
+      futex(&team->launch, FUTEX_WAIT, seen);
+      atomic_fetch_sub(&team->asleep, 1);
+    }
+  }
+  return NULL;
+}
+
+static void wake(pool_team* team) {
+  if (atomic_load(&team->asleep)) futex(&team->launch, FUTEX_WAKE, INT_MAX);
+}
+
+/* Starts the workers; without those that the system refuses the work is done, too. */
+static void start(pool_team* team) {
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes)) return;
+  pthread_attr_setstacksize(&attributes, STACK);
+  sigset_t all, before;    /* signals are for the threads of the program */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  while (team->started < team->threads) {
+    share* const each = &team->shares[team->started];
+    each->team = team;
+    if (pthread_create(&each->thread, &attributes, worker, each)) break;
+    ++team->started;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+}
+
+/* Makes the team this process's, without workers. A child's copy may stem from amidst a launch. */
+static void reset(pool_team* team, pid_t process) {
+  team->process = process;
+  team->started = 1;
+  team->busy = 0;
+  atomic_store(&team->stopped, 0);
+  atomic_store(&team->failed, 0);
+  atomic_store(&team->error, NULL);
+  atomic_store(&team->asleep, 0);
+  atomic_store(&team->waiting, 0);
+}
+
+static pool_team* new_team(int threads, pid_t process) {
+  void* memory = NULL;
+  const size_t bytes = sizeof(pool_team) + (size_t)threads * sizeof(share);
+  if (posix_memalign(&memory, LINE, bytes)) return NULL;
+  pool_team* const team = memory;
+  __builtin_memset(team, 0, bytes);
+  team->threads = threads;
+  atomic_store(&team->owner, process);
+  reset(team, process);
+  return team;
+}
+
+/* A team of so many threads that nobody is in, NULL if there is none and no place for one. */
+static pool_team* take(int threads) {
+  const pid_t process = getpid();
+  for (int i = 0; i < TEAMS; ++i) {
+    pool_team* team = atomic_load(&teams[i]);
+    if (!team) {
+      pool_team* const made = new_team(threads, process);
+      if (!made || atomic_compare_exchange_strong(&teams[i], &team, made)) return made;
+      free(made);    /* another thread was faster: `team` is now that one's */
+    }
+    pid_t owner = atomic_load(&team->owner);
+    if (team->threads != threads || owner == process) continue;
+    if (!atomic_compare_exchange_strong(&team->owner, &owner, process)) continue;
+    if (team->process != process) reset(team, process);
+    return team;
+  }
+  return NULL;
+}
+
+pool_run pool_enter(int threads) {
+  pool_run run = {NULL, NULL};
+  if (!has_key) return run;
+  run.before = pthread_getspecific(current);
+  if (run.before != &alone && threads > 1) run.team = take(threads);
+  pthread_setspecific(current, run.team ? (void*)run.team : &alone);
+  if (run.team) {
+    atomic_store(&run.team->running, 1);
+    if (atomic_load(&run.team->asleep)) {    /* they are awake when the first loop comes */
+      atomic_fetch_add(&run.team->launch, 1);
+      wake(run.team);
+    }
+  }
+  return run;
+}
+
+void pool_leave(pool_run run) {
+  if (!has_key) return;
+  pthread_setspecific(current, run.before);
+  if (!run.team) return;
+  atomic_store(&run.team->running, 0);
+  atomic_store(&run.team->owner, 0);
+}
+
+int pool_entered(void) { return has_key && pthread_getspecific(current) != NULL; }
+
+static int work_alone(pool_task task, void* data, int tasks) {
+  pool_loop loop = {NULL, tasks > 0 ? tasks : 1};
+  for (int i = 0; i < loop.num_task; ++i) {
+    if (task(i, &loop, data)) return -1;
+  }
+  return 0;
+}
+
+int pool_launch(pool_task task, void* data, int tasks) {
+  void* const value = has_key ? pthread_getspecific(current) : NULL;
+  if (!value || value == &alone) return work_alone(task, data, tasks);
+  pool_team* const team = value;
+  if (team->busy) return work_alone(task, data, tasks);
+  if (team->started < team->threads) start(team);
+  if (tasks <= 0) {
+    tasks = TASKS > TASKS_A_THREAD * team->threads ? TASKS : TASKS_A_THREAD * team->threads;
+  }
+  team->busy = 1;
+  const uint32_t launch = atomic_load(&team->launch) + 1;
+  atomic_store(&team->task, task);
+  atomic_store(&team->data, data);
+  atomic_store(&team->tasks, tasks);
+  atomic_store(&team->pending, (uint32_t)tasks);
+  for (int i = 0; i < team->threads; ++i) {
+    const uint64_t left = tasks > i ? dealt(tasks, i, team->threads) : 0;
+    atomic_store(&team->shares[i].left, (uint64_t)launch << 32 | left);
+  }
+  atomic_store(&team->launch, launch);
+  wake(team);
+  work(team, launch, 0);
+  if (!await(&team->pending, 1, 0, NULL, PATIENCE_NS)) {
+    atomic_store(&team->waiting, 1);
+    uint32_t left;
+    while ((left = atomic_load(&team->pending))) futex(&team->pending, FUTEX_WAIT, left);
+    atomic_store(&team->waiting, 0);
+  }
+  team->busy = 0;
+  return atomic_exchange(&team->failed, 0) ? raise_again(team) : 0;
+}
+
+__attribute__((constructor)) static void open_pool(void) {
+  has_key = pthread_key_create(&current, NULL) == 0;
+}
+
+/* The code goes: no worker may be left in it. */
+__attribute__((destructor)) static void close_pool(void) {
+  for (int i = 0; i < TEAMS; ++i) {
+    pool_team* const team = atomic_load(&teams[i]);
+    if (!team || team->process != getpid() || atomic_load(&team->owner)) continue;
+    atomic_store(&team->stopped, 1);
+    atomic_fetch_add(&team->launch, 1);
+    wake(team);
+    for (int worker = 1; worker < team->started; ++worker) {
+      pthread_join(team->shares[worker].thread, NULL);
+    }
+    free(team);
+    atomic_store(&teams[i], NULL);
+  }
+  if (has_key) pthread_key_delete(current);
+}
