@@ -17,7 +17,7 @@ from bench.arm.counting import compile_c, run_counted
 from bench.arm.instructions import Counts
 from bench.arm.judge import ESTIMATED, SHOWN, core_cycles
 from bench.arm.setting import arm_target, command, show
-from bench.kernels import SHAPES, Shapes, cases
+from bench.kernels import SHAPES, cases
 from pocketformer.compiler.device.cpuinfo import CPUS
 from pocketformer.compiler.link import Linker
 from pocketformer.schedules.cpu import pick
@@ -55,8 +55,8 @@ def main() -> None:
     if not wanted.json:
         show(heading(cores))
     for name in wanted.shapes or names:
-        for known, _, shapes, flops in cases(SHAPES / f"{name}.txt"):
-            found.append(judge(known, shapes, flops, target, wanted.cpu, cores))
+        for known, _, _, flops in cases(SHAPES / f"{name}.txt"):
+            found.append(judge(known, flops, target, wanted.cpu, cores))
             if not wanted.json:
                 show(row(found[-1], cores))
     if wanted.json:
@@ -64,18 +64,17 @@ def main() -> None:
 
 
 def judge(
-    workload: Workload, shapes: Shapes, flops: float, target: Target, cpu: str, cores: list[str]
+    workload: Workload, flops: float, target: Target, cpu: str, cores: list[str]
 ) -> Judged:
-    """What `target`'s kernel for `workload` executes in one call on arrays of these shapes."""
+    """What `target`'s kernel for `workload`, of known sizes, executes in one call."""
     kernel = pick(workload, target)
-    if kernel.packed_shape is not None:
-        shapes = [shapes[0], kernel.packed_shape, *shapes[2:]]
     with tempfile.TemporaryDirectory(prefix="pocketformer-kernel-") as folder:
         library = Path(folder) / "kernel.so"
         func = kernel.func.with_attr("global_symbol", "kernel")
         executable = tvm.compile(func, target=target.tvm())
         executable.export_library(str(library), fcompile=Linker(target))
-        texts = ["x".join(map(str, shape)) for shape in shapes]
+        texts = ["x".join(str(int(size)) for size in array.shape) + f":{array.dtype}"
+                 for array in func.params]
         (region,) = run_counted([runner(), library, *texts], cpu).regions
     cycles = {core: core_cycles([region], core)[0] for core in cores}
     return Judged(str(workload), kernel.name, region.counts, flops, cycles)

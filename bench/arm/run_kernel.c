@@ -1,5 +1,5 @@
-// Runs one kernel of a compiled library on made-up float32 arrays, marked for count_blocks.c:
-//   run_kernel LIBRARY SHAPE...        a shape is 128x384
+// Runs one kernel of a compiled library on made-up arrays, marked for count_blocks.c:
+//   run_kernel LIBRARY ARRAY...        an array is 128x384, or 128x384:int8 if not float32
 // In place of TVM's runtime it has one thread and memory from the C library, so that nothing but
 // the kernel is counted.
 
@@ -53,15 +53,39 @@ static void provide(void* library, const char* name, void* function) {
   if (slot) *slot = function;
 }
 
-// Numbers between -1 and 1, the same in every run.
-static float* fill(int64_t count) {
-  float* data = take(0, 0, (uint64_t)count * sizeof *data, 0, 0);
+// Numbers between -1 and 1, or whole ones of any size; the same in every run.
+static void* fill(int64_t count, DLDataType type) {
+  int bytes = type.bits / 8;
+  char* data = take(0, 0, (uint64_t)(count * bytes), 0, 0);
   uint32_t state = 1;
   for (int64_t i = 0; data && i < count; i++) {
     state = state * 1664525u + 1013904223u;
-    data[i] = (float)(int32_t)state / 2147483648.0f;
+    uint32_t bits = state;
+    if (type.code == kDLFloat || type.code == kDLBfloat) {
+      float number = (float)(int32_t)state / 2147483648.0f;
+      memcpy(&bits, &number, sizeof bits);
+    }
+    // The upper half of a float is a bfloat16, and the high byte of the state is the most random.
+    memcpy(data + i * bytes, (char*)&bits + 4 - bytes, (size_t)bytes);
   }
   return data;
+}
+
+static int read_type(const char* text, DLDataType* type) {
+  static const struct {
+    const char* name;
+    DLDataType type;
+  } known[] = {
+      {"float32", {kDLFloat, 32, 1}}, {"bfloat16", {kDLBfloat, 16, 1}}, {"int32", {kDLInt, 32, 1}},
+      {"int8", {kDLInt, 8, 1}},       {"uint8", {kDLUInt, 8, 1}},       {"bool", {kDLBool, 8, 1}},
+  };
+  const char* colon = strchr(text, ':');
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    if (strcmp(colon ? colon + 1 : "float32", known[i].name)) continue;
+    *type = known[i].type;
+    return 0;
+  }
+  return -1;
 }
 
 static int read_shape(const char* text, int64_t* shape) {
@@ -98,8 +122,10 @@ int main(int argc, char** argv) {
     if (axes < 0) return fail("a shape has more than 8 axes");
     int64_t count = 1;
     for (int axis = 0; axis < axes; axis++) count *= shapes[i][axis];
-    tensors[i] = (DLTensor){.data = fill(count), .device = {kDLCPU, 0}, .ndim = axes,
-                            .dtype = {kDLFloat, 32, 1}, .shape = shapes[i]};
+    DLDataType type;
+    if (read_type(argv[i + 2], &type)) return fail("an array's type is unknown");
+    tensors[i] = (DLTensor){.data = fill(count, type), .device = {kDLCPU, 0}, .ndim = axes,
+                            .dtype = type, .shape = shapes[i]};
     if (!tensors[i].data) return fail("out of memory");
     arguments[i] = (TVMFFIAny){.type_index = kTVMFFIDLTensorPtr};
     arguments[i].v_ptr = &tensors[i];
