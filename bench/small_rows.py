@@ -82,7 +82,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="of a turn (default: 0.05)")
     wanted = parser.parse_args()
     print(f"Microseconds of a layer in a stack, one thread, least of {TURNS} turns.\n\n"
-          "| layers | rows | any | onnxruntime | ratio | known | ratio |\n|---|---|---|---|---|---|---|")
+          "| layers | rows | any | onnxruntime | ratio | known | ratio |\n"
+          "|---|---|---|---|---|---|---|")
     for stack in wanted.stacks:
         k, n = map(int, stack.split("x"))
         worst = 0.0

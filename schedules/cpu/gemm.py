@@ -31,24 +31,29 @@ from pocketformer.schedules.cpu.kernel import (
     transpose,
     workspace,
 )
-from pocketformer.schedules.cpu.packing import default_tile, pack, packed_shape
+from pocketformer.schedules.cpu.packing import default_panel, pack, packed_shape, part_of_panel
 from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
 from pocketformer.schedules.workloads import Linear
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
 
+Left = Callable[[Expr, int], list[Expr]]       # k, steps -> the numbers of all rows, step by step
+Right = Callable[[Expr, int, int], Expr]       # k, column, lanes -> weights
+
 
 @dataclass(frozen=True)
 class Gemm:
     """A `rows` x `columns` tile; the k loop takes `unroll` steps at a time.
 
-    `columns` decides how the weights lie, so it must be the same for all kernels that share them.
+    `panel`, a multiple of `columns`, decides how the weights lie, so it must be the same for all
+    kernels that share them.
     """
 
     isa: str
     rows: int
     columns: int
+    panel: int
     unroll: int = 1
 
     @property
@@ -63,26 +68,30 @@ class Gemm:
     def space(cls, target: Target, workload: Linear) -> Iterator[Gemm]:
         """Every tile that fits the registers of `target`."""
         isa = isa_of(target)
-        for vectors in range(1, 7):
-            for rows in range(1, 17):
+        panel = default_panel(isa, workload.n)
+        for columns in range(isa.lanes, panel + 1, isa.lanes):
+            vectors = columns // isa.lanes
+            for rows in range(1, 17 if panel % columns == 0 else 1):
                 spare = 1 + (ceil_div(rows, isa.lanes) if isa.by_lane else vectors)
                 if 4 <= rows * vectors <= isa.registers - spare:
                     for unroll in (1, 2, 4):
-                        yield cls(isa.name, rows, vectors * isa.lanes, unroll)
+                        yield cls(isa.name, rows, columns, panel, unroll)
 
     @classmethod
     def default(cls, target: Target, workload: Linear) -> Gemm:
-        """The best tile whose panels waste little of `workload.n`; it depends on n alone."""
+        """The best tile of the panels that waste little of `workload.n`."""
         isa = isa_of(target)
-        return cls(isa.name, *default_tile(isa, workload.n), isa.unroll)
+        panel = default_panel(isa, workload.n)
+        rows, columns = next(tile for tile in isa.tiles if panel % tile[1] == 0)
+        return cls(isa.name, rows, columns, panel, isa.unroll)
 
     def kernel(self, workload: Linear, target: Target) -> Kernel:
         n, k = workload.n, workload.k
         return Kernel(
             self.name,
             self.build(workload, target),
-            lambda weight: pack(weight, n, k, self.columns),
-            packed_shape(n, k, self.columns),
+            lambda weight: pack(weight, n, k, self.panel),
+            packed_shape(n, k, self.panel),
         )
 
     def build(self, workload: Linear, target: Target) -> tirx.PrimFunc:
@@ -98,7 +107,6 @@ class _Writer:
         self.isa: Isa = isa_named(point.isa)
         self.tiles = Tiles(
             ceil_div(workload.n, point.columns), point.rows, worth_sharing(workload))
-        self.vectors = point.columns // self.isa.lanes
         self.x: Buffer = None
         self.weight: Buffer = None
 
@@ -108,7 +116,7 @@ class _Writer:
             self.m = function.size("m", work.m)
             self.x = function.argument("x", (self.m, work.k))
             self.weight = function.argument(
-                "weight", packed_shape(work.n, work.k, point.columns))
+                "weight", packed_shape(work.n, work.k, point.panel))
             self.end = Epilogue(function, work, self.m, point.columns, self.isa.lanes)
             if self.isa.by_lane and work.m != 1:
                 self._packed_blocks()
@@ -146,36 +154,39 @@ class _Writer:
 
     def _multiply(self, first: Expr, count: Expr, packed: Buffer | None) -> None:
         """Multiply `count` rows from row `first`."""
-        def begin(panel: Expr) -> None:
-            self.end.begin(panel, self.point.rows)
+        def begin(strip: Expr) -> None:
+            self.end.begin(strip, self.point.rows)
 
-        def compute(panel: Expr, tile: Expr, row: Expr, rows: int) -> None:
-            self._tile(panel, first + row, rows, packed, tile)
+        def compute(strip: Expr, tile: Expr, row: Expr, rows: int) -> None:
+            self._tile(strip, first + row, rows, packed, tile)
 
         self.tiles.walk(count, begin, compute)
 
     def _tile(
-        self, panel: Expr, row: Expr, rows: int, packed: Buffer | None, tile: Expr
+        self, strip: Expr, row: Expr, rows: int, packed: Buffer | None, tile: Expr
     ) -> None:
-        """`rows` rows of one panel from `row` on, which `packed` holds as its `tile`."""
+        """`rows` rows of one strip from `row` on, which `packed` holds as its `tile`."""
+        panel, start = part_of_panel(strip, self.point.columns, self.point.panel)
+
+        def right(k: Expr, column: int, lanes: int) -> Expr:
+            return load(self.weight, panel, k, start + column, lanes=lanes)
+
         if rows == 1:
-            total = single_row(self.isa, self.x, row, self.weight, panel, self.end)
+            total = single_row(self.isa, self.x, row, self.point.columns, self.end, right)
         else:
             total = Tile(rows, self.point.columns)
             self.end.start(total, rows)
             left = (self._from_memory(row, rows) if packed is None
                     else self._from_lanes(packed, tile, rows))
-            self._accumulate(panel, total, rows, left)
-        self.end.finish(total, panel, row, rows)
+            self._accumulate(total, rows, left, right)
+        self.end.finish(total, strip, row, rows)
 
-    def _from_memory(self, row: Expr, rows: int) -> Callable[[Expr, int], list[Expr]]:
+    def _from_memory(self, row: Expr, rows: int) -> Left:
         def left(k: Expr, steps: int) -> list[Expr]:
             return [self.x[row + r, k + u] for u in range(steps) for r in range(rows)]
         return left
 
-    def _from_lanes(
-        self, packed: Buffer, tile: Expr, rows: int
-    ) -> Callable[[Expr, int], list[Expr]]:
+    def _from_lanes(self, packed: Buffer, tile: Expr, rows: int) -> Left:
         lanes = self.isa.lanes
         padded = ceil_div(rows, lanes) * lanes
 
@@ -187,19 +198,16 @@ class _Writer:
             return [held[u, r] for u in range(steps) for r in range(rows)]
         return left
 
-    def _accumulate(
-        self, panel: Expr, total: Tile, rows: int, left: Callable[[Expr, int], list[Expr]]
-    ) -> None:
+    def _accumulate(self, total: Tile, rows: int, left: Left, right: Right) -> None:
         lanes, k, unroll = self.isa.lanes, self.workload.k, self.point.unroll
 
         def steps(at: Any, count: int) -> None:
             numbers = left(at, count)
             for u in range(count):
                 for r in range(rows):
-                    for v in range(self.vectors):
-                        column = v * lanes
-                        weight = load(self.weight, panel, at + u, column, lanes=lanes)
-                        total.add(splat(numbers[u * rows + r], lanes) * weight, r, column)
+                    for column in range(0, self.point.columns, lanes):
+                        factor = splat(numbers[u * rows + r], lanes)
+                        total.add(factor * right(at + u, column, lanes), r, column)
 
         with loop(k // unroll) as step:
             steps(step * unroll, unroll)

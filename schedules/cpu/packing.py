@@ -5,19 +5,45 @@ The layout depends on k, n and a panel's width alone, so kernels for any number 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from tvm import relax
 
 from pocketformer.schedules.cpu.intrinsics import Isa
-from pocketformer.schedules.cpu.kernel import ceil_div
+from pocketformer.schedules.cpu.kernel import Expr, ceil_div
 
 
-def default_tile(isa: Isa, n: int) -> tuple[int, int]:
+class HasTiles(Protocol):
+    """What has register tiles (rows, columns), the best first: an instruction set, or a product."""
+
+    @property
+    def tiles(self) -> tuple[tuple[int, int], ...]: ...
+
+
+def default_tile(isa: HasTiles, n: int) -> tuple[int, int]:
     """(rows, columns) of the best register tile whose panels waste little of `n` columns."""
-    def cost(tile: tuple[int, int]) -> float:
-        # Every place down the table costs some 2 % of speed.
-        return float(ceil_div(n, tile[1]) * tile[1] * (1.0 + 0.02 * isa.tiles.index(tile)))
+    width = _least_waste(n, [columns for _, columns in isa.tiles])
+    return next(tile for tile in isa.tiles if tile[1] == width)
 
-    return min(isa.tiles, key=cost)
+
+def default_panel(isa: Isa, n: int) -> int:
+    """The columns of the panels in which the float32 weights of `n` columns lie."""
+    return _least_waste(n, isa.panels)
+
+
+def _least_waste(n: int, widths: Sequence[int]) -> int:
+    def cost(place: int) -> float:
+        # Every place down the table costs some 2 % of speed.
+        return float(ceil_div(n, widths[place]) * widths[place] * (1.0 + 0.02 * place))
+
+    return widths[min(range(len(widths)), key=cost)]
+
+
+def part_of_panel(strip: Expr, columns: int, panel: int) -> tuple[Expr, Expr]:
+    """The panel of a strip of `columns` columns, and the column where it begins in that."""
+    parts = panel // columns
+    return (strip, 0) if parts == 1 else (strip // parts, strip % parts * columns)
 
 
 def packed_shape(n: int, k: int, columns: int) -> tuple[int, int, int]:

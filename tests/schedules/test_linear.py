@@ -107,6 +107,13 @@ def test_the_layout_of_weights_does_not_depend_on_the_rows(isa, n):
     assert len(shapes) == 1
 
 
+@pytest.mark.parametrize("arch", sorted({isa.arch for isa in TABLE}))
+@pytest.mark.parametrize("n", [2, 50, 96, 312, 384])
+def test_the_instruction_sets_of_a_processor_family_share_a_layout(arch, n):
+    rows = [isa for isa in TABLE if isa.arch == arch]
+    assert len({pick(Linear(128, n, 8), stand_in(isa)).packed_shape for isa in rows}) == 1
+
+
 @pytest.mark.parametrize("n", [96, 50])
 def test_pack_gives_what_the_kernel_reads(n):
     kernel = kernel_of(Linear(None, n, 8), "avx2")
