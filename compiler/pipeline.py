@@ -20,6 +20,8 @@ from pocketformer.passes.fuse_rms_norm import FuseRmsNorm
 from pocketformer.passes.fuse_silu import FuseSilu
 from pocketformer.passes.lower_math import LowerMath
 from pocketformer.passes.merge_qkv import MergeQkv
+from pocketformer.passes.pack_memory import PackMemory
+from pocketformer.passes.pick_in_place import PickInPlace
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.passes.prune_rows import PruneRows
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
@@ -84,12 +86,13 @@ def finish(target: Target) -> Iterator[Step]:
     yield Step("annotate_patterns", transform.AnnotateTIROpPattern())
     yield Step("fuse_ops", transform.FuseOps())
     yield Step("fuse_tir", transform.FuseTIR())
+    yield Step("pick_in_place", PickInPlace())
     yield Step("schedule_rest", ScheduleRest(target))
     yield Step("lower_math", LowerMath())
     yield Step("to_non_dataflow", transform.ToNonDataflow())
     yield Step("remove_purity", transform.RemovePurityChecking())
     yield Step("lower_calls", transform.CallTIRRewrite())
-    yield Step("plan_memory", transform.StaticPlanBlockMemory())
+    yield Step("pack_memory", PackMemory())
     yield Step("lower_alloc", transform.LowerAllocTensor())
     yield Step("free_after_last_use", transform.KillAfterLastUse())
     yield Step("lower_builtins", transform.LowerRuntimeBuiltin())

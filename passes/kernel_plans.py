@@ -28,12 +28,17 @@ from pocketformer.schedules.workloads import (
 
 @dataclass(frozen=True)
 class Plan:
-    """A workload, its kernel's arguments (the one to pack stands at `packed`) and result shape."""
+    """A workload, its kernel's arguments (the one to pack stands at `packed`) and result shape.
+
+    The result may take over the memory of the argument at `in_place`: each of its elements is
+    written after the same element of that argument was read for the last time.
+    """
 
     workload: Workload
     args: list[relax.Expr]
     out: list[Size]
     packed: int | None = None
+    in_place: int | None = None
 
 
 def _linear(
@@ -55,7 +60,8 @@ def _linear(
         activation=options["activation"],
         residual=bool(options["residual"]),
     )
-    return Plan(workload, args, [rows, n], packed=1)
+    last = len(args) - 1
+    return Plan(workload, args, [rows, n], packed=1, in_place=last if workload.residual else None)
 
 
 def _attention(

@@ -21,6 +21,7 @@ from pocketformer.passes.graph import (
     with_entries,
 )
 from pocketformer.passes.kernel_plans import OPERATOR_PLANS, PLANS, Plan
+from pocketformer.passes.pack_memory import IN_PLACE
 from pocketformer.passes.refusal import Refused, note_refusal
 from pocketformer.schedules.cpu import Kernel, pick
 from pocketformer.schedules.workloads import (
@@ -79,7 +80,7 @@ class _Picker:
     def _call(
         self, before: list[relax.VarBinding], plan: Plan, var: relax.Var, value: relax.Call
     ) -> Replacement:
-        kernel, gvar = self._kernel(plan.workload)
+        kernel, gvar = self._kernel(plan)
         args = list(plan.args)
         if plan.packed is not None and kernel.pack is not None:
             args[plan.packed] = emit(
@@ -92,7 +93,8 @@ class _Picker:
         flat = emit(before, call, f"{var.name}_flat", value.span)
         return Replacement(normalize(relax.op.reshape(flat, value.ty.shape), value.span), before)
 
-    def _kernel(self, workload: Workload) -> tuple[Kernel, GlobalVar]:
+    def _kernel(self, plan: Plan) -> tuple[Kernel, GlobalVar]:
+        workload = plan.workload
         if workload not in self._kernels:
             try:
                 kernel = pick(workload, self._target)
@@ -100,6 +102,8 @@ class _Picker:
                 raise Refused(str(error)) from None
             # A name of its own in this module, as two workloads may run the same kernel.
             func = kernel.func.without_attr("global_symbol").with_attr(WORKLOAD, str(workload))
+            if plan.in_place is not None:
+                func = func.with_attr(IN_PLACE, [plan.in_place])
             self._kernels[workload] = kernel, self._builder.add_func(
                 func, f"{kernel.name}__{workload}"
             )

@@ -15,8 +15,8 @@ STEPS = [
 ]
 LAST_STEPS = [
     "canonicalize_folded", "dispatch_scan", "legalize", "annotate_patterns", "fuse_ops",
-    "fuse_tir", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity",
-    "lower_calls", "plan_memory", "lower_alloc", "free_after_last_use", "lower_builtins",
+    "fuse_tir", "pick_in_place", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity",
+    "lower_calls", "pack_memory", "lower_alloc", "free_after_last_use", "lower_builtins",
     "compute_sizes", "lower_shapes", "name_symbols",
 ]
 
