@@ -65,16 +65,19 @@ class Tiles:
         with parallel_loop(ceil_div(count, self.rows), self.shared) as tile:
             self._visit(count, tile, visit)
 
+    def place(self, count: Expr, tile: Expr) -> tuple[Expr, Expr]:
+        """The row where a tile begins, and how many it has, as expressions."""
+        tiles = ceil_div(count, self.rows)
+        low, higher = count // tiles, count % tiles
+        row = hidden(tile * low + tirx.min(tile, higher))
+        return row, hidden(low + tirx.Select(tile < higher, 1, 0))
+
     def _visit(self, count: Expr, tile: Expr, visit: Visit) -> None:
         """The first tiles have a row more where the rows cannot be shared out evenly."""
         tiles = ceil_div(count, self.rows)
         low, higher = count // tiles, count % tiles
         if not isinstance(count, int):
-            row = T.bind(tile * low + tirx.min(tile, higher))
-            # In a buffer, so that TVM's passes do not try to solve the conditions: that takes 10 s.
-            held = registers(1, dtype="int64")
-            store(held, low + tirx.Select(tile < higher, 1, 0), 0)
-            height = held[0]
+            row, height = self.place(count, tile)
             with T.If(height == self.rows):
                 with T.Then():
                     visit(tile, row, self.rows)
@@ -118,5 +121,15 @@ def each_block(m: Expr, rows: int, body: Callable[[Expr, Expr], None]) -> None:
         body(0, m)
         return
     with loop(ceil_div(m, block)) as number:
-        first = number * block
-        body(first, tirx.min(m - first, block))
+        first = hidden(number * block)
+        body(first, hidden(tirx.min(m - first, block)))
+
+
+def hidden(value: Expr) -> Expr:
+    """`value`, in a register through which TVM's passes do not see.
+
+    They try to bound every index and to solve every condition, which takes them seconds a kernel.
+    """
+    held = registers(1, dtype="int64")
+    store(held, value, 0)
+    return T.bind(held[0])
