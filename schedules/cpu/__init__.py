@@ -1,4 +1,4 @@
-"""Float32 kernels for processors: `pick` the one for a workload."""
+"""Kernels for processors: `pick` the one for a workload."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketformer.schedules.cpu.attention import FusedAttention
 from pocketformer.schedules.cpu.batch_matmul import TiledBatchMatmul
+from pocketformer.schedules.cpu.dot_gemm import DotGemm
 from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.gemv import Gemv
 from pocketformer.schedules.cpu.kernel import Kernel
@@ -22,6 +23,7 @@ __all__ = ["TEMPLATES", "Kernel", "pick"]
 TEMPLATES: tuple[Any, ...] = (
     Gemv,
     Gemm,
+    DotGemm,
     FusedAttention,
     RowNorm,
     RowSoftmax,

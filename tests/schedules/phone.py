@@ -33,8 +33,8 @@ def target_of(cpu: str) -> Target:
     """What is compiled for the phone: a real core that `cpu` has all instructions of."""
     if cpu == "cortex-a76":
         return targets.load("raspberrypi5")
-    pixel = targets.load("pixel8")      # cortex-x3; the emulated phone runs Linux
-    return replace(pixel, os="linux", android_api=None)
+    newest = targets.load("snapdragon8gen3")    # cortex-x4; the emulated phone runs Linux
+    return replace(newest, os="linux", android_api=None)
 
 
 @cache

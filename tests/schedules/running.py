@@ -18,6 +18,9 @@ import tvm
 
 from pocketformer import targets
 from pocketformer.schedules.cpu import Kernel, pick
+from pocketformer.schedules.cpu.dot import Dot
+from pocketformer.schedules.cpu.dot_gemm import DotGemm
+from pocketformer.schedules.cpu.dot_table import DOTS
 from pocketformer.schedules.cpu.intrinsics import TABLE, Isa
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
@@ -25,8 +28,11 @@ from tests.numerics.tolerance import TOLERANCE
 from tests.schedules import phone
 from tests.schedules.phone import MARGIN, MARK
 
+# Instructions for which LLVM has code on their own machines alone.
+INSTRUCTIONS = {dot.name: dot for dot in DOTS if dot.llvm}
 
-def stand_in(isa: Isa) -> Target:
+
+def stand_in(isa: Isa | Dot) -> Target:
     """A target that gets the kernels of `isa`; never compiled for."""
     return replace(targets.load("host"), arch=isa.arch, isa=isa.needs)
 
@@ -34,9 +40,13 @@ def stand_in(isa: Isa) -> Target:
 @cache
 def kernel_of(workload: Workload, isa: str) -> Kernel:
     name, _, cpu = isa.partition("@")
+    if name in INSTRUCTIONS:
+        point = DotGemm.best(INSTRUCTIONS[name], workload)
+        return point.kernel(workload, phone.target_of(cpu) if cpu else targets.load("host"))
+    row = next(row for row in TABLE if row.name == name)
     if cpu:
-        return pick(workload, phone.target_of(cpu))
-    return pick(workload, stand_in(next(row for row in TABLE if row.name == name)))
+        return pick(workload, replace(phone.target_of(cpu), isa=row.needs))
+    return pick(workload, stand_in(row))
 
 
 def kernels(workload: Workload, *only: str) -> list[Any]:
@@ -44,12 +54,30 @@ def kernels(workload: Workload, *only: str) -> list[Any]:
     Arm kernel twice, the second time on the first emulated phone that has its instructions."""
     rows = [isa for isa in TABLE if not only or isa.name in only]
     params = [pytest.param(isa.name, id=kernel_of(workload, isa.name).name) for isa in rows]
-    for isa in rows:
-        if isa.arch == "aarch64":
-            cpu = next(cpu for cpu in phone.CPUS if isa.needs <= phone.target_of(cpu).isa)
-            kernel = kernel_of(workload, f"{isa.name}@{cpu}")
-            params.append(pytest.param(f"{isa.name}@{cpu}", id=f"{kernel.name}@{cpu}"))
+    return params + [_on_phone(workload, isa) for isa in rows if isa.arch == "aarch64"]
+
+
+def instructions(workload: Workload, dtype: str) -> list[Any]:
+    """Test parameters: every instruction for products of `dtype`, on a machine that has it."""
+    has = targets.load("host")
+    params = []
+    for dot in INSTRUCTIONS.values():
+        if dot.dtype != dtype:
+            continue
+        if dot.arch == "aarch64":
+            params.append(_on_phone(workload, dot))
+            continue
+        lacking = pytest.mark.skipif(
+            dot.arch != has.arch or not dot.needs <= has.isa, reason=f"no {dot.name} here")
+        name = kernel_of(workload, dot.name).name
+        params.append(pytest.param(dot.name, id=name, marks=lacking))
     return params
+
+
+def _on_phone(workload: Workload, isa: Isa | Dot) -> Any:
+    cpu = next(cpu for cpu in phone.CPUS if isa.needs <= phone.target_of(cpu).isa)
+    where = f"{isa.name}@{cpu}"
+    return pytest.param(where, id=f"{kernel_of(workload, where).name}@{cpu}")
 
 
 @cache
@@ -73,11 +101,18 @@ def call(
         return on_phone(workload, isa, cpu).call("kernel", inputs, shapes)
     given = [framed(array, np.nan) for array in inputs]
     results = [framed(np.full(shape, np.nan, "float32"), MARK) for shape in shapes]
-    compiled(workload, isa)(*(tvm.runtime.from_dlpack(array) for array, _ in given + results))
+    compiled(workload, isa)(*(_tensor(array) for array, _ in given + results))
     for array, frame in results:
         around = np.concatenate([frame[:MARGIN], frame[MARGIN + array.size :]])
         assert (around == MARK).all(), "the kernel wrote past its output"
     return [array for array, _ in results]
+
+
+def _tensor(array: np.ndarray) -> Any:
+    """`array` itself, or a copy where numpy cannot hand it out."""
+    if array.dtype == "bfloat16":
+        return tvm.runtime.tensor(array)
+    return tvm.runtime.from_dlpack(array)
 
 
 def framed(array: np.ndarray, around: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +140,12 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def packed(weight: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """`weight` [k, n] as [panel, k, column], zeros after the last column; numpy's way."""
-    panels, k, columns = shape
-    wide = np.zeros((k, panels * columns), "float32")
-    wide[:, : weight.shape[1]] = weight
-    return np.ascontiguousarray(wide.reshape(k, panels, columns).transpose(1, 0, 2))
+    """`weight` [k, n] as [panel, k, column] or [panel, k / group, column, k of the group].
+
+    Zeros after the last column and the last k; numpy's way.
+    """
+    panels, groups, columns, group = (*shape, 1)[:4]
+    wide = np.zeros((groups * group, panels * columns), weight.dtype)
+    wide[: weight.shape[0], : weight.shape[1]] = weight
+    split = wide.reshape(groups, group, panels, columns).transpose(2, 0, 3, 1)
+    return np.ascontiguousarray(split.reshape(shape))

@@ -1,0 +1,169 @@
+"""The left factor of a product of short numbers: rows of x, rounded and packed into words.
+
+Rows are packed as many at a time as a cache holds. How the words lie depends on how the machine
+takes them: one row after the other where it broadcasts from memory, the same word of all rows of a
+tile beside each other where it multiplies by a lane of a register, two rows at a time by matrices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from pocketformer.schedules.cpu.dot import Dot
+from pocketformer.schedules.cpu.kernel import (
+    Buffer,
+    Expr,
+    ceil_div,
+    load,
+    loop,
+    parallel_loop,
+    registers,
+    splat,
+    store,
+    transpose,
+    workspace,
+)
+from pocketformer.schedules.cpu.tiles import Tiles, block_rows
+
+
+def left_of(dot: Dot, x: Buffer, rows: int) -> Left:
+    """How `dot` takes x[m, k] in tiles of `rows` rows."""
+    if dot.matrix:
+        return _Matrices(dot, x, rows)
+    return _Lanes(dot, x, rows) if dot.by_lane else _Rows(dot, x, rows)
+
+
+class Left(ABC):
+    """A block of rows of x in words, and how a tile reads them."""
+
+    height = 1      # rows that are packed together
+
+    def __init__(self, dot: Dot, x: Buffer, rows: int) -> None:
+        self.dot, self.x, self.rows = dot, x, rows
+        self.m, self.k = x.shape[0], int(x.shape[1])
+        self.step = dot.lanes * dot.values      # numbers of a row that become a vector of words
+        self.steps = ceil_div(self.k, self.step)
+        self.per_group = dot.group // dot.values
+        self.tall = ceil_div(rows, self.height) * self.height
+        self.tiles = ceil_div(block_rows(self.m, rows), rows)
+        self.packed = self._workspace(self.steps * dot.lanes)
+
+    def pack(self, tiles: Tiles, first: Expr, count: Expr) -> None:
+        """Pack the `count` rows from row `first` on, tile by tile."""
+        with parallel_loop(ceil_div(count, self.rows), tiles.shared) as tile:
+            row, rows = tiles.place(count, tile)
+            edge = registers(self.height, self.step, dtype=str(self.x.dtype))
+            if self.k % self.step:
+                for slot in range(self.height):
+                    store(edge, splat(tirx.const(0, str(self.x.dtype)), self.step), slot, 0)
+            with loop(ceil_div(rows, self.height)) as group:
+                self._pack_rows(tile, row, group, [
+                    T.bind(first + row + tirx.min(group * self.height + slot, rows - 1))
+                    for slot in range(self.height)], edge)
+
+    def _pack_rows(
+        self, tile: Expr, row: Expr, group: Expr, rows: list[Expr], edge: Buffer
+    ) -> None:
+        """A group of rows of a tile, which begins at `row` of the block."""
+        with loop(self.k // self.step) as step:
+            words = [self._words(self.x, each, step * self.step) for each in rows]
+            self._put(tile, row, group, step, words)
+        if self.k % self.step == 0:
+            return
+        done = self.k // self.step * self.step      # the numbers left get zeros behind them
+        with loop(self.k % self.step) as i:
+            for slot, each in enumerate(rows):
+                store(edge, self.x[each, done + i], slot, i)
+        words = [self._words(edge, slot, 0) for slot in range(self.height)]
+        self._put(tile, row, group, self.k // self.step, words)
+
+    def _words(self, source: Buffer, row: Any, at: Any) -> Expr:
+        return self.dot.left(T.bind(load(source, row, at, lanes=self.step)))
+
+    @abstractmethod
+    def _workspace(self, words: int) -> Buffer:
+        """Memory for a block of rows of so many words."""
+
+    @abstractmethod
+    def _put(self, tile: Expr, row: Expr, group: Expr, step: Expr, words: list[Expr]) -> None:
+        """Store a vector of words of each of `height` rows, the `group`th of a tile."""
+
+    @abstractmethod
+    def read(
+        self, tile: Expr, row: Expr, rows: int, at: Expr, steps: int
+    ) -> list[list[list[Expr]]]:
+        """Vectors [step][part][row, or pair of rows] of `steps` groups of k from `at` on."""
+
+
+class _Rows(Left):
+    """[row, word]."""
+
+    def _workspace(self, words: int) -> Buffer:
+        return workspace(self.tiles * self.rows, words, dtype=self.dot.word)
+
+    def _put(self, tile: Expr, row: Expr, group: Expr, step: Expr, words: list[Expr]) -> None:
+        store(self.packed, words[0], row + group, step * self.dot.lanes)
+
+    def read(
+        self, tile: Expr, row: Expr, rows: int, at: Expr, steps: int
+    ) -> list[list[list[Expr]]]:
+        def word(step: int, part: int, r: int) -> Expr:
+            number = self.packed[row + r, (at + step) * self.per_group + part]
+            return splat(number, self.dot.lanes)
+
+        return [[[word(step, part, r) for r in range(rows)] for part in range(self.dot.parts)]
+                for step in range(steps)]
+
+
+class _Lanes(Left):
+    """[tile, word, row of the tile]."""
+
+    @property
+    def height(self) -> int:    # type: ignore[override]
+        return self.dot.lanes
+
+    def _workspace(self, words: int) -> Buffer:
+        return workspace(self.tiles, words, self.tall, dtype=self.dot.word)
+
+    def _put(self, tile: Expr, row: Expr, group: Expr, step: Expr, words: list[Expr]) -> None:
+        lanes = self.dot.lanes
+        for i, vector in enumerate(transpose(words)):
+            store(self.packed, vector, tile, step * lanes + i, group * lanes)
+
+    def read(
+        self, tile: Expr, row: Expr, rows: int, at: Expr, steps: int
+    ) -> list[list[list[Expr]]]:
+        lanes, parts = self.dot.lanes, self.dot.parts
+        padded = ceil_div(rows, lanes) * lanes
+        held = registers(steps * parts, padded, dtype=self.dot.word)
+        for word in range(steps * parts):
+            for r in range(0, padded, lanes):
+                vector = load(self.packed, tile, at * parts + word, r, lanes=lanes)
+                store(held, vector, word, r)
+        return [[[splat(held[step * parts + part, r], lanes) for r in range(rows)]
+                 for part in range(parts)] for step in range(steps)]
+
+
+class _Matrices(Left):
+    """[tile, group of k, pair of rows, row of the pair, word of the group]."""
+
+    height = 2
+
+    def _workspace(self, words: int) -> Buffer:
+        return workspace(self.tiles, words // 2, self.tall * 2, dtype=self.dot.word)
+
+    def _put(self, tile: Expr, row: Expr, group: Expr, step: Expr, words: list[Expr]) -> None:
+        for i in range(2):
+            order = [2 * i, 2 * i + 1, 4 + 2 * i, 5 + 2 * i]
+            vector = tirx.Shuffle(words, order)
+            store(self.packed, vector, tile, step * 2 + i, group * 4)
+
+    def read(
+        self, tile: Expr, row: Expr, rows: int, at: Expr, steps: int
+    ) -> list[list[list[Expr]]]:
+        return [[[load(self.packed, tile, at + step, pair * 4, lanes=4)
+                  for pair in range(ceil_div(rows, 2))]] for step in range(steps)]

@@ -1,0 +1,141 @@
+"""Linear kernels with weights of short numbers, at the sizes where tiles, panels and words end."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import relax
+
+from pocketformer import targets
+from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu.dot_gemm import DotGemm
+from pocketformer.schedules.cpu.dot_table import DOTS, dot_named
+from pocketformer.schedules.cpu.intrinsics import TABLE
+from pocketformer.schedules.cpu.kernel import load, prim_func, store
+from pocketformer.schedules.workloads import Linear
+from tests.schedules.running import (
+    assert_agrees,
+    call,
+    instructions,
+    kernel_of,
+    kernels,
+    packed,
+    random,
+    stand_in,
+)
+
+ROWS = (1, 2, 7, 8, 9, 33, 131)
+
+
+def bfloat16(m, n, k, **options):
+    return Linear(m, n, k, dtype="bfloat16", **options)
+
+
+ANY = bfloat16(None, 50, 37, bias=True, residual=True)
+PRODUCTS = [*kernels(ANY), *instructions(ANY, "bfloat16")]
+
+
+def check(workload, isa, m):
+    """Against float64 products of the rounded numbers."""
+    n, k = workload.n, workload.k
+    x = random(m, k)
+    weight = (random(k, n) / math.sqrt(k)).astype(ml_dtypes.bfloat16)
+    inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
+    expected = x.astype(ml_dtypes.bfloat16).astype("float64") @ weight.astype("float64")
+    if workload.bias:
+        inputs.append(random(n, seed=1))
+        expected = expected + inputs[-1]
+    if workload.activation:
+        assert workload.activation == "relu"
+        expected = np.maximum(expected, 0)
+    if workload.residual:
+        inputs.append(random(m, n, seed=2))
+        expected = expected + inputs[-1]
+    (result,) = call(workload, isa, inputs, (m, n))
+    assert_agrees(result, expected)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+def test_any_number_of_rows(isa):
+    for m in ROWS:
+        check(ANY, isa, m)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+def test_a_known_number_of_rows(isa):
+    check(bfloat16(9, 96, 70, activation="relu"), isa, 9)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    m=st.integers(1, 40),
+    n=st.integers(1, 200),
+    k=st.integers(1, 150),
+    bias=st.booleans(),
+    isa=st.sampled_from([isa.name for isa in TABLE]),
+)
+def test_any_sizes(m, n, k, bias, isa):
+    check(bfloat16(m, n, k, bias=bias), isa, m)
+
+
+def test_rounding_is_that_of_bfloat16():
+    """The way that needs no instruction: ties to even, infinities and NaN kept."""
+    dot = dot_named("avx2", "bfloat16")
+    with prim_func("f") as function:
+        x, out = function.argument("x", (8,)), function.argument("out", (8,))
+        store(out, dot.left(load(x, 0, lanes=8)), 0)
+    run = tvm.compile(function.func, target=targets.load("host").tvm())["f"]
+    nan = np.array([0x7FFFFFFF], "uint32").view("float32")[0]
+    array = np.array([nan, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38, -0.0, 1e-40, np.pi], "f4")
+    result = tvm.runtime.tensor(np.zeros(8, "float32"))
+    run(tvm.runtime.tensor(array), result)
+    expected = array.astype(ml_dtypes.bfloat16).astype("float32")
+    np.testing.assert_array_equal(result.numpy(), expected)
+
+
+@pytest.mark.parametrize("dot", [dot for dot in DOTS if dot.dtype == "bfloat16"],
+                         ids=lambda dot: dot.name)
+def test_the_layout_of_weights_does_not_depend_on_the_rows(dot):
+    for n in (2, 50, 384, 30522):
+        works = [bfloat16(m, n, 8) for m in (None, 1, 7, 128)]
+        assert len({DotGemm.best(dot, work).kernel(work, stand_in(dot)).packed_shape
+                    for work in works}) == 1
+
+
+def test_pack_gives_what_the_kernel_reads():
+    kernel = kernel_of(bfloat16(None, 50, 9), "avx2")
+    weight = relax.Var("weight", relax.TensorType((9, 50), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [weight]):
+        builder.emit_func_output(builder.emit(kernel.pack(weight)))
+    library = tvm.compile(builder.get(), target=targets.load("host").tvm())
+    array = random(9, 50)
+    result = relax.VirtualMachine(library, tvm.cpu())["main"](tvm.runtime.tensor(array)).numpy()
+    np.testing.assert_array_equal(result, packed(array, kernel.packed_shape))
+
+
+def test_every_point_of_the_space_computes_the_same():
+    host = targets.load("host")
+    workload = bfloat16(20, 24, 70)
+    x, weight = random(20, 70), (random(70, 24) / 8).astype(ml_dtypes.bfloat16)
+    expected = x.astype(ml_dtypes.bfloat16).astype("float64") @ weight.astype("float64")
+    points = list(DotGemm.space(host, workload))
+    assert DotGemm.default(host, workload) in points
+    for point in points[::4]:
+        kernel = point.kernel(workload, host)
+        run = tvm.compile(kernel.func.with_attr("global_symbol", "f"), target=host.tvm())["f"]
+        out = tvm.runtime.tensor(np.full((20, 24), np.nan, "float32"))
+        run(*map(tvm.runtime.tensor, (x, packed(weight, kernel.packed_shape))), out)
+        assert_agrees(out.numpy(), expected)
+
+
+def test_the_first_instruction_that_a_target_has_is_taken():
+    def dot(name):
+        return pick(bfloat16(8, 96, 64), targets.load(name)).name.rpartition("_")[2]
+
+    assert [dot(name) for name in ("arm64-android", "snapdragon8gen3", "x86_64-linux")] == [
+        "neon", "bfmmla", "avx2"]
