@@ -102,6 +102,7 @@ class Racer:
             )
             first = self._worker.ask("time", calls=1)
             self._load_ms = load["seconds"] * 1e3
+            (self.first_ms,) = first["result"]
             self._run_bytes = (
                 max(load["peak_bytes"], first["peak_bytes"]) - self._worker.baseline_bytes
             )

@@ -7,6 +7,7 @@ result, how long it took and what memory it used: `{"result", "seconds", "reside
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from pocketformer.compiler.errors import PocketformerError
+
+PR_SET_PDEATHSIG = 1    # of linux/prctl.h
 
 
 class WorkerFailed(Exception):
@@ -56,7 +59,13 @@ def answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def end_with_parent() -> None:
+    """Have Linux end this process with the thread that started it, even while it stands still."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def serve(engine_name: str) -> None:
+    end_with_parent()
     # Libraries print; what they print must not get into the replies.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,5 +1,7 @@
 """Racing engines: only the one whose turn it is runs."""
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,6 +57,26 @@ def test_engine_whose_turn_is_over_uses_no_processor_time(inputs):
         assert cpu_seconds(racer._worker._process) - before < 0.1
         racer.turn(2)
         assert racer.result().calls == 5
+
+
+def test_engine_that_stands_still_ends_with_who_started_it(inputs):
+    code = f"""
+import os, signal
+from pathlib import Path
+from pocketformer.compiler.bench import Contender, Racer
+racer = Racer(Contender("spinner", {f"{__name__}:Spinner"!r}, Path("x")), Path({str(inputs)!r}))
+print(racer._worker._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    started = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    place = Path(f"/proc/{int(started.stdout)}")
+    for _ in range(100):
+        if not place.exists() or " Z " in (place / "stat").read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("the engine's process is still there")
 
 
 def test_outputs_are_kept_under_the_label(inputs, tmp_path):
