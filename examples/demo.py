@@ -117,13 +117,14 @@ def shade(value: float) -> str:
 
 def race_onnxruntime(folder: Path, work: Path) -> None:
     """Time both engines on one thread, in processes of their own, and show the ratio."""
-    from bench.baselines import onnxruntime
+    from bench import onnx_files
+    from bench.models import read_models
     from pocketformer.compiler.arrays import write_arrays
     from pocketformer.compiler.bench import Contender, largest_error, onnx_sizes, race
     from pocketformer.compiler.report import race_table
 
     with doing("exporting to ONNX for onnxruntime"):
-        exported = onnxruntime.export(folder, work / "minilm.onnx")
+        exported = onnx_files.plain(read_models()["minilm-l6"])
     tokens = np.random.default_rng(0).integers(1000, 30000, (1, LENGTH))
     ones, zeros = np.ones_like(tokens), np.zeros_like(tokens)
     arrays = {"input_ids": tokens, "attention_mask": ones, "token_type_ids": zeros}

@@ -12,13 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench import onnx_files
 from bench.arm import engines
-from bench.arm.engines import OneRun, Progress
+from bench.arm.engines import OneRun
 from bench.arm.judge import SHOWN, core_cycles, cores_of, hottest
 from bench.arm.setting import arm_target, command, show
 from bench.arm.table import markdown
 from bench.arm.wheels import LITERT
-from bench.run import HERE, WORK, export, inputs_of, read_models, source_of
+from bench.baselines import litert
+from bench.models import HERE, WORK, BenchModel, read_models
 from pocketformer import __version__
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.bench import largest_difference, onnx_sizes
@@ -26,9 +28,11 @@ from pocketformer.compiler.build import compile
 from pocketformer.compiler.cli.common import key_values, progress
 from pocketformer.compiler.device.cpuinfo import CPUS
 from pocketformer.compiler.errors import BadModel, PocketformerError
-from pocketformer.compiler.example_inputs import pick_sizes
+from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
 from pocketformer.compiler.manifest import version_of
+from pocketformer.compiler.progress import Progress
 
+SIZES = {"batch": 1, "seq": 128}
 TOLERANCE = 1e-4        # of the largest value: beyond it an engine computes something else
 Record = dict[str, Any]
 Runs = Mapping[str, Callable[[], OneRun]]       # by the engine's label
@@ -49,45 +53,43 @@ def main() -> None:
     if unknown := set(wanted.models) - models.keys():
         parser.error(f"no model {unknown.pop()!r}; there are {', '.join(models)}")
     if wanted.dim and not wanted.model:
-        parser.error("--dim goes with --model; the sizes of the others are in models.toml")
+        parser.error(f"--dim goes with --model; the others run at {_told(SIZES)}")
     if wanted.model:
         dims = key_values(wanted.dim, "--dim")
         report(judge_file(wanted.model, dims, wanted.target, wanted.cpu), wanted.json)
         return
     for name in wanted.models or models:
-        record = judge_listed(name, models[name], wanted.target, wanted.cpu)
+        record = judge_listed(models[name], wanted.target, wanted.cpu)
         place = HERE / "results" / f"arm-{name}.json"
         place.write_text(json.dumps(record, indent=1) + "\n")
         place.with_suffix(".md").write_text(markdown(record))
         report(record, wanted.json)
 
 
+def _told(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+
 def report(record: Record, as_json: bool) -> None:
     show(json.dumps(record, indent=1) if as_json else markdown(record))
 
 
-def judge_listed(name: str, spec: dict[str, Any], target: str, cpu: str) -> Record:
+def judge_listed(model: BenchModel, target: str, cpu: str) -> Record:
     """A model of models.toml: ours, both forms of onnxruntime's, and LiteRT's."""
-    work = WORK / name
-    work.mkdir(parents=True, exist_ok=True)
-    sizes = spec["sizes"]
+    name, work = model.name, model.work
+    sizes = {axis: size for axis, size in SIZES.items() if axis != "seq" or model.has_length}
     with progress(f"{name}: exporting for onnxruntime") as step:
-        plain, optimized = export(spec, work)
-
-        def litert() -> OneRun:
-            size = "-".join(map(str, sizes.values()))
-            model = engines.to_litert(source_of(spec), work / f"{size}.tflite", sizes)
-            return engines.peer("litert", model, inputs, {}, cpu, work)
-
-        dims = {axis: str(size) for axis, size in sizes.items()}
-        bundle = _compiled(plain, dims, target, work, step)
-        inputs = inputs_of(bundle, spec)
-        runs = {
-            **_runs(plain, inputs, cpu, work, step),
-            "onnxruntime, optimizer tool": lambda: engines.peer(
-                "onnxruntime", optimized, inputs, onnx_sizes(plain, inputs), cpu, work),
-            "LiteRT": litert,
-        }
+        plain = onnx_files.plain(model)
+        inputs = model.arrays(sizes)
+        _compiled(plain, {axis: str(size) for axis, size in sizes.items()}, target, work, step)
+        runs = _runs(plain, inputs, cpu, work, step)
+        if model.optimizer:
+            optimized = onnx_files.optimized(model)
+            runs["onnxruntime, optimizer tool"] = lambda: engines.peer(
+                "onnxruntime", optimized, inputs, onnx_sizes(plain, inputs), cpu, work)
+        (converter,) = litert.PEERS
+        runs["LiteRT"] = lambda: engines.peer(
+            "litert", converter.file(model, sizes), inputs, {}, cpu, work)
         return _record(name, sizes, target, cpu, plain, inputs, runs, step)
 
 
@@ -103,7 +105,7 @@ def judge_file(model: Path, dims: Mapping[str, str], target: str, cpu: str) -> R
         given = frontends.load(model, dims=dims)
         sizes = pick_sizes(given.dims, {})
         bundle = _compiled(model, {**dims, **sizes}, target, work, step)
-        inputs = inputs_of(bundle, {"sizes": sizes, "below": {}})
+        inputs = make_inputs(bundle.manifest.inputs, sizes)
         runs = {**_runs(model, inputs, cpu, work, step), "LiteRT": _no_litert}
         shown = {**{axis: int(size) for axis, size in dims.items()}, **sizes}
         return _record(model.stem, shown, target, cpu, model, inputs, runs, step)

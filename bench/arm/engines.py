@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,7 +17,6 @@ from bench.arm.counting import run_counted
 from pocketformer import runtime
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.device import emulator
-from pocketformer.compiler.errors import SetUpFailed
 from pocketformer.compiler.progress import Progress
 
 HERE = Path(__file__).parent
@@ -81,27 +77,3 @@ def peer(
     )
     with np.load(result) as file:
         return OneRun(dict(file), counted.regions[-1])
-
-
-def to_litert(folder: Path, output: Path, sizes: Mapping[str, int]) -> Path:
-    """What LiteRT's converter makes of the Hugging Face encoder in `folder`, at these sizes.
-
-    Raises SetUpFailed with what it said if it cannot be installed or refuses the model.
-    """
-    if not output.exists():
-        path = [str(wheels.litert_converter()), str(HERE.parents[1])]
-        part = output.with_name(f".{os.getpid()}.part.tflite")
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "bench.arm.convert_litert", str(folder), str(part),
-                 str(sizes["batch"]), str(sizes["seq"])],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-                capture_output=True, text=True, errors="replace", check=False,
-            )
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
-                raise SetUpFailed(f"its converter does not take the model: {lines[-1]}")
-            os.replace(part, output)
-        finally:
-            part.unlink(missing_ok=True)
-    return output

@@ -53,7 +53,7 @@ def onnxruntime(model: str, arrays: Arrays, sizes: dict[str, int]) -> Engine:
 
 
 def litert(model: str, arrays: Arrays, sizes: dict[str, int]) -> Engine:
-    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
+    from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model, num_threads=1)
     interpreter.allocate_tensors()

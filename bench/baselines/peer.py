@@ -1,0 +1,119 @@
+"""What the bench knows of an engine: how it gets a model's file, and what runs that file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench.models import BenchModel
+from pocketformer.compiler.errors import PocketformerError
+
+LIMIT = 1200    # seconds that a converter may take
+MISSING = "not installed"
+Sizes = Mapping[str, int]
+
+
+class Refuses(PocketformerError):
+    """An engine or its converter does not take a model; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An engine of the bench.
+
+    `file(model, sizes)` returns what `engine` ("module:Class" of an Engine) loads, and raises
+    Refuses where there is no such file. `packages` are those whose versions matter.
+    """
+
+    name: str
+    label: str
+    engine: str
+    packages: tuple[str, ...]
+    file: Callable[[BenchModel, Sizes], Path]
+    precision: str = "float32"
+
+    def versions(self) -> dict[str, str]:
+        return {package: installed(package) for package in self.packages}
+
+    def check(self) -> None:
+        """Raises Refuses where one of its packages is missing."""
+        if missing := [name for name, found in self.versions().items() if found == MISSING]:
+            raise Refuses(f"the package {missing[0]} is {MISSING}")
+
+
+def installed(package: str) -> str:
+    """The version of a package, or that it is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return MISSING
+
+
+def converted(
+    module: str, suffix: str, packages: tuple[str, ...], path: Callable[[], list[Path]] = list
+) -> Callable[[BenchModel, Sizes], Path]:
+    """A `Peer.file` that calls `convert(model, sizes, output)` of `module` in its own process.
+
+    `path` are folders that the process has to find packages in. A refusal is remembered.
+    """
+    name = module.rpartition(".")[2]
+
+    def file(model: BenchModel, sizes: Sizes) -> Path:
+        folders = path()
+        made_by = [*map(installed, packages), *map(str, folders)]
+        key = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:8]
+        output = model.sized(sizes) / f"{name}-{key}{suffix}"
+        if output.exists():
+            return output
+        said = model.work / f"{output.parent.name}-{output.stem}.refusal"
+        if said.exists():
+            raise Refuses(said.read_text())
+        reason = _convert(module, model, sizes, output, folders)
+        if reason:
+            said.write_text(reason)
+            raise Refuses(reason)
+        return output
+
+    return file
+
+
+def _convert(module: str, model: BenchModel, sizes: Sizes, output: Path, path: list[Path]) -> str:
+    """Convert in a process; returns why that failed, or nothing."""
+    root = Path(__file__).parents[2]
+    part = output.with_name(f".{os.getpid()}.{output.name}")
+    folders = [*map(str, path), str(root), os.environ.get("PYTHONPATH", "")]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.convert", module, model.name, json.dumps(dict(sizes)),
+             str(part)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=LIMIT, check=False,
+        )
+        if done.returncode:
+            return _cause(done.returncode, done.stderr)
+        os.replace(part, output)
+        return ""
+    except subprocess.TimeoutExpired:
+        return f"its converter takes more than {LIMIT // 60} minutes"
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+
+
+def _cause(code: int, text: str) -> str:
+    """One line of what a converter wrote: the first that speaks of an error, else the last."""
+    if code < 0:
+        return f"its converter was ended by signal {-code}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [f"code {code}"]
+    told = next((line for line in lines if "error:" in line.lower()), lines[-1])
+    return f"its converter: {' '.join(told.split())[:200]}"

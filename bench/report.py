@@ -1,0 +1,31 @@
+"""Tables, records and plots of the cases that are finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.cases import Case
+from bench.plots import plot_ratios, plot_shares
+from bench.table import model_page, summary
+
+Record = dict[str, Any]
+
+
+def write_results(cases: Sequence[Case], output: Path) -> str:
+    """Write what is finished of `cases` to the folder `output`, and return the summary."""
+    records = [json.loads(case.path.read_text()) for case in cases if case.path.exists()]
+    if not records:
+        return "Nothing is measured yet."
+    output.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(record["model"] for record in records):
+        own = [record for record in records if record["model"] == name]
+        (output / f"{name}.json").write_text(json.dumps(own, indent=1) + "\n")
+        (output / f"{name}.md").write_text(model_page(own))
+    text = summary(records)
+    (output / "summary.md").write_text(text)
+    plot_ratios(records, output / "ratios.png")
+    plot_shares(records, output / "shares.png")
+    return f"{text}\nTables, records and plots are in {output}."
