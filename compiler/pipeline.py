@@ -9,7 +9,8 @@ import tvm
 from tvm.ir import IRModule
 from tvm.relax import backend, transform
 
-from pocketformer.compiler.recipe import Recipe
+from pocketformer.compiler.recipe import BFloat16, Recipe
+from pocketformer.passes.cast_linears import CastLinears
 from pocketformer.passes.fold_arithmetic import FoldArithmetic
 from pocketformer.passes.fuse_attention import FuseAttention
 from pocketformer.passes.fuse_gelu import FuseGelu
@@ -67,7 +68,8 @@ def graph() -> Iterator[Step]:
 
 def precision(recipe: Recipe) -> Iterator[Step]:
     """Casts and quantisation; nothing for float32."""
-    yield from ()
+    if isinstance(recipe, BFloat16):
+        yield Step("cast_linears", CastLinears("bfloat16"))
 
 
 def kernels(target: Target) -> Iterator[Step]:

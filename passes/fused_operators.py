@@ -63,12 +63,17 @@ def linear(
     bias: bool,
     activation: str,
     residual: bool,
+    dtype: str = "float32",
 ) -> relax.Expr:
     """activation(x @ weight + bias) + residual in plain operators.
 
-    x is [..., k], weight [k, n], bias [n], residual [..., n]; returns [..., n].
+    x is [..., k], weight [k, n], bias [n], residual [..., n]; returns [..., n]. The weight's
+    `dtype` may be shorter than float32: then x is rounded to it before they are multiplied.
     """
     extra = list(rest)
+    if dtype != "float32":
+        x = relax.op.astype(relax.op.astype(x, dtype), "float32")
+        weight = relax.op.astype(weight, "float32")
     out = relax.op.matmul(x, weight)
     if bias:
         out = relax.op.add(out, extra.pop(0))

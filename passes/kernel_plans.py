@@ -59,6 +59,7 @@ def _linear(
         bias=bool(options["bias"]),
         activation=options["activation"],
         residual=bool(options["residual"]),
+        dtype=options.get("dtype", "float32"),
     )
     last = len(args) - 1
     return Plan(workload, args, [rows, n], packed=1, in_place=last if workload.residual else None)

@@ -34,6 +34,10 @@ def compile(
         Path | None,
         typer.Option("--output", "-o", help="The bundle to write; the model's name + .pf."),
     ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", "-r", help="How numbers are stored: float32 or bfloat16."),
+    ] = "float32",
     dim: Dims = None,
     component: Annotated[
         str | None,
@@ -57,8 +61,10 @@ def compile(
     from pocketformer import targets
     from pocketformer.compiler import report
     from pocketformer.compiler.bundle import Bundle, check_replaceable
+    from pocketformer.compiler.recipe import recipe_named
 
     targets.load(target)    # a misspelt target is told now, not after minutes of work
+    chosen = recipe_named(recipe)
     dims = key_values(dim, "--dim")
     destination = output or Path(f"{_stem(model, component)}.pf")
     check_replaceable(destination)    # and so is a place that is taken
@@ -71,6 +77,7 @@ def compile(
             target=target,
             dims=dims,
             component=component,
+            recipe=chosen,
             embed_weights=embed_weights,
             progress=step,
             dump_ir=dump_ir,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.model import TensorSpec as TensorSpec
     from pocketformer.compiler.profiling import Profile as Profile
     from pocketformer.compiler.profiling import profile as profile
+    from pocketformer.compiler.recipe import BFloat16 as BFloat16
     from pocketformer.compiler.recipe import Float32 as Float32
     from pocketformer.compiler.session import Session as Session
     from pocketformer.targets import Target as Target
@@ -46,6 +47,7 @@ _HOMES = {
     "Dim": "compiler.model",
     "TensorSpec": "compiler.model",
     "Float32": "compiler.recipe",
+    "BFloat16": "compiler.recipe",
     "Bundle": "compiler.bundle",
     "Manifest": "compiler.manifest",
     "Session": "compiler.session",

@@ -4,7 +4,7 @@ from tvm import relax
 
 from pocketformer import targets
 from pocketformer.compiler.pipeline import Step, finish, pipeline, run
-from pocketformer.compiler.recipe import Float32
+from pocketformer.compiler.recipe import BFloat16, Float32
 from tests.passes.graphs import module
 
 STEPS = [
@@ -26,6 +26,13 @@ def test_the_steps_and_their_order():
         target = targets.load(name)
         assert [step.name for step in pipeline(target, Float32())] == STEPS
         assert [step.name for step in finish(target)] == LAST_STEPS
+
+
+def test_bfloat16_casts_after_fusion_and_before_kernels_are_picked():
+    steps = [step.name for step in pipeline(targets.load("host"), BFloat16())]
+    place = steps.index("cast_linears")
+    assert steps[:place] + steps[place + 1 :] == STEPS
+    assert steps[place + 1] == "pick_kernels"
 
 
 def test_watch_sees_every_step_with_its_module():
