@@ -1,33 +1,34 @@
 """Fused attention: scores, softmax and weighted sum of a few queries at a time, inside the cache.
 
-The keys are first laid out as panels [panel, head_size, key of the panel], as GEMM weights are.
-Then a tile of queries walks over blocks of keys and keeps, per query, the greatest score so far,
-the sum of exponentials and the weighted sum; when the greatest score grows, the sums are scaled
-down (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+A tile of queries walks over blocks of keys and keeps, per query, the greatest score so far, the sum
+of exponentials and the weighted sum; when the greatest score grows, the sums are scaled down
+(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). The queries of a tile
+lie along the vectors, so that all of them are compared and summed up at once. Few queries take
+their keys row by row, where they lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.attention_mask import Mask
+from pocketformer.schedules.cpu.attention_panels import Keys, Values
+from pocketformer.schedules.cpu.attention_rows import RowWriter
 from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
-    Buffer,
-    Expr,
     Kernel,
     ceil_div,
     loop,
     parallel_loop,
     prim_func,
-    store,
-    transpose,
-    workspace,
+    when,
 )
 from pocketformer.schedules.workloads import Attention
 
@@ -35,23 +36,27 @@ if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 WORTH_SHARING = 1 << 16      # multiply-adds
+SCORES = 1 << 12             # of a tile and a block of keys: half of a first cache of 32 KiB
+FEW = 8                      # from this many queries on, filling a tile with them pays
+TASKS = 8                    # at least, as many as phones have cores
+TOGETHER = 4                 # rows that read the same keys and are weighed at once
 
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """`rows` x `keys` scores, later `value_rows` x `columns` of the result, are held in registers;
-    softmax runs over `block` keys at a time."""
+    """`keys` x `queries` scores, later `value_rows` x `columns` of the result, are held in
+    registers; softmax runs over `block` keys at a time."""
 
     isa: str
-    rows: int
     keys: int
+    queries: int
     value_rows: int
     columns: int
     block: int
 
     @property
     def name(self) -> str:
-        scores, result = f"{self.rows}x{self.keys}", f"{self.value_rows}x{self.columns}"
+        scores, result = f"{self.keys}x{self.queries}", f"{self.value_rows}x{self.columns}"
         return f"f32_attention_{scores}v{result}b{self.block}_{self.isa}"
 
     @staticmethod
@@ -67,12 +72,8 @@ class FusedAttention:
     @classmethod
     def default(cls, target: Target, workload: Attention) -> FusedAttention:
         isa = isa_of(target)
-        rows, keys = isa.attention_tile
-        if workload.q_len is not None and workload.q_len < rows:
-            step = isa.lanes if isa.by_lane else 1
-            rows = ceil_div(workload.q_len, step) * step
-        # The block's scores take half of a first cache of 32 KiB.
-        return cls(isa.name, rows, keys, *isa.value_tile, (1 << 12) // rows // keys * keys)
+        keys, queries = isa.attention_tile
+        return cls(isa.name, keys, queries, *isa.value_tile, SCORES // queries // keys * keys)
 
     def kernel(self, workload: Attention, target: Target) -> Kernel:
         return Kernel(self.name, self.build(workload, target))
@@ -80,39 +81,61 @@ class FusedAttention:
     def build(self, workload: Attention, target: Target) -> tirx.PrimFunc:
         """q, k, v (or qkv), mask? -> out."""
         with prim_func(self.name) as function:
-            self._write(workload, Inputs(function, workload))
+            inputs = Inputs(function, workload)
+            few: Any = inputs.q_len < FEW
+            if not isinstance(few, bool) or not isinstance(inputs.kv_len, int):
+                few = tirx.any(few, inputs.kv_len < self.keys)
+            else:
+                few = few or inputs.kv_len < self.keys
+            if few is True:
+                self._rows(inputs)
+            elif few is False:
+                self._tiles(inputs)
+            else:
+                with T.If(few):
+                    with T.Then():
+                        self._rows(inputs)
+                    with T.Else():
+                        self._tiles(inputs)
         return function.func
 
-    def _write(self, work: Attention, inputs: Inputs) -> None:
-        batch, q_len, kv_len = inputs.batch, inputs.q_len, inputs.kv_len
-        tiles = ceil_div(q_len, self.rows)
-        share = not all(isinstance(size, int) for size in (batch, tiles, kv_len)) or (
-            batch * q_len * kv_len * work.heads * work.head_size >= WORTH_SHARING)
-        panels = workspace(
-            batch * work.kv_heads, ceil_div(kv_len, self.keys), work.head_size, self.keys)
-        with parallel_loop(batch * work.kv_heads, share) as pair:
-            self._lay_out_keys(inputs, panels, pair // work.kv_heads, pair % work.kv_heads)
-        writer = TileWriter(self, work, inputs)
-        with parallel_loop(batch * work.heads * tiles, share) as task:
-            pair, tile = task // tiles, task % tiles
-            row, head = pair // work.heads, pair % work.heads
-            kv_head = head // (work.heads // work.kv_heads)
-            writer.write(panels, Place(row, head, kv_head, tile * self.rows))
+    def _worthwhile(self, inputs: Inputs) -> bool:
+        work = inputs.workload
+        sizes = (inputs.batch, inputs.q_len, inputs.kv_len)
+        if not all(isinstance(size, int) for size in sizes):
+            return True
+        batch, q_len, kv_len = sizes
+        return bool(batch * q_len * kv_len * work.heads * work.head_size >= WORTH_SHARING)
 
-    def _lay_out_keys(self, inputs: Inputs, panels: Buffer, batch: Expr, head: Expr) -> None:
-        """panels[pair, panel, d, key]; keys past the end repeat the last one, their weight is 0."""
-        lanes, size = isa_named(self.isa).lanes, inputs.workload.head_size
-        pair = batch * inputs.workload.kv_heads + head
-        with loop(ceil_div(inputs.kv_len, self.keys)) as panel:
-            for column in range(0, self.keys, lanes):
-                def key(i: int, d: Expr, width: int, column: int = column) -> Expr:
-                    at = tirx.min(panel * self.keys + column + i, inputs.kv_len - 1)
-                    return inputs.k(batch, at, head, d, width)
+    def _rows(self, inputs: Inputs) -> None:
+        kv_heads = inputs.workload.kv_heads
+        known = inputs.q_len if isinstance(inputs.q_len, int) else 1
+        writer = RowWriter(
+            isa_named(self.isa), inputs, min(TOGETHER, known * inputs.group), self.columns)
+        parts = ceil_div(inputs.q_len * inputs.group, writer.rows)
+        with parallel_loop(inputs.batch * kv_heads * parts, self._worthwhile(inputs)) as task:
+            pair, part = task // parts, task % parts
+            writer.write(pair // kv_heads, pair % kv_heads, part * writer.rows)
 
-                with loop(size // lanes) as step:
-                    square = [key(i, step * lanes, lanes) for i in range(lanes)]
-                    for i, vector in enumerate(transpose(square)):
-                        store(panels, vector, pair, panel, step * lanes + i, column)
-                for d in range(size // lanes * lanes, size):
-                    for i in range(lanes):
-                        store(panels, key(i, d, 1), pair, panel, d, column + i)
+    def _tiles(self, inputs: Inputs) -> None:
+        """A task is some of the tiles that read a key head, which is laid out for them first."""
+        work, isa = inputs.workload, isa_named(self.isa)
+        mask = Mask(inputs, self.keys, self.queries, isa.lanes)
+        mask.prepare()
+        tiles = ceil_div(inputs.q_len, self.queries)
+        total, pairs = tiles * inputs.group, inputs.batch * work.kv_heads
+        parts = ceil_div(TASKS, pairs if isinstance(pairs, int) else work.kv_heads)
+        each = ceil_div(total, parts)
+        with parallel_loop(pairs * parts, self._worthwhile(inputs)) as task:
+            pair, part = task // parts, task % parts
+            batch, kv_head = pair // work.kv_heads, pair % work.kv_heads
+            keys = Keys(inputs, isa, self.keys)
+            values = Values(inputs, isa, self.columns)
+            with when(parts == 1 or part * each < total):
+                keys.fill(batch, kv_head)
+                values.fill(batch, kv_head)
+            writer = TileWriter(self, inputs, keys, values, mask)
+            with loop(tirx.min(each, total - part * each) if parts > 1 else total) as i:
+                number = part * each + i
+                head = kv_head * inputs.group + number // tiles
+                writer.write(Place(batch, head, number % tiles * self.queries))

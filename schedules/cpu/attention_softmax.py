@@ -1,86 +1,78 @@
-"""The softmax of an attention tile, a block of keys at a time."""
+"""The softmax of attention in powers of two: scores and masks are multiplied by log2(e) before.
+
+A row's greatest score is subtracted first, so no argument of the exponential is above 0.
+"""
 
 from __future__ import annotations
 
+from functools import reduce
+
 from tvm import tirx
-from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu import math
-from pocketformer.schedules.cpu.intrinsics import reduce_add, reduce_max
-from pocketformer.schedules.cpu.kernel import (
-    Buffer,
-    Expr,
-    ceil_div,
-    load,
-    loop,
-    registers,
-    splat,
-    store,
-)
+from pocketformer.schedules.cpu.intrinsics import Isa
+from pocketformer.schedules.cpu.kernel import Expr, splat
+from pocketformer.schedules.cpu.math import constant, let
 
+LOG2E = 1.4426950408889634
+HIDDEN = float("-inf")
 LOWEST = -3.4028234663852886e38     # not -inf, from which nothing can be subtracted
 
+# 1.5 * 2**23: adding it leaves a float's nearest integer in the low bits of its pattern.
+_ROUND = 12582912.0
+# 2**r for |r| <= 1/2, fitted as those of math.py: relative error 7.5e-8.
+_EXP2 = (1.00000012, 0.693146944, 0.240221202, 0.0555071309, 0.00967554096, 0.00132764725)
 
-class RunningSoftmax:
-    """Per row: the greatest score so far, the sum of exponentials, and how much older sums shrink.
 
-    Scores come in chunks of `keys`, which are whole vectors of `lanes`.
+def larger(isa: Isa, left: Expr, right: Expr) -> Expr:
+    """The greater of two, neither of them NaN, in one instruction."""
+    if isa.arch == "x86_64":
+        return tirx.max(left, right)
+    # There a comparison and a selection would stay two.
+    return tirx.call_llvm_pure_intrin(str(left.ty), "llvm.maximum", left, right)
+
+
+def exp2(isa: Isa, x: Expr) -> Expr:
+    """2**x for x <= 0, as 2**n * 2**r with |r| <= 1/2; below -126 what it is there, 1e-38.
+
+    Relative error 3e-7.
     """
+    integers, floats = str(x.ty).replace("float32", "int32"), str(x.ty)
 
-    def __init__(self, rows: int, keys: int, lanes: int) -> None:
-        self.rows, self.keys, self.lanes = rows, keys, lanes
-        size = ceil_div(rows, lanes) * lanes
-        self.greatest, self.total, self.scale = (registers(size) for _ in range(3))
-        for r in range(0, size, lanes):
-            store(self.scale, splat(0.0, lanes), r)     # lives from here on, see `registers`
-            store(self.greatest, splat(LOWEST, lanes), r)
-            store(self.total, splat(0.0, lanes), r)
+    def number(value: float) -> Expr:
+        return _kept(constant(value, x)) if isa.by_lane else constant(value, x)
 
-    def take(self, weights: Buffer, chunks: Expr) -> None:
-        """Turn the scores in `weights[row, chunk * keys + key]` into exponentials."""
-        with loop(self.rows) as r:
-            top = T.bind(tirx.max(self.greatest[r], reduce_max(self._most(weights, r, chunks))))
-            shrink = T.bind(math.exp(self.greatest[r] - top))
-            store(self.greatest, top, r)
-            store(self.scale, shrink, r)
-            added = reduce_add(self._exponentials(weights, r, chunks, top))
-            store(self.total, self.total[r] * shrink + added, r)
+    def power(n: Expr, r: Expr) -> Expr:
+        terms = [number(c) for c in _EXP2]
+        value = tirx.reinterpret(integers, (_in_pairs if isa.by_lane else _by_horner)(r, terms))
+        return tirx.reinterpret(floats, value + (n << tirx.const(23, integers)))
 
-    def _most(self, weights: Buffer, r: Expr, chunks: Expr) -> Expr:
-        lanes = self.lanes
-        columns = range(0, self.keys, lanes)
-        most = registers(self.keys)
-        for column in columns:
-            store(most, splat(LOWEST, lanes), column)
-        with loop(chunks) as chunk:
-            for column in columns:
-                score = load(weights, r, chunk * self.keys + column, lanes=lanes)
-                store(most, tirx.max(load(most, column, lanes=lanes), score), column)
-        vector = load(most, 0, lanes=lanes)
-        for column in columns[1:]:
-            vector = tirx.max(vector, load(most, column, lanes=lanes))
-        return vector
+    def reduced(x: Expr) -> Expr:
+        # As an integer, lest x + _ROUND - _ROUND be simplified.
+        return let(tirx.reinterpret(integers, x + number(_ROUND)), lambda n: let(
+            x - (tirx.reinterpret(floats, n) - number(_ROUND)), lambda r: power(n, r), "r"),
+            "n")
 
-    def _exponentials(self, weights: Buffer, r: Expr, chunks: Expr, top: Expr) -> Expr:
-        lanes = self.lanes
-        columns = range(0, self.keys, lanes)
-        sums = registers(self.keys)
-        for column in columns:
-            store(sums, splat(0.0, lanes), column)
-        with loop(chunks) as chunk:
-            for column in columns:
-                at = chunk * self.keys + column
-                score = load(weights, r, at, lanes=lanes)
-                weight = T.bind(math.exp(score - splat(top, lanes)))
-                store(weights, weight, r, at)
-                store(sums, load(sums, column, lanes=lanes) + weight, column)
-        vector = load(sums, 0, lanes=lanes)
-        for column in columns[1:]:
-            vector = vector + load(sums, column, lanes=lanes)
-        return vector
+    return let(larger(isa, x, number(-126.0)), reduced, "x")
 
-    def share(self, r: Expr) -> Expr:
-        """1 / the sum of exponentials; 0 where no key was seen."""
-        total = self.total[r]
-        nothing = T.float32(0.0)
-        return T.bind(tirx.Select(total == nothing, nothing, T.float32(1.0) / total))
+
+def _kept(value: Expr) -> Expr:
+    """`value` as something that the compiler does not know, and hence keeps in a register.
+
+    It would put an Arm constant together anew at each use, in two or three instructions.
+    """
+    return tirx.call_llvm_pure_intrin(str(value.ty), "llvm.arithmetic.fence", value)
+
+
+def _by_horner(r: Expr, terms: list[Expr]) -> Expr:
+    return reduce(lambda value, term: value * r + term, terms[::-1])
+
+
+def _in_pairs(r: Expr, terms: list[Expr]) -> Expr:
+    """The same polynomial where a multiply-add overwrites its addend: fewer terms to copy."""
+    pairs = [low + high * r for low, high in zip(terms[::2], terms[1::2], strict=True)]
+    return let(r * r, lambda square: pairs[0] + square * (pairs[1] + square * pairs[2]), "square")
+
+
+def share(total: Expr, lanes: int) -> Expr:
+    """1 / the sum of a row's exponentials; 0 where no key was seen, for the greatest gives 1."""
+    return tirx.Select(total < splat(0.5, lanes), splat(0.0, lanes), splat(1.0, lanes) / total)

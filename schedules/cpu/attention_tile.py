@@ -1,18 +1,21 @@
-"""One tile of an attention kernel: a few queries of one head, all their keys."""
+"""A tile of queries of one head and all their keys: queries lie along the vectors, keys below."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
-from pocketformer.schedules.cpu.attention_softmax import RunningSoftmax
+from pocketformer.schedules.cpu.attention_mask import Mask
+from pocketformer.schedules.cpu.attention_panels import Keys, Values, turn
+from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger, share
+from pocketformer.schedules.cpu.attention_values import STEPS, Sums, each_vector
 from pocketformer.schedules.cpu.intrinsics import isa_named
 from pocketformer.schedules.cpu.kernel import (
-    STACK,
     Buffer,
     Expr,
     Tile,
@@ -23,14 +26,14 @@ from pocketformer.schedules.cpu.kernel import (
     registers,
     splat,
     store,
-    transpose,
     when,
     workspace,
 )
-from pocketformer.schedules.workloads import Attention
 
 if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention import FusedAttention
+
+WAYS = 4        # vectors of exponentials under way at a time
 
 
 @dataclass(frozen=True)
@@ -39,215 +42,206 @@ class Place:
 
     batch: Expr
     head: Expr
-    kv_head: Expr
     first: Expr
 
 
 class TileWriter:
-    """Writes what a tile does with the keys' panels."""
+    """Writes what a tile does. There are at least as many keys as the tile's scores have."""
 
-    def __init__(self, point: FusedAttention, workload: Attention, inputs: Inputs) -> None:
-        self.point, self.workload, self.inputs = point, workload, inputs
-        isa = isa_named(point.isa)
-        self.lanes, self.by_lane, self.unroll = isa.lanes, isa.by_lane, isa.unroll
-        self.q_len, self.kv_len = inputs.q_len, inputs.kv_len
-        self.size = workload.head_size
+    def __init__(
+        self, point: FusedAttention, inputs: Inputs, keys: Keys, values: Values, mask: Mask
+    ) -> None:
+        self.point, self.inputs, self.keys, self.values = point, inputs, keys, values
+        self.mask = mask
+        self.workload, self.isa = inputs.workload, isa_named(point.isa)
+        self.lanes = self.isa.lanes
+        self.columns = range(0, point.queries, self.lanes)
+        kv_len = inputs.kv_len
         # All keys at once: nothing is rescaled, and sums go from registers to the output.
-        self.single = isinstance(self.kv_len, int) and self.kv_len <= point.block
-        # Where a row of scratch memory goes over from weights to results; a vector more than a
-        # power of two, so that rows lie in different sets of the cache.
-        self.results = point.block + self.lanes
+        self.single = isinstance(kv_len, int) and kv_len <= point.block
 
-    def write(self, panels: Buffer, place: Place) -> None:
+    def write(self, place: Place) -> None:
         """All keys for one tile of queries."""
-        work, point = self.workload, self.point
+        point, inputs = self.point, self.inputs
         queries = self._queries(place)
-        scratch = workspace(point.rows, self.results + ceil_div(work.value_size, 16) * 16)
-        mask = self.inputs.mask_buffer(point.rows, point.keys)
-        softmax = RunningSoftmax(point.rows, point.keys, self.lanes)
-        visible = self.kv_len
-        if work.causal:
-            last = tirx.min(place.first + point.rows, self.q_len) - 1
-            visible = tirx.max(tirx.min(last + self.inputs.past + 1, self.kv_len), 0)
+        # The last chunk of a block is moved back where it would pass the last key.
+        scratch = workspace(point.keys + point.block, point.queries)
+        self.greatest, self.total, self.scale, self.most = (
+            registers(point.queries) for _ in range(4))
+        for column in self.columns:
+            store(self.greatest, splat(LOWEST, self.lanes), column)
+            store(self.total, splat(0.0, self.lanes), column)
+        self.mask.begin()
+        last = tirx.min(place.first + point.queries, inputs.q_len) - 1
+        visible = inputs.seen(last)
 
         def take(block: Expr, count: Expr) -> None:
-            chunks = ceil_div(count, point.keys)
-            with loop(chunks) as chunk:
-                self._scores(panels, queries, scratch, mask, place,
-                             block * (point.block // point.keys) + chunk, chunk)
-            softmax.take(scratch, chunks)
-            self._weigh(scratch, softmax, place, block * point.block, count)
+            for column in self.columns:
+                store(self.most, load(self.greatest, column, lanes=self.lanes), column)
+            with loop(ceil_div(count, point.keys)) as chunk:
+                self._scores(queries, scratch, place, block, chunk)
+            self._softmax(scratch, count)
 
         if self.single:
             take(0, visible)
+            self._finish()
+            self._weigh(scratch, None, place, 0, visible)
             return
-        self._each_result(lambda r, at, width: store(
-            scratch, splat(0.0, width), r, self.results + at))
+        results = workspace(point.queries, inputs.workload.value_size)
+        each_vector(inputs.workload.value_size, self.lanes, point.queries, lambda r, at, width:
+                    store(results, splat(0.0, width), r, at))
         with loop(ceil_div(visible, point.block)) as block:
-            take(block, tirx.min(visible - block * point.block, point.block))
-        self._each_result(lambda r, at, width: self._write(
-            softmax, load(scratch, r, self.results + at, lanes=width), place, r, at))
+            count = tirx.min(visible - block * point.block, point.block)
+            take(block, count)
+            self._weigh(scratch, results, place, block * point.block, count)
+        self._finish()
+        each_vector(inputs.workload.value_size, self.lanes, point.queries, lambda r, at, width:
+                    self._write(load(results, r, at, lanes=width), place, r, at))
 
-    def _each_result(self, visit: Callable[[Expr, Expr, int], None]) -> None:
-        """`visit(row, column, lanes)` for the whole tile of the result."""
-        with loop(self.point.rows) as r:
-            for start, width, count in _vectors(self.workload.value_size, self.lanes):
-                with loop(count) as i:
-                    visit(r, start + i * width, width)
+    def _queries(self, place: Place) -> Buffer:
+        """[d, query], the last one repeated past the end."""
+        lanes, size = self.lanes, self.workload.head_size
+        fits = self._q_len_fits()
+        turned = workspace(size, self.point.queries)
 
-    def _queries(self, place: Place) -> Callable[[Expr], list[Expr]]:
-        """The scaled queries of a tile; gives those at d, and repeats the last past the end."""
-        rows, lanes, size = self.point.rows, self.lanes, self.size
+        for column in self.columns:
+            def query(i: int, d: Expr, width: int, column: int = column) -> Expr:
+                at = place.first + column + i
+                at = at if fits else tirx.min(at, self.inputs.q_len - 1)
+                return self.inputs.q(place.batch, at, place.head, d, width)
 
-        def row(r: Expr, d: Expr, width: int) -> Expr:
-            at = place.first + r
-            if not self._q_len_fits():
-                at = tirx.min(at, self.q_len - 1)
-            value = self.inputs.q(place.batch, at, place.head, d, width)
-            return value * splat(self.workload.scale, width)
-
-        if not self.by_lane:
-            small = 4 * size < STACK
-            held = [registers(size) if small else workspace(size) for _ in range(rows)]
-            for r in range(rows):
-                for start, width, count in _vectors(size, lanes):
-                    with loop(count) as i:
-                        store(held[r], row(r, start + i * width, width), start + i * width)
-            return lambda d: [held[r][d] for r in range(rows)]
-
-        turned = workspace(size, rows)
-        for r in range(0, rows, lanes):
-            with loop(size // lanes) as step:
-                square = [row(r + i, step * lanes, lanes) for i in range(lanes)]
-                for i, vector in enumerate(transpose(square)):
-                    store(turned, vector, step * lanes + i, r)
-            for d in range(size // lanes * lanes, size):
-                for i in range(lanes):
-                    store(turned, row(r + i, d, 1), d, r + i)
-
-        def at(d: Expr) -> list[Expr]:
-            near = registers(rows)
-            for r in range(0, rows, lanes):
-                store(near, load(turned, d, r, lanes=lanes), r)
-            return [near[r] for r in range(rows)]
-        return at
-
-    def _q_len_fits(self) -> bool:
-        return isinstance(self.q_len, int) and self.q_len % self.point.rows == 0
+            turn(turned, column, size, lanes, query)
+        return turned
 
     def _scores(
-        self, panels: Buffer, queries: Callable[[Expr], list[Expr]], scratch: Buffer,
-        mask: Buffer | None, place: Place, panel: Expr, chunk: Expr,
+        self, queries: Buffer, scratch: Buffer, place: Place, block: Expr, chunk: Expr
     ) -> None:
-        """scratch[:, chunk] = mask + queries @ one panel of keys."""
-        rows, keys, lanes = self.point.rows, self.point.keys, self.lanes
-        pair = place.batch * self.workload.kv_heads + place.kv_head
-        start = self.inputs.fill_mask(
-            mask, place.batch, place.head, place.first, panel * keys, lanes)
-        sums = Tile(rows, keys)
-        for r in range(rows):
-            for column in range(0, keys, lanes):
-                sums.store(start(r, column), r, column)
+        """A chunk of keys: scratch[key, query] = their scores, `most` the greatest so far."""
+        point, lanes, size = self.point, self.lanes, self.workload.head_size
+        chunk = block * (point.block // point.keys) + chunk
+        key = T.bind(self.keys.first(chunk))
+        start = self.mask.scores(place, key)
+        sums = Tile(point.keys, point.queries)
+        for i in range(point.keys):
+            for column in self.columns:
+                sums.store(start(i, column), i, column)
 
-        def add(d: Expr) -> None:
-            numbers = queries(d)
-            for r in range(rows):
-                for column in range(0, keys, lanes):
-                    key = load(panels, pair, panel, d, column, lanes=lanes)
-                    sums.add(splat(numbers[r], lanes) * key, r, column)
+        def add(d: Expr, steps: int) -> None:
+            for u, numbers in enumerate(self.keys.numbers(chunk, key, d, steps)):
+                for i, number in enumerate(numbers):
+                    for column in self.columns:
+                        query = load(queries, d + u, column, lanes=lanes)
+                        sums.add(splat(number, lanes) * query, i, column)
 
-        with loop(self.size // self.unroll) as step:
-            for u in range(self.unroll):
-                add(step * self.unroll + u)
-        for d in range(self.size // self.unroll * self.unroll, self.size):
-            add(d)
-        for r in range(rows):
-            for column in range(0, keys, lanes):
-                store(scratch, sums.load(r, column, lanes), r, chunk * keys + column)
+        steps = STEPS if self.isa.by_lane else 1
+        with loop(size // steps) as step:
+            add(step * steps, steps)
+        if rest := size % steps:
+            add(size - rest, rest)
+        if self.workload.causal:
+            self._hide(sums, key, place.first + self.inputs.past)
+        for column in self.columns:
+            vectors = [sums.load(i, column, lanes) for i in range(point.keys)]
+            most = [load(self.most, column, lanes=lanes), *vectors]
+            store(self.most, reduce(lambda a, b: larger(self.isa, a, b), most), column)
+            for i, vector in enumerate(vectors):
+                store(scratch, vector, key - block * point.block + (point.keys + i), column)
+
+    def _hide(self, sums: Tile, key: Expr, last: Expr) -> None:
+        """The keys that come after a query; its first query sees all up to `last`."""
+        with when(key + self.point.keys - 1 > last):
+            for i in range(self.point.keys):
+                for column in self.columns:
+                    later = splat(tirx.Cast("int32", key + i - last - column), self.lanes)
+                    hidden = later > T.ramp(T.int32(0), T.int32(1), self.lanes)
+                    sums.store(tirx.Select(hidden, splat(HIDDEN, self.lanes),
+                                           sums.load(i, column, self.lanes)), i, column)
+
+    def _softmax(self, scratch: Buffer, count: Expr) -> None:
+        """Turn the scores of `count` keys into exponentials."""
+        isa, lanes = self.isa, self.lanes
+        tops = []
+        for column in self.columns:
+            tops.append(T.bind(load(self.most, column, lanes=lanes)))
+            if not self.single:
+                old = load(self.greatest, column, lanes=lanes)
+                store(self.scale, exp2(isa, old - tops[-1]), column)
+                store(self.greatest, tops[-1], column)
+        ways = max(1, WAYS // len(self.columns))
+        sums = registers(self.point.queries)
+        for column in self.columns:
+            store(sums, splat(0.0, lanes), column)
+
+        def take(key: Expr, ways: int) -> None:
+            for way in range(ways):
+                for column, top in zip(self.columns, tops, strict=True):
+                    at = self.point.keys + key + way
+                    score = load(scratch, at, column, lanes=lanes)
+                    weight = T.bind(exp2(isa, score - top))
+                    store(scratch, weight, at, column)
+                    store(sums, load(sums, column, lanes=lanes) + weight, column)
+
+        with loop(count // ways) as step:
+            take(step * ways, ways)
+        with loop(count % ways) as rest:
+            take(count // ways * ways + rest, 1)
+        for column in self.columns:
+            total = load(sums, column, lanes=lanes)
+            if not self.single:
+                old = load(self.total, column, lanes=lanes) * load(self.scale, column, lanes=lanes)
+                total = total + old
+            store(self.total, total, column)
+
+    def _finish(self) -> None:
+        """Every query's `scale` is now what its sums are multiplied with."""
+        for column in self.columns:
+            total = T.bind(load(self.total, column, lanes=self.lanes))
+            store(self.scale, share(total, self.lanes), column)
 
     def _weigh(
-        self, scratch: Buffer, softmax: RunningSoftmax, place: Place, start: Expr, count: Expr
+        self, scratch: Buffer, results: Buffer | None, place: Place, first: Expr, count: Expr
     ) -> None:
-        """Add a block's weights @ values to the results, or write them where it is the only one."""
-        rows = min(self.point.value_rows, self.point.rows)
-        for column, width, vectors, groups in _groups(
-            self.workload.value_size, self.lanes, self.point.columns
-        ):
-            with loop(groups) as group:
-                first = column + group * vectors * width
-                with loop(self.point.rows // rows) as part:
-                    self._weigh_tile(scratch, softmax, place, start, count,
-                                     part * rows, rows, first, width, vectors)
-                if rest := self.point.rows % rows:
-                    self._weigh_tile(scratch, softmax, place, start, count,
-                                     self.point.rows - rest, rest, first, width, vectors)
+        """Add weights @ values to the results, or write them where these keys are all."""
+        point, inputs = self.point, self.inputs
+        rows = point.value_rows
+        left = tirx.min(inputs.q_len - place.first, point.queries)
 
-    def _weigh_tile(
-        self, scratch: Buffer, softmax: RunningSoftmax, place: Place, start: Expr, count: Expr,
-        row: Expr, rows: int, column: Expr, width: int, vectors: int,
-    ) -> None:
-        """`rows` x `vectors` of the results from (row, column) on."""
-        sums = Tile(rows, vectors * width)
-        for r in range(rows):
-            for v in range(vectors):
-                held = splat(0.0, width)
-                if not self.single:
-                    old = load(scratch, row + r, self.results + column + v * width, lanes=width)
-                    held = old * splat(softmax.scale[row + r], width)
-                sums.store(held, r, v * width)
+        def start(r: Expr, at: Expr, width: int) -> Expr:
+            if results is None:
+                return splat(0.0, width)
+            return load(results, r, at, lanes=width) * splat(self.scale[r], width)
 
-        def add(key: Expr, numbers: list[Expr]) -> None:
-            for r, number in enumerate(numbers):
-                for v in range(vectors):
-                    value = self.inputs.v(
-                        place.batch, start + key, place.kv_head, column + v * width, width)
-                    sums.add(splat(number, width) * value, r, v * width)
-
-        steps = 4 if self.by_lane else 1
-        with loop(count // steps) as step:
-            if self.by_lane:
-                near = Tile(rows, steps)
-                for r in range(rows):
-                    near.store(load(scratch, row + r, step * steps, lanes=steps), r, 0)
-                for u in range(steps):
-                    add(step * steps + u, [near.load(r, u, 1) for r in range(rows)])
+        def finish(value: Expr, r: Expr, at: Expr) -> None:
+            if results is None:
+                self._write(value, place, r, at)
             else:
-                add(step, [scratch[row + r, step] for r in range(rows)])
-        if steps > 1:
-            with loop(count % steps) as rest:
-                key = count // steps * steps + rest
-                add(key, [scratch[row + r, key] for r in range(rows)])
-        for r in range(rows):
-            for v in range(vectors):
-                value, at = sums.load(r, v * width, width), column + v * width
-                if self.single:
-                    self._write(softmax, value, place, row + r, at)
-                else:
-                    store(scratch, value, row + r, self.results + at)
+                store(results, value, r, at)
 
-    def _write(
-        self, softmax: RunningSoftmax, value: Expr, place: Place, row: Expr, column: Expr
-    ) -> None:
-        with when(self._q_len_fits() or place.first + row < self.q_len):
-            value = value * splat(softmax.share(row), lanes_of(value))
+        with loop(ceil_div(left, rows)) as part:
+            def weights(key: Expr, steps: int) -> list[list[Expr]]:
+                if not self.isa.by_lane:
+                    return [[scratch[point.keys + key + u, part * rows + r] for r in range(rows)]
+                            for u in range(steps)]
+                near = registers(steps, rows)
+                for u in range(steps):
+                    for r in range(0, rows, self.lanes):
+                        store(near, load(scratch, point.keys + key + u, part * rows + r,
+                                         lanes=self.lanes), u, r)
+                return [[near[u, r] for r in range(rows)] for u in range(steps)]
+
+            sums = Sums(
+                self.isa, rows, point.columns,
+                lambda r, at, width: start(part * rows + r, at, width),
+                lambda value, r, at: finish(value, part * rows + r, at),
+            )
+            sums.weigh(self.workload.value_size, count, weights,
+                       lambda key, at, width: self.values.load(first + key, at, width))
+
+    def _write(self, value: Expr, place: Place, row: Expr, column: Expr) -> None:
+        with when(self._q_len_fits() or place.first + row < self.inputs.q_len):
+            value = value * splat(self.scale[row], lanes_of(value))
             store(self.inputs.out, value, place.batch, place.first + row, place.head, column)
 
-
-def _vectors(size: int, lanes: int) -> Iterator[tuple[int, int, int]]:
-    """(start, lanes, count) of the vectors that cover `size`: whole ones, then halves of halves."""
-    start = 0
-    while start < size:
-        if count := (size - start) // lanes:
-            yield start, lanes, count
-        start += count * lanes
-        lanes //= 2
-
-
-def _groups(size: int, lanes: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
-    """(start, lanes, vectors, count) of the groups of columns, each at most `columns` wide."""
-    most = columns // lanes
-    for start, width, count in _vectors(size, lanes):
-        if count >= most:
-            yield start, width, most, count // most
-        if count % most:
-            yield start + count // most * most * width, width, count % most, 1
+    def _q_len_fits(self) -> bool:
+        return isinstance(self.inputs.q_len, int) and (
+            self.inputs.q_len % self.point.queries == 0)

@@ -23,7 +23,7 @@ class Isa:
     `by_lane` says that multiply-add can take one factor from a lane of a register, so that the
     left matrix is best read as vectors; elsewhere one of its numbers is broadcast from memory.
     `unroll` steps of an inner loop let loads be paired and addresses be advanced once.
-    `attention_tile` is (queries, keys) whose scores, and `value_tile` is (queries, columns) whose
+    `attention_tile` is (keys, queries) whose scores, and `value_tile` is (queries, columns) whose
     result, is held in registers.
     """
 
@@ -43,13 +43,13 @@ class Isa:
 # A target gets the first row that it satisfies.
 TABLE = (
     Isa("avx512", "x86_64", frozenset({"avx512f"}), 16, 32,
-        ((8, 48), (12, 32), (16, 16)), (48, 32, 16), (8, 32), (8, 32)),
+        ((8, 48), (12, 32), (16, 16)), (48, 32, 16), (16, 16), (8, 32)),
     Isa("avx2", "x86_64", frozenset({"avx2", "fma"}), 8, 16,
-        ((6, 16), (8, 8)), (48, 32, 16), (6, 16), (6, 16)),
+        ((6, 16), (8, 8)), (48, 32, 16), (6, 16), (4, 16)),
     Isa("sse", "x86_64", frozenset(), 4, 16,
         ((4, 8), (4, 4)), (48, 32, 16), (4, 8), (4, 8)),
     Isa("neon", "aarch64", frozenset(), 4, 32,
-        ((8, 12), (8, 8), (8, 4)), (12, 8, 4), (8, 12), (8, 8), unroll=4, by_lane=True),
+        ((8, 12), (8, 8), (8, 4)), (12, 8, 4), (12, 8), (8, 8), unroll=4, by_lane=True),
     Isa("neon32", "arm", frozenset(), 4, 16,
         ((4, 8), (4, 4)), (8, 4), (4, 8), (4, 8), by_lane=True),
 )

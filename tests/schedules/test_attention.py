@@ -51,14 +51,14 @@ def check(isa, sizes, heads=(2, 2), widths=(8, 8), symbolic=False, mask=None, ca
 
 
 @pytest.mark.parametrize("isa", KERNELS)
-@pytest.mark.parametrize("sizes", [(2, 3, 5), (1, 40, 70)], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 3, 5), (1, 41, 70)], ids=str)
 def test_known_lengths(isa, sizes):
     check(isa, sizes)
 
 
 @pytest.mark.parametrize("isa", KERNELS)
 def test_any_lengths(isa):
-    for sizes in [(1, 1, 1), (2, 3, 5), (1, 8, 32), (1, 9, 33), (2, 17, 129)]:
+    for sizes in [(1, 1, 1), (2, 3, 50), (1, 8, 32), (1, 9, 33), (1, 20, 5), (2, 17, 129)]:
         check(isa, sizes, symbolic=True)
 
 
@@ -71,8 +71,9 @@ def test_more_keys_than_a_block(isa, symbolic):
 
 @pytest.mark.parametrize("isa", TWO)
 @pytest.mark.parametrize("widths", [(5, 5), (20, 12), (64, 80), (256, 256)], ids=str)
-def test_head_sizes(isa, widths):
-    check(isa, (1, 5, 9), widths=widths)
+@pytest.mark.parametrize("queries", [5, 17])
+def test_head_sizes(isa, widths, queries):
+    check(isa, (1, queries, 21), widths=widths)
 
 
 @pytest.mark.parametrize("isa", TWO[:1])
@@ -83,6 +84,8 @@ def test_masks(isa, symbolic, shape, dtype):
     mask = random(*shape)
     mask = mask > -0.5 if dtype == "bool" else np.where(mask > -0.5, mask, LOWEST)
     check(isa, (2, 11, 37), (4, 4), symbolic=symbolic, mask=mask)
+    if symbolic:
+        check(isa, (2, 3, 37), (4, 4), symbolic=True, mask=mask[:, :, :3])
 
 
 def test_a_mask_with_one_value_for_all_keys():
@@ -107,9 +110,10 @@ def test_causal_with_a_mask():
     check("avx512", (2, 21, 37), mask=mask, causal=True, symbolic=True)
 
 
-def test_grouped_heads_share_a_key_head():
-    check("avx512", (2, 5, 9), heads=(6, 2))
-    check("neon", (2, 5, 9), heads=(4, 1), symbolic=True)
+@pytest.mark.parametrize("sizes", [(2, 1, 50), (2, 5, 9), (1, 19, 37)], ids=str)
+def test_grouped_heads_share_a_key_head(sizes):
+    check("avx512", sizes, heads=(6, 2), causal=True)
+    check("neon", sizes, heads=(4, 1), symbolic=True)
 
 
 @pytest.mark.parametrize("isa", TWO)

@@ -1,0 +1,91 @@
+"""The mask of attention as tiles of scores start from it: keys below, queries along the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+
+from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.kernel import (
+    Buffer,
+    Expr,
+    load,
+    loop,
+    registers,
+    splat,
+    store,
+    transpose,
+    workspace,
+)
+
+if TYPE_CHECKING:
+    from pocketformer.schedules.cpu.attention_tile import Place
+
+
+class Mask:
+    """A mask of all queries is made ready once, one of each query tile by tile."""
+
+    def __init__(self, inputs: Inputs, keys: int, queries: int, lanes: int) -> None:
+        self.inputs, self.keys, self.queries, self.lanes = inputs, keys, queries, lanes
+        self.by_query = inputs.mask_axes[2]
+        self.ready: Buffer | None = None
+        self.tile: Buffer | None = None
+
+    def prepare(self) -> None:
+        """Outside of all tiles: what is added to the scores of every query."""
+        inputs = self.inputs
+        if inputs.mask is None or self.by_query:
+            return
+        batches, heads = (int(s) if isinstance(s, int) else s for s in inputs.mask.shape[:2])
+        self.ready = workspace(batches, heads, inputs.kv_len)
+        with loop(batches * heads) as row:
+            batch, head = row // heads, row % heads
+            whole = inputs.kv_len // self.lanes
+            with loop(whole) as i:
+                store(self.ready, inputs.masked(batch, head, 0, i * self.lanes, self.lanes),
+                      batch, head, i * self.lanes)
+            with loop(inputs.kv_len % self.lanes) as i:
+                at = whole * self.lanes + i
+                store(self.ready, inputs.masked(batch, head, 0, at, 1), batch, head, at)
+
+    def begin(self) -> None:
+        """Inside of a tile, outside of its loops."""
+        if self.by_query:
+            self.tile = workspace(self.keys, self.queries)
+
+    def scores(self, place: Place, key: Expr) -> Callable[[int, int], Expr]:
+        """The vector of queries from `column` on at key `key + i`, as a function of both."""
+        lanes = self.lanes
+        if self.ready is not None:
+            ready, axes = self.ready, self.inputs.mask_axes
+            batch, head = (at if full else 0 for at, full in zip(
+                (place.batch, place.head), axes[:2], strict=True))
+            if self.keys % lanes:
+                return lambda i, column: splat(ready[batch, head, key + i], lanes)
+            near = registers(self.keys)
+            for i in range(0, self.keys, lanes):
+                store(near, load(ready, batch, head, key + i, lanes=lanes), i)
+            return lambda i, column: splat(near[i], lanes)
+        if self.tile is None:
+            return lambda i, column: splat(0.0, lanes)
+        self._fill(place, key)
+        return lambda i, column: load(self.tile, i, column, lanes=lanes)
+
+    def _fill(self, place: Place, key: Expr) -> None:
+        lanes = self.lanes
+
+        def row(at: Expr, first: Expr, width: int) -> Expr:
+            at = tirx.min(place.first + at, self.inputs.q_len - 1)
+            return self.inputs.masked(place.batch, place.head, at, first, width)
+
+        squares = self.keys // lanes * lanes
+        for column in range(0, self.queries, lanes):
+            for i in range(0, squares, lanes):
+                square = [row(column + r, key + i, lanes) for r in range(lanes)]
+                for u, vector in enumerate(transpose(square)):
+                    store(self.tile, vector, i + u, column)
+        if squares < self.keys:
+            with loop(self.queries) as r, loop(self.keys - squares) as i:
+                store(self.tile, row(r, key + squares + i, 1), squares + i, r)
