@@ -9,14 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tvm
+from tvm import tirx
 
 from pocketformer import targets
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.intrinsics import isa_of
-from pocketformer.schedules.cpu.kernel import Tile, loop, prim_func, splat, store
-from pocketformer.schedules.workloads import Attention, Linear, Norm, Softmax, Workload
+from pocketformer.schedules.cpu.kernel import Kernel, Tile, loop, prim_func, splat, store
+from pocketformer.schedules.workloads import (
+    ACTIVATIONS,
+    Attention,
+    Linear,
+    Norm,
+    Softmax,
+    WeightOnlyLinear,
+    Workload,
+)
 from pocketformer.targets import Target
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -55,11 +65,23 @@ def cases(path: Path) -> Iterator[Case]:
 
 
 def linear(words: list[str]) -> Case:
+    """M N K, then bias, residual, an activation, a dtype of weights, or int4g32, int8 (rounded)."""
     m, n, k = map(int, words[:3])
-    flags = words[3:]
-    activation = next((word for word in flags if word not in ("bias", "residual")), "")
-    work = Linear(m, n, k, "bias" in flags, activation, "residual" in flags)
-    shapes: Shapes = [(m, k), (n, k), *[(n,)] * work.bias, *[(m, n)] * work.residual, (m, n)]
+    flags = set(words[3:])
+    (activation,) = flags & set(ACTIVATIONS) or {""}
+    options: dict[str, Any] = {
+        "bias": "bias" in flags, "activation": activation, "residual": "residual" in flags}
+    work: Linear | WeightOnlyLinear
+    if small := next((flag for flag in flags if flag.startswith("int")), ""):
+        bits, _, group = small.removeprefix("int").partition("g")
+        work = WeightOnlyLinear(m, n, k, int(bits), int(group) if group else None,
+                                "rounded" in flags, **options)
+    else:
+        (dtype,) = flags & {"bfloat16"} or {"float32"}
+        work = Linear(m, n, k, dtype=dtype, **options)
+    scales = [(work.groups, n)] if isinstance(work, WeightOnlyLinear) else []
+    shapes: Shapes = [(m, k), (k, n), *scales, *[(n,)] * work.bias, *[(m, n)] * work.residual,
+                      (m, n)]
     return work, replace(work, m=None), shapes, 2.0 * m * n * k
 
 
@@ -88,19 +110,31 @@ def rows(words: list[str]) -> Case:
 
 
 READERS: dict[str, Callable[[list[str]], Case]] = {
-    "bert_gemm": linear, "gemv": linear, "attention": attention, "rows": rows,
+    "bert_gemm": linear, "gemv": linear, "gemv_large": linear, "attention": attention, "rows": rows,
 }
 
 
 def measure(workload: Workload, shapes: Shapes, target: Target) -> tuple[str, float]:
     """The kernel's name, and the seconds of its fastest call."""
     kernel = pick(workload, target)
-    random = np.random.default_rng(0)
-    arrays = [random.standard_normal(shape).astype("float32") for shape in shapes]
-    if kernel.packed_shape is not None:
-        arrays[1] = random.standard_normal(kernel.packed_shape).astype("float32")
+    arrays = [tvm.runtime.tensor(array) for array in made_up(kernel, shapes)]
     library = tvm.compile(kernel.func.with_attr("global_symbol", "kernel"), target=target.tvm())
-    return kernel.name, fastest(library["kernel"], [tvm.runtime.tensor(a) for a in arrays])
+    return kernel.name, fastest(library["kernel"], arrays)
+
+
+def made_up(kernel: Kernel, shapes: Shapes) -> list[np.ndarray[Any, Any]]:
+    """What a kernel takes; an array whose size it does not know has the given shape."""
+    random = np.random.default_rng(0)
+    arrays = []
+    for array, shape in zip(kernel.func.params, shapes, strict=True):
+        known = all(isinstance(size, tirx.IntImm) for size in array.shape)
+        sizes, dtype = tuple(map(int, array.shape)) if known else shape, str(array.dtype)
+        if dtype.startswith("int"):
+            arrays.append(random.integers(-128, 128, sizes).astype(dtype))
+        else:
+            arrays.append(random.standard_normal(sizes, "float32").astype(
+                ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
+    return arrays
 
 
 def fastest(function: Any, arrays: list[Any]) -> float:

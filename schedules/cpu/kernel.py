@@ -22,12 +22,16 @@ _OPAQUE = 8
 
 @dataclass(frozen=True)
 class Kernel:
-    """A finished PrimFunc; `pack` turns a weight [k, n] into the `packed_shape` that it reads."""
+    """A finished PrimFunc; `pack` turns a weight [k, n] into the `packed_shape` that it reads.
+
+    So does `pack_scale` with the scales of weights that have some, the argument after them.
+    """
 
     name: str
     func: tirx.PrimFunc
     pack: Callable[[Any], Any] | None = None
     packed_shape: tuple[int, ...] | None = None
+    pack_scale: Callable[[Any], Any] | None = None
 
 
 class Builder:

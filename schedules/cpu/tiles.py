@@ -76,7 +76,9 @@ class Tiles:
         """The first tiles have a row more where the rows cannot be shared out evenly."""
         tiles = ceil_div(count, self.rows)
         low, higher = count // tiles, count % tiles
-        if not isinstance(count, int):
+        if self.rows == 1:
+            visit(tile, tile, 1)
+        elif not isinstance(count, int):
             row, height = self.place(count, tile)
             with T.If(height == self.rows):
                 with T.Then():

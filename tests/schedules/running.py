@@ -26,7 +26,7 @@ from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 from tests.numerics.tolerance import TOLERANCE
 from tests.schedules import phone
-from tests.schedules.phone import MARGIN, MARK
+from tests.schedules.phone import MARGIN, mark
 
 # Instructions for which LLVM has code on their own machines alone.
 INSTRUCTIONS = {dot.name: dot for dot in DOTS if dot.llvm}
@@ -41,7 +41,10 @@ def stand_in(isa: Isa | Dot) -> Target:
 def kernel_of(workload: Workload, isa: str) -> Kernel:
     name, _, cpu = isa.partition("@")
     if name in INSTRUCTIONS:
-        point = DotGemm.best(INSTRUCTIONS[name], workload)
+        dot = INSTRUCTIONS[name]
+        if not DotGemm.matches(workload):
+            return pick(workload, stand_in(dot))
+        point = DotGemm.best(dot, workload)
         return point.kernel(workload, phone.target_of(cpu) if cpu else targets.load("host"))
     row = next(row for row in TABLE if row.name == name)
     if cpu:
@@ -94,17 +97,19 @@ def on_phone(workload: Workload, isa: str, cpu: str) -> phone.Functions:
 
 
 def call(
-    workload: Workload, isa: str, inputs: Sequence[np.ndarray], *shapes: Sequence[int]
+    workload: Workload, isa: str, inputs: Sequence[np.ndarray], *shapes: Sequence[int],
+    dtype: str = "float32",
 ) -> list[np.ndarray]:
     """The kernel's outputs, of these shapes; it must not touch what lies around them."""
     if cpu := isa.partition("@")[2]:
-        return on_phone(workload, isa, cpu).call("kernel", inputs, shapes)
+        return on_phone(workload, isa, cpu).call("kernel", inputs, shapes, dtype)
     given = [framed(array, np.nan) for array in inputs]
-    results = [framed(np.full(shape, np.nan, "float32"), MARK) for shape in shapes]
+    before = np.nan if np.dtype(dtype).kind == "f" else 0
+    results = [framed(np.full(shape, before, dtype), mark(dtype)) for shape in shapes]
     compiled(workload, isa)(*(_tensor(array) for array, _ in given + results))
     for array, frame in results:
         around = np.concatenate([frame[:MARGIN], frame[MARGIN + array.size :]])
-        assert (around == MARK).all(), "the kernel wrote past its output"
+        assert (around == mark(dtype)).all(), "the kernel wrote past its output"
     return [array for array, _ in results]
 
 
@@ -121,7 +126,7 @@ def framed(array: np.ndarray, around: float) -> tuple[np.ndarray, np.ndarray]:
     numbers = 2 * MARGIN + array.size
     raw = np.zeros(numbers * dtype.itemsize + 64, np.uint8)
     frame = raw[-raw.ctypes.data % 64 :][: numbers * dtype.itemsize].view(dtype)
-    frame[:] = around if dtype.kind == "f" else True
+    frame[:] = around if np.isfinite(around) or dtype.kind == "f" else True
     inner = frame[MARGIN : MARGIN + array.size].reshape(array.shape)
     inner[...] = array
     return inner, frame

@@ -1,0 +1,135 @@
+"""Linear layers with small weights: read once and in order, made float32 again in registers.
+
+For one row that is limited by memory: a weight of 4 bits takes an eighth of the time of a float32
+one, if the processor keeps up. Several rows share what was made of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+
+from pocketformer.schedules.cpu.dot import Int8Dot
+from pocketformer.schedules.cpu.dot_gemm import imported
+from pocketformer.schedules.cpu.dot_table import dot_named, dots_of
+from pocketformer.schedules.cpu.epilogue import Epilogue
+from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
+from pocketformer.schedules.cpu.kernel import Expr, Kernel, Tile, ceil_div, prim_func
+from pocketformer.schedules.cpu.packing import default_tile
+from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
+from pocketformer.schedules.cpu.weight_formats import (
+    DTYPE,
+    pack_scale,
+    pack_weight,
+    scale_shape,
+    weight_shape,
+)
+from pocketformer.schedules.cpu.weight_products import (
+    Arguments,
+    Int4Products,
+    Int8Products,
+    Products,
+)
+from pocketformer.schedules.cpu.whole_products import WholeProducts
+from pocketformer.schedules.workloads import Linear, WeightOnlyLinear
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
+
+
+@dataclass(frozen=True)
+class WeightOnly:
+    """At most `rows` rows of a panel of `columns` at a time.
+
+    `columns` decides how the weights lie, so it must be the same for all kernels that share them.
+    `dot` names the instruction that sums products of whole numbers, for a rounded x.
+    """
+
+    isa: str
+    rows: int
+    columns: int
+    dot: str = ""
+
+    def named(self, work: WeightOnlyLinear) -> str:
+        """The kernel's name."""
+        x = "i8" if work.round_x else "f32"
+        kind = "gemv" if work.m == 1 else "gemm"
+        return f"{x}_i{work.bits}w_{kind}_{self.rows}x{self.columns}_{self.dot or self.isa}"
+
+    @staticmethod
+    def matches(workload: object) -> bool:
+        return isinstance(workload, WeightOnlyLinear)
+
+    @classmethod
+    def space(cls, target: Target, workload: WeightOnlyLinear) -> Iterator[WeightOnly]:
+        """Every panel's width of `target`, with one row and with as many as registers hold."""
+        isa = isa_of(target)
+        for columns in sorted({columns for _, columns in isa.tiles}):
+            widest = cls._of(target, workload, columns)
+            for rows in sorted({1, widest.rows}):
+                yield replace(widest, rows=rows)
+
+    @classmethod
+    def default(cls, target: Target, workload: WeightOnlyLinear) -> WeightOnly:
+        """The panels of float32 layers; they depend on n alone."""
+        return cls._of(target, workload, default_tile(isa_of(target), workload.n)[1])
+
+    @classmethod
+    def _of(cls, target: Target, workload: WeightOnlyLinear, columns: int) -> WeightOnly:
+        dot = next(dot for dot in dots_of(target, "int8") if not dot.matrix)
+        # Without an instruction for it, float32 products of an exact x are faster than whole ones.
+        whole = workload.round_x or isinstance(dot, Int8Dot)
+        point = cls(isa_of(target).name, 1, columns, dot.name if whole else "")
+        rows = 1 if workload.m == 1 else point.products(workload).rows
+        return replace(point, rows=rows)
+
+    def products(self, work: WeightOnlyLinear) -> Products:
+        """How rows are multiplied."""
+        isa = isa_named(self.isa)
+        if self.dot:
+            return WholeProducts(isa, work, self.columns, dot_named(self.dot, "int8"))
+        return (Int8Products if work.bits == 8 else Int4Products)(isa, work, self.columns)
+
+    def kernel(self, workload: WeightOnlyLinear, target: Target) -> Kernel:
+        return Kernel(
+            self.named(workload),
+            self.build(workload, target),
+            lambda weight: pack_weight(weight, workload, self.columns),
+            weight_shape(workload, self.columns),
+            lambda scale: pack_scale(scale, workload, self.columns),
+        )
+
+    def build(self, workload: WeightOnlyLinear, target: Target) -> tirx.PrimFunc:
+        """x[m, k], weight, scale, bias[n]?, residual[m, n]? -> out[m, n]."""
+        work, isa = workload, isa_named(self.isa)
+        plain = Linear(work.m, work.n, work.k, work.bias, work.activation, work.residual)
+        tiles = Tiles(ceil_div(work.n, self.columns), self.rows, worth_sharing(plain))
+        with prim_func(self.named(work)) as function:
+            m = function.size("m", work.m)
+            arguments = Arguments(
+                function.argument("x", (m, work.k)),
+                function.argument("weight", weight_shape(work, self.columns), DTYPE[work.bits]),
+                function.argument("scale", scale_shape(work, self.columns)),
+            )
+            end = Epilogue(function, plain, m, self.columns, isa.lanes)
+            products = self.products(work)
+
+            def block(first: Expr, count: Expr) -> None:
+                products.prepare(first, count)
+
+                def compute(panel: Expr, tile: Expr, row: Expr, rows: int) -> None:
+                    total = Tile(rows, self.columns)
+                    end.start(total, rows)
+                    products.add(total, panel, row, rows)
+                    end.finish(total, panel, first + row, rows)
+
+                tiles.walk(count, lambda panel: end.begin(panel, self.rows), compute)
+
+            with imported(products.imports):
+                products.begin(arguments, block_rows(m, self.rows))
+                each_block(m, self.rows, block)
+        return function.func
+
