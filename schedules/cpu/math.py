@@ -13,7 +13,8 @@ range where the result is finite (tests/schedules/test_math.py).
     sigmoid          relative 2e-7
     erf, tanh        relative 4e-7
     sin, cos         absolute 1e-7 for |x| <= 1e5; beyond 1e6 only within -1..1
-    gelu, gelu_tanh, silu, quick_gelu    absolute 2e-7 * |x|
+    gelu             absolute 3e-7 * |x|
+    gelu_tanh, silu, quick_gelu    absolute 2e-7 * |x|
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ _TANH_P = (1.0, 0.133797288, 0.00349404686, 2.05836677e-05, 1.33193003e-08)
 _TANH_Q = (1.0, 0.467130452, 0.0258711204, 0.000328311231, 7.76211948e-07)
 _SIN = (-0.166666552, 0.00833215844, -0.000195149536)                # (sin r - r) / r^3 in r^2
 _COS = (0.0416666456, -0.00138873642, 2.44380863e-05)                # (cos r - 1 + r^2/2) / r^4
+_GELU_P = (705365.607, 97489.9598, 10473.2547, 664.236192, 12.0228081)
+_GELU_Q = (1768091.91, 539036.864, 71919.1322, 5413.55045, 238.308563, 1.0)
 # pi / 2 in three parts; products of the first two with 16-bit integers are exact.
 _HALF_PI = (1.5703125, 4.8375129699707031e-4, 7.5497899548918821e-8)
 _ERF_LIMIT = 3.95      # from here on erf is 1 - 2e-8, which float32 cannot tell from 1
+_GELU_LIMIT = 5.4      # the quotient was fitted to be above 1/2 here
 _TANH_LIMIT = 9.02     # from here on tanh is 1 - 3e-8
 
 
@@ -66,11 +70,14 @@ def polynomial(x: Expr, coefficients: tuple[float, ...]) -> Expr:
 
 
 def _at_least(low: float, x: Expr) -> Expr:
-    return tirx.max(constant(low, x), x)     # this order lets NaN through
+    """One instruction for a limit other than 0. NaN stays NaN."""
+    assert low != 0.0
+    return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.maximum", constant(low, x), x)
 
 
 def _at_most(high: float, x: Expr) -> Expr:
-    return tirx.min(constant(high, x), x)
+    assert high != 0.0
+    return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.minimum", constant(high, x), x)
 
 
 def _integer_type(x: Expr) -> str:
@@ -197,7 +204,7 @@ def cos(x: Expr) -> Expr:
 
 def relu(x: Expr) -> Expr:
     """max(x, 0)."""
-    return _at_least(0.0, x)
+    return tirx.max(constant(0.0, x), x)     # this order lets NaN through
 
 
 def silu(x: Expr) -> Expr:
@@ -211,12 +218,31 @@ def quick_gelu(x: Expr) -> Expr:
 
 
 def gelu(x: Expr) -> Expr:
-    """x / 2 * (1 + erf(x / sqrt(2)))."""
+    """x / 2 * (1 + erf(x / sqrt(2))) as |x| * (P(|x|) - 1/2 +- 1/2), P the normal distribution."""
+    integers = _integer_type(x)
+    limit = tirx.reinterpret(integers, constant(_GELU_LIMIT, x))
+
+    def above_half(a: Expr) -> Expr:
+        quotient = let(a * a, lambda square: (
+            a * polynomial(square, _GELU_P) / polynomial(square, _GELU_Q)), "square")
+        return _at_most(0.5, quotient)
+
     def body(x: Expr) -> Expr:
-        half = constant(0.5, x) * x
-        return half + half * erf(x * constant(0.7071067811865476, x))
+        # The lesser as integers, which for positive numbers is the same, and one instruction.
+        return let(tirx.call_llvm_pure_intrin(str(x.ty), "llvm.fabs", x), lambda size: (
+            size * (_half_like(x) + let(
+                tirx.reinterpret(str(x.ty), tirx.min(tirx.reinterpret(integers, size), limit)),
+                above_half, "held"))), "size")
 
     return let(x, body, "x")
+
+
+def _half_like(x: Expr) -> Expr:
+    """1/2 with the sign of x."""
+    integers = _integer_type(x)
+    half = tirx.reinterpret(integers, constant(0.5, x))
+    sign = tirx.reinterpret(integers, x) & tirx.const(-1 << 31, integers)
+    return tirx.reinterpret(str(x.ty), sign | half)
 
 
 def gelu_tanh(x: Expr) -> Expr:
