@@ -6,6 +6,7 @@ A size of None is known only at run time. `str` of a workload is short, stable a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "quick_gelu")
 
@@ -39,6 +40,48 @@ class Linear:
         return "_".join(
             [f"linear_{_text(self.m)}x{self.n}x{self.k}", *parts, *["residual"] * self.residual]
         )
+
+
+@dataclass(frozen=True)
+class QuantizedLinear:
+    """activation((x[m, k] - x_zero) @ weight[k, n] * x_scale * weight_scale[n] + bias) + residual.
+
+    x (`x_dtype` int8 or uint8) and weight (int8) are multiplied and added up in int32; bias[n] and
+    residual[m, n] are float32. x_scale, and with `zero` also x_zero (int32), are [1], or with
+    `per_row` [m]. The result is float32, or where `out_dtype` is int8 or uint8 quantised again:
+    round(result / out_scale) + out_zero, ties to even, with the nearest number for what lies
+    outside. Inputs: x, weight, weight_scale, weight_sum[n] (int32: the sum of each column),
+    x_scale, x_zero?, bias?, residual?, out_scale[1]?, out_zero[1]? (int32).
+    """
+
+    m: int | None
+    n: int
+    k: int
+    x_dtype: str = "int8"
+    per_row: bool = False
+    zero: bool = False
+    bias: bool = False
+    activation: str = ""
+    residual: bool = False
+    out_dtype: str = "float32"
+
+    dtype: ClassVar[str] = "int8"    # of the weight
+
+    def __post_init__(self) -> None:
+        assert self.activation in ACTIVATIONS, self.activation
+        assert self.x_dtype in ("int8", "uint8"), self.x_dtype
+        assert self.out_dtype in ("float32", "int8", "uint8"), self.out_dtype
+
+    @property
+    def in_float32(self) -> Linear:
+        """The layer that it stands for."""
+        return Linear(self.m, self.n, self.k, self.bias, self.activation, self.residual)
+
+    def __str__(self) -> str:
+        parts = [f"linear_{_text(self.m)}x{self.n}x{self.k}", self.x_dtype]
+        parts += ["rows"] * self.per_row + ["zero"] * self.zero + ["bias"] * self.bias
+        parts += [self.activation] * bool(self.activation) + ["residual"] * self.residual
+        return "_".join(parts + [f"to_{self.out_dtype}"] * (self.out_dtype != "float32"))
 
 
 @dataclass(frozen=True)
@@ -189,4 +232,4 @@ class BatchMatmul:
         return f"batch_matmul_{sizes}" + "_tb" * self.transpose_b
 
 
-Workload = Linear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul
+Workload = Linear | QuantizedLinear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul

@@ -30,8 +30,9 @@ from pocketformer.schedules.cpu.kernel import (
     splat,
 )
 from pocketformer.schedules.cpu.packing import default_tile
+from pocketformer.schedules.cpu.quantized_epilogue import QuantizedEpilogue
 from pocketformer.schedules.cpu.tiles import Tiles, each_block, worth_sharing
-from pocketformer.schedules.workloads import Linear
+from pocketformer.schedules.workloads import Linear, QuantizedLinear
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
@@ -57,10 +58,10 @@ class DotGemm:
 
     @staticmethod
     def matches(workload: object) -> bool:
-        return isinstance(workload, Linear) and workload.dtype in SHORT
+        return isinstance(workload, Linear | QuantizedLinear) and workload.dtype in SHORT
 
     @classmethod
-    def space(cls, target: Target, workload: Linear) -> Iterator[DotGemm]:
+    def space(cls, target: Target, workload: Linear | QuantizedLinear) -> Iterator[DotGemm]:
         """Every tile of every instruction for the workload."""
         for dot in dots_of(target, workload.dtype):
             for rows, columns in dot.tiles:
@@ -68,17 +69,17 @@ class DotGemm:
                     yield cls(dot.name, dot.dtype, rows, columns, unroll)
 
     @classmethod
-    def default(cls, target: Target, workload: Linear) -> DotGemm:
+    def default(cls, target: Target, workload: Linear | QuantizedLinear) -> DotGemm:
         """The best instruction of `target`, the tile that suits it."""
         return cls.best(next(dots_of(target, workload.dtype)), workload)
 
     @classmethod
-    def best(cls, dot: Dot, workload: Linear) -> DotGemm:
+    def best(cls, dot: Dot, workload: Linear | QuantizedLinear) -> DotGemm:
         """The best tile whose panels waste little of `workload.n`; it depends on n alone."""
         rows, columns = default_tile(dot, workload.n)
         return cls(dot.name, dot.dtype, rows, columns, dot.unroll)
 
-    def kernel(self, workload: Linear, target: Target) -> Kernel:
+    def kernel(self, workload: Linear | QuantizedLinear, target: Target) -> Kernel:
         n, k, group = workload.n, workload.k, dot_named(self.dot, self.dtype).group
         return Kernel(
             self.name,
@@ -87,8 +88,8 @@ class DotGemm:
             grouped_shape(n, k, self.columns, group),
         )
 
-    def build(self, workload: Linear, target: Target) -> tirx.PrimFunc:
-        """x[m, k], weight, bias[n]?, residual[m, n]? -> out[m, n]."""
+    def build(self, workload: Linear | QuantizedLinear, target: Target) -> tirx.PrimFunc:
+        """x[m, k], weight, the scales of integers, bias[n]?, residual[m, n]? -> out[m, n]."""
         return _Writer(self, workload).write()
 
 
@@ -105,20 +106,25 @@ def imported(text: str) -> Iterator[None]:
 class _Writer:
     """Writes one kernel."""
 
-    def __init__(self, point: DotGemm, workload: Linear) -> None:
+    def __init__(self, point: DotGemm, workload: Linear | QuantizedLinear) -> None:
         self.point, self.workload = point, workload
         self.dot: Dot = dot_named(point.dot, point.dtype)
+        layer = workload.in_float32 if isinstance(workload, QuantizedLinear) else workload
         self.tiles = Tiles(
-            ceil_div(workload.n, point.columns), point.rows, worth_sharing(workload))
+            ceil_div(workload.n, point.columns), point.rows, worth_sharing(layer))
 
     def write(self) -> tirx.PrimFunc:
         work, point, dot = self.workload, self.point, self.dot
         shape = grouped_shape(work.n, work.k, point.columns, dot.group)
         with prim_func(point.name) as function:
             m = function.size("m", work.m)
-            x = function.argument("x", (m, work.k))
+            x_dtype = work.x_dtype if isinstance(work, QuantizedLinear) else "float32"
+            x = function.argument("x", (m, work.k), x_dtype)
             weight = function.argument("weight", shape, dot.dtype)
-            self.end = Epilogue(function, work, m, point.columns, dot.lanes)
+            self.end = (
+                QuantizedEpilogue(function, work, m, point.columns, dot)
+                if isinstance(work, QuantizedLinear)
+                else Epilogue(function, work, m, point.columns, dot.lanes))
             with imported(dot.llvm):
                 words = (*shape[:2], point.columns * dot.group * _bytes(dot) // 4)
                 self.weight = T.decl_buffer(words, "int32", data=weight.data)
@@ -133,12 +139,16 @@ class _Writer:
             self.end.begin(panel, self.point.rows)
 
         def compute(panel: Expr, tile: Expr, row: Expr, rows: int) -> None:
-            self.end.finish(self._sums(panel, tile, row, rows), panel, first + row, rows)
+            total = self._sums(panel, tile, row, first + row, rows)
+            self.end.finish(total, panel, first + row, rows)
 
         self.tiles.walk(count, begin, compute)
 
-    def _sums(self, panel: Expr, tile: Expr, row: Expr, rows: int) -> Tile:
-        """What the epilogue starts with, and the products of a tile of x with a panel."""
+    def _sums(self, panel: Expr, tile: Expr, row: Expr, x_row: Expr, rows: int) -> Tile:
+        """What the epilogue starts with, and the products of a tile of x with a panel.
+
+        The tile begins at `row` of the block and `x_row` of x.
+        """
         dot, columns = self.dot, self.point.columns
         high, wide = (ceil_div(rows, 2), 2 * columns) if dot.matrix else (rows, columns)
         sums = [Tile(high, wide, dot.sums)
@@ -147,20 +157,25 @@ class _Writer:
             for r in range(high):
                 for column in range(0, wide, dot.lanes):
                     each.store(splat(tirx.const(0, dot.sums), dot.lanes), r, column)
-        if not dot.matrix:
+        plain = dot.sums == "float32" and not dot.matrix
+        if plain:
             self.end.start(sums[0], rows)
         self._multiply(panel, tile, row, rows, sums)
         for each in sums[1:]:
             for r in range(high):
                 for column in range(0, wide, dot.lanes):
                     sums[0].add(each.load(r, column, dot.lanes), r, column)
-        if not dot.matrix:
+        if plain:
             return sums[0]
         total = Tile(rows, columns)
         self.end.start(total, rows)
         for r in range(rows):
-            for column in range(0, columns, 4):
-                total.add(_of_matrices(sums[0], r, column), r, column)
+            for column in range(0, columns, dot.lanes):
+                value = (_of_matrices(sums[0], r, column) if dot.matrix
+                         else sums[0].load(r, column, dot.lanes))
+                if isinstance(self.end, QuantizedEpilogue):
+                    value = self.end.scaled(value, x_row + r, column)
+                total.add(value, r, column)
         return total
 
     def _multiply(

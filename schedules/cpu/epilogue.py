@@ -33,7 +33,7 @@ class Epilogue:
         n = workload.n
         self.bias = function.argument("bias", (n,)) if workload.bias else None
         self.residual = function.argument("residual", (m, n)) if workload.residual else None
-        self.out = function.argument("out", (m, n))
+        self.out = self._output(function, m, n)
         self.activation = workload.activation
         self.columns, self.lanes = columns, lanes
         self.panels = ceil_div(n, columns)
@@ -41,6 +41,10 @@ class Epilogue:
         self.first: Buffer | None = None
         self.staged: Buffer | None = None
         self.height = 0
+
+    def _output(self, function: Builder, m: Expr, n: int) -> Buffer:
+        """The last arguments, of which the very last is written."""
+        return function.argument("out", (m, n))
 
     def begin(self, panel: Expr, rows: int) -> None:
         """Fetch what is the same for all tiles, of at most `rows` rows, of a panel."""
@@ -99,7 +103,11 @@ class Epilogue:
         if self.residual is not None:
             lanes = 1 if str(value.ty) == "float32" else self.lanes
             value = value + load(self.residual, row, at, lanes=lanes)
-        store(self.out, value, row, at)
+        store(self.out, self._stored(value), row, at)
+
+    def _stored(self, value: Expr) -> Expr:
+        """`value` as the output holds it."""
+        return value
 
     def _always_full(self, column: int) -> bool:
         return column + self.lanes <= self.live

@@ -22,10 +22,14 @@ from pocketformer.targets import Target
 from tests.device.phones import TOKEN, running
 
 MARGIN = 64     # numbers beside every array: NaN beside an input, a mark beside an output
-MARK = 1234.5
 CPUS = ("cortex-a76", "max")    # the second one has i8mm and bf16
 
 _names = (f"kernel{i}.so" for i in itertools.count())
+
+
+def mark(dtype: str) -> float:
+    """A number that no kernel writes to an output of `dtype` by chance."""
+    return 1234.5 if np.dtype(dtype).kind == "f" else 77
 
 
 @cache
@@ -70,7 +74,8 @@ class Functions:
     ) -> list[np.ndarray]:
         """What `name` writes to outputs of these shapes and this dtype, and to nowhere else."""
         given = [self._framed(array, np.nan if array.dtype.kind == "f" else 1) for array in inputs]
-        results = [self._framed(np.full(shape, MARK + 1, dtype), MARK) for shape in shapes]
+        results = [self._framed(np.full(shape, mark(dtype) + 1, dtype), mark(dtype))
+                   for shape in shapes]
         self._module[name](*(inner for inner, _ in given + results))
         return [_checked(frame.numpy(), shape)
                 for (_, frame), shape in zip(results, shapes, strict=True)]
@@ -93,5 +98,5 @@ class Functions:
 
 def _checked(frame: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     size = int(np.prod(shape))
-    assert (frame[size:] == frame.dtype.type(MARK)).all(), "the kernel wrote past its output"
+    assert (frame[size:] == mark(frame.dtype)).all(), "the kernel wrote past its output"
     return frame[:size].reshape(shape)
