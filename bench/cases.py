@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import flops, machine, onnx_files
+from bench import flops, machine, onnx_files, peak
 from bench.baselines import pocketformer as ours
 from bench.baselines.onnxruntime import ENGINE as REFERENCE
 from bench.baselines.peer import Peer
@@ -78,8 +78,7 @@ class Case:
 
 
 def measure(
-    case: Case, model: BenchModel, peers: Sequence[Peer], effort: Effort,
-    peaks: Mapping[str, float | None], step: Progress,
+    case: Case, model: BenchModel, peers: Sequence[Peer], effort: Effort, step: Progress
 ) -> Record:
     """Time all `peers` on a case; what they refuse is told in their place. Keeps the record."""
     start = time.time()
@@ -113,7 +112,8 @@ def measure(
     record = {
         "model": case.model, "sizes": dict(case.sizes), "threads": case.threads,
         "effort": effort.name, "operations": flops.operations(onnx_files.fixed(model, case.sizes)),
-        "peaks": dict(peaks), "machine": machine.describe(), "engines": engines,
+        "peaks": {each: peak.gflops(each, case.threads) for each in peak.PRECISIONS},
+        "machine": machine.describe(), "engines": engines,
         "seconds": time.time() - start,
     }
     keep(case.path, record)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench import peak
 from bench.baselines import iree, litert, mnn, ncnn, onnxruntime, openvino, pocketformer
 from bench.baselines.peer import Peer
 from bench.cases import FULL, QUICK, Case, Effort, measure
@@ -98,15 +97,11 @@ def run(
     effort: Effort, keep_files: bool,
 ) -> None:
     """Measure `cases` and tell how long the others will take; files of one size go with it."""
-    peaks = {
-        threads: {each: peak.gflops(each, threads) for each in peak.PRECISIONS}
-        for threads in sorted({case.threads for case in cases})
-    }
     start = time.monotonic()
     for number, (case, following) in enumerate(zip(cases, [*cases[1:], None], strict=True)):
         model = models[case.model]
         with progress(str(case)) as step:
-            record = measure(case, model, peers, effort, peaks[case.threads], step)
+            record = measure(case, model, peers, effort, step)
         taken = time.monotonic() - start
         left = taken / (number + 1) * (len(cases) - number - 1)
         print(f"{number + 1}/{len(cases)} {case}: {record['seconds']:.0f} s, "

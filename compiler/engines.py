@@ -88,8 +88,13 @@ class Compiler:
 
     def __init__(self) -> None:
         from pocketformer.compiler.build import compile
+        from pocketformer.compiler.recipe import recipe_named
 
-        self._compile = compile
+        self._compile, self._recipe_named = compile, recipe_named
 
-    def compile(self, source: str, output: str, **options: Any) -> None:
-        self._compile(source, **options).save(Path(output))
+    def compile(
+        self, source: str, output: str, recipe: str = "float32", **options: Any
+    ) -> None:
+        """Compile `source` by the recipe of this name and save the bundle."""
+        chosen = self._recipe_named(recipe)
+        self._compile(source, recipe=chosen, **options).save(Path(output))

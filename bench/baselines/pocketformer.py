@@ -83,4 +83,6 @@ PEERS = (
     Ours("pocketformer", "pocketformer", ENGINE, PACKAGES, _compiled("known", _known)),
     Ours("pocketformer-any", "pocketformer, any length", ENGINE, PACKAGES,
          _compiled("any", _any_length)),
+    Ours("pocketformer-bf16", "pocketformer bf16", ENGINE, PACKAGES,
+         _compiled("bf16", _known, recipe="bfloat16"), "bfloat16"),
 )
