@@ -1,6 +1,8 @@
-/* A team's launch: every thread owns the tasks THREAD, THREAD + threads, ... and counts down how many
-   of them are left; one that is done with its own takes from the others. A count carries the number
-   of its launch, so that a worker that comes late, with an older number, gets nothing.
+/* A team's launch: every thread owns a range of tasks and takes them in order, since neighbours share
+   data; one that is done with its own takes half of what another has left. TVM cuts a loop of few
+   iterations into a task for each, and the rest of the tasks have nothing to do: wherever the work
+   lies, halving finds it. A range carries the number of its launch, so that a worker that comes late,
+   with an older number, gets nothing.
 
    No lock is held anywhere, and what a process owns bears its number: a fork() finds nothing locked,
    and the child's teams begin anew. */
@@ -23,19 +25,23 @@ enum {
   TEAMS = 64,            /* runs at once */
   TASKS = 64,            /* of a loop at least, so that few are waited for at its end ... */
   TASKS_A_THREAD = 16,   /* ... with many threads, too; a task that has nothing to do takes 5 ns */
+  MOST_TASKS = 65535,    /* that a range has bits for */
   STACK = 1 << 20,       /* bytes; musl would give 128 KiB */
 };
 
-/* How long a worker looks for the run's next loop, and a caller for the end of its loop, before they
-   sleep. To wake one takes 5 to 50 us. Who sleeps leaves its core to a worker that another program
-   keeps from working. */
-static const int64_t AWAKE_NS = 50000, PATIENCE_NS = 20000;
+/* How long a worker looks for the run's next loop, and a caller for the end of its own, before they
+   sleep. To be woken takes 5 to 50 us, the last task of a loop up to some hundred. Who sleeps leaves
+   its core to a worker that another program keeps from working. */
+static const int64_t AWAKE_NS = 200000, PATIENCE_NS = 200000;
 
-typedef struct share {
-  _Alignas(LINE) _Atomic uint64_t left;    /* number of the launch << 32 | tasks that are left */
+/* The tasks from `begin` to before `end`, in one number: launch << 32 | end << 16 | begin. */
+typedef uint64_t range;
+
+typedef struct member {
+  _Alignas(LINE) _Atomic range left;
   struct pool_team* team;
   pthread_t thread;
-} share;
+} member;
 
 typedef struct pool_team {
   _Atomic pid_t owner;    /* the process that has a run in it, 0: none */
@@ -52,7 +58,7 @@ typedef struct pool_team {
   _Atomic int asleep;
   _Alignas(LINE) _Atomic uint32_t pending;   /* tasks that are not done; the caller sleeps on it */
   _Atomic int waiting;
-  share shares[];
+  member members[];
 } pool_team;
 
 static _Atomic(pool_team*) teams[TEAMS];
@@ -95,18 +101,46 @@ static int await(_Atomic uint32_t* word, int is, uint32_t value, _Atomic int* un
   }
 }
 
-/* Tasks of `thread` among `tasks` that are dealt to `threads` in turn. */
-static uint32_t dealt(int tasks, int thread, int threads) {
-  return (uint32_t)((tasks - thread + threads - 1) / threads);
+static range range_of(uint32_t launch, uint32_t begin, uint32_t end) {
+  return (range)launch << 32 | end << 16 | begin;
 }
 
-/* How many tasks the share had left of this launch, one of which is now the caller's. */
-static uint32_t claim(share* from, uint32_t launch) {
-  uint64_t seen = atomic_load(&from->left);
-  while (seen >> 32 == launch && (uint32_t)seen) {
-    if (atomic_compare_exchange_weak(&from->left, &seen, seen - 1)) return (uint32_t)seen;
+static uint32_t begin_of(range tasks) { return (uint32_t)tasks & 0xffff; }
+static uint32_t end_of(range tasks) { return (uint32_t)tasks >> 16; }
+
+/* How many tasks of the launch it has. */
+static uint32_t count_of(range tasks, uint32_t launch) {
+  return tasks >> 32 == launch ? end_of(tasks) - begin_of(tasks) : 0;
+}
+
+/* The next task of one's own, -1 if there is none. */
+static int next_task(member* mine, uint32_t launch) {
+  range seen = atomic_load(&mine->left);
+  while (count_of(seen, launch)) {
+    if (atomic_compare_exchange_weak(&mine->left, &seen, seen + 1)) return (int)begin_of(seen);
   }
-  return 0;
+  return -1;
+}
+
+/* Takes half of what the thread with the most has left, rounded up; 0 if nobody has any. */
+static int take_over(pool_team* team, member* mine, uint32_t launch) {
+  for (;;) {
+    member* most = NULL;
+    range seen = 0;
+    for (int i = 0; i < team->threads; ++i) {
+      const range left = atomic_load(&team->members[i].left);
+      if (count_of(left, launch) <= count_of(seen, launch)) continue;
+      most = &team->members[i];
+      seen = left;
+    }
+    if (!most) return 0;
+    const uint32_t middle = begin_of(seen) + count_of(seen, launch) / 2;
+    if (atomic_compare_exchange_strong(&most->left, &seen,
+                                       range_of(launch, begin_of(seen), middle))) {
+      atomic_store(&mine->left, range_of(launch, middle, end_of(seen)));
+      return 1;
+    }
+  }
 }
 
 static void fail(pool_team* team) {
@@ -127,37 +161,32 @@ static int raise_again(pool_team* team) {
   return -1;
 }
 
-/* Does tasks of the launch until none is left. What was read of another launch than it claims from
-   cannot be used: a claim succeeds only while that launch lasts. */
-static void work(pool_team* team, uint32_t launch, int thread) {
+/* Does tasks of the launch until none is left. What was read of another launch than it takes from
+   cannot be used: that succeeds only while that launch lasts. */
+static void work(pool_team* team, member* mine, uint32_t launch) {
   const pool_task task = atomic_load(&team->task);
   void* const data = atomic_load(&team->data);
-  const int threads = team->threads, tasks = atomic_load(&team->tasks);
-  pool_loop loop = {NULL, tasks};
+  pool_loop loop = {NULL, atomic_load(&team->tasks)};
   uint32_t done = 0;
-  for (int i = 0; i < threads; ++i) {
-    const int owner = (thread + i) % threads;
-    uint32_t left;
-    while ((left = claim(&team->shares[owner], launch))) {
-      const int number = (int)(dealt(tasks, owner, threads) - left) * threads + owner;
+  do {
+    for (int number; (number = next_task(mine, launch)) >= 0; ++done) {
       if (!atomic_load(&team->failed) && task(number, &loop, data)) fail(team);
-      ++done;
     }
-  }
+  } while (take_over(team, mine, launch));
   if (done && atomic_fetch_sub(&team->pending, done) == done && atomic_load(&team->waiting)) {
     futex(&team->pending, FUTEX_WAKE, 1);
   }
 }
 
 static void* worker(void* argument) {
-  share* const mine = argument;
+  member* const mine = argument;
   pool_team* const team = mine->team;
   pthread_setspecific(current, &alone);
   uint32_t seen = atomic_load(&team->launch) - 1;
   while (!atomic_load(&team->stopped)) {
     const uint32_t launch = atomic_load(&team->launch);
     if (launch != seen) {
-      work(team, seen = launch, (int)(mine - team->shares));
+      work(team, mine, seen = launch);
     } else if (!await(&team->launch, 0, seen, &team->running, AWAKE_NS)) {
       atomic_fetch_add(&team->asleep, 1);
       futex(&team->launch, FUTEX_WAIT, seen);
@@ -180,7 +209,7 @@ static void start(pool_team* team) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   while (team->started < team->threads) {
-    share* const each = &team->shares[team->started];
+    member* const each = &team->members[team->started];
     each->team = team;
     if (pthread_create(&each->thread, &attributes, worker, each)) break;
     ++team->started;
@@ -203,7 +232,7 @@ static void reset(pool_team* team, pid_t process) {
 
 static pool_team* new_team(int threads, pid_t process) {
   void* memory = NULL;
-  const size_t bytes = sizeof(pool_team) + (size_t)threads * sizeof(share);
+  const size_t bytes = sizeof(pool_team) + (size_t)threads * sizeof(member);
   if (posix_memalign(&memory, LINE, bytes)) return NULL;
   pool_team* const team = memory;
   __builtin_memset(team, 0, bytes);
@@ -270,7 +299,7 @@ int pool_launch(pool_task task, void* data, int tasks) {
   void* const value = has_key ? pthread_getspecific(current) : NULL;
   if (!value || value == &alone) return work_alone(task, data, tasks);
   pool_team* const team = value;
-  if (team->busy) return work_alone(task, data, tasks);
+  if (team->busy || tasks > MOST_TASKS) return work_alone(task, data, tasks);
   if (team->started < team->threads) start(team);
   if (tasks <= 0) {
     tasks = TASKS > TASKS_A_THREAD * team->threads ? TASKS : TASKS_A_THREAD * team->threads;
@@ -282,12 +311,13 @@ int pool_launch(pool_task task, void* data, int tasks) {
   atomic_store(&team->tasks, tasks);
   atomic_store(&team->pending, (uint32_t)tasks);
   for (int i = 0; i < team->threads; ++i) {
-    const uint64_t left = tasks > i ? dealt(tasks, i, team->threads) : 0;
-    atomic_store(&team->shares[i].left, (uint64_t)launch << 32 | left);
+    const uint32_t begin = (uint32_t)(tasks * i / team->threads);
+    const uint32_t end = (uint32_t)(tasks * (i + 1) / team->threads);
+    atomic_store(&team->members[i].left, range_of(launch, begin, end));
   }
   atomic_store(&team->launch, launch);
   wake(team);
-  work(team, launch, 0);
+  work(team, &team->members[0], launch);
   if (!await(&team->pending, 1, 0, NULL, PATIENCE_NS)) {
     atomic_store(&team->waiting, 1);
     uint32_t left;
@@ -311,7 +341,7 @@ __attribute__((destructor)) static void close_pool(void) {
     atomic_fetch_add(&team->launch, 1);
     wake(team);
     for (int worker = 1; worker < team->started; ++worker) {
-      pthread_join(team->shares[worker].thread, NULL);
+      pthread_join(team->members[worker].thread, NULL);
     }
     free(team);
     atomic_store(&teams[i], NULL);
