@@ -14,15 +14,16 @@ import numpy as np
 import tvm
 from tvm import tirx
 
+from bench import peak
 from pocketformer import targets
 from pocketformer.schedules.cpu import pick
-from pocketformer.schedules.cpu.intrinsics import isa_of
-from pocketformer.schedules.cpu.kernel import Kernel, Tile, loop, prim_func, splat, store
+from pocketformer.schedules.cpu.kernel import Kernel
 from pocketformer.schedules.workloads import (
     ACTIVATIONS,
     Attention,
     Linear,
     Norm,
+    QuantizedLinear,
     Softmax,
     WeightOnlyLinear,
     Workload,
@@ -44,8 +45,9 @@ def main() -> None:
     if unknown := set(wanted.shapes) - set(names):
         parser.error(f"no shapes {unknown.pop()!r}; there are {', '.join(names)}")
     target = targets.load(wanted.target)
-    peak = peak_gflops(target)
-    print(f"One thread multiplies and adds at {peak:.1f} GFLOP/s.\n")
+    peaks = {each: peak.gflops(each, 1, target) for each in peak.PRECISIONS}
+    told = [f"{each} {limit:.1f}" for each, limit in peaks.items() if limit is not None]
+    print(f"One thread multiplies and adds at {', '.join(told)} GFLOP/s.\n")
     print("| workload | kernel | us | GFLOP/s | of peak | any size: us |")
     print("|---|---|---|---|---|---|")
     for name in wanted.shapes or names:
@@ -53,8 +55,10 @@ def main() -> None:
             kernel, seconds = measure(known, shapes, target)
             _, unknown_seconds = measure(symbolic, shapes, target)
             speed = flops / seconds * 1e-9
+            limit = peaks[precision_of(known)]
+            share = "" if limit is None else f"{speed / limit:.0%}"
             print(f"| {known} | {kernel} | {seconds * 1e6:.1f} | {speed:.1f} | "
-                  f"{speed / peak:.0%} | {unknown_seconds * 1e6:.1f} |", flush=True)
+                  f"{share} | {unknown_seconds * 1e6:.1f} |", flush=True)
 
 
 def cases(path: Path) -> Iterator[Case]:
@@ -111,6 +115,7 @@ def rows(words: list[str]) -> Case:
 
 READERS: dict[str, Callable[[list[str]], Case]] = {
     "bert_gemm": linear, "gemv": linear, "gemv_large": linear, "attention": attention, "rows": rows,
+    "bert_gemm_bfloat16": linear,
 }
 
 
@@ -147,25 +152,13 @@ def fastest(function: Any, arrays: list[Any]) -> float:
     return best
 
 
-def peak_gflops(target: Target) -> float:
-    """Multiply-adds on registers alone, as many at a time as a core can have under way."""
-    isa, steps, sums = isa_of(target), 20_000, 12
-    with prim_func("peak") as function:
-        x = function.argument("x", (1,))
-        out = function.argument("out", (sums, isa.lanes))
-        tile = Tile(sums, isa.lanes)
-        for i in range(sums):
-            tile.store(splat(float(i), isa.lanes), i, 0)
-        with loop(steps):
-            for i in range(sums):
-                factor = splat(x[0], isa.lanes)
-                tile.store(tile.load(i, 0, isa.lanes) * factor + factor, i, 0)
-        for i in range(sums):
-            store(out, tile.load(i, 0, isa.lanes), i, 0)
-    library = tvm.compile(function.func, target=target.tvm())
-    arrays = [np.full(1, 0.5, "float32"), np.zeros((sums, isa.lanes), "float32")]
-    seconds = fastest(library["peak"], [tvm.runtime.tensor(array) for array in arrays])
-    return 2.0 * steps * sums * isa.lanes / seconds * 1e-9
+def precision_of(workload: Workload) -> str:
+    """Of the numbers that are multiplied: float32, bfloat16 or int8."""
+    if isinstance(workload, QuantizedLinear):
+        return "int8"
+    if isinstance(workload, WeightOnlyLinear):
+        return "int8" if workload.round_x else "float32"
+    return workload.dtype if isinstance(workload, Linear) else "float32"
 
 
 if __name__ == "__main__":

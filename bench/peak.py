@@ -13,7 +13,7 @@ from pocketformer import targets
 from pocketformer.targets import Target
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-ROUNDS, STEPS = 20, 1_000_000       # a round takes about 10 ms
+ROUNDS, STEPS = 80, 1_000_000       # a round takes about 10 ms, and the machine may be busy in some
 # What clang calls the names of Target.isa: an option each, or what is added to -march.
 X86 = {"sse4": "-msse4.2", "avx": "-mavx", "avx2": "-mavx2", "fma": "-mfma",
        "avx512f": "-mavx512f", "avx512vnni": "-mavx512vnni", "avx512bf16": "-mavx512bf16"}
