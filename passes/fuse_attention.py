@@ -11,6 +11,7 @@ from typing import Any
 
 from tvm import relax
 
+from pocketformer.passes.attention_masks import MASKED, split
 from pocketformer.passes.attention_operands import axes_of, bshd, operand_of, scaled
 from pocketformer.passes.fused_operators import BSHD_OF_BHSD, attention
 from pocketformer.passes.fusion import Fusion, Search
@@ -30,8 +31,6 @@ from pocketformer.passes.graph import (
 )
 from pocketformer.passes.refusal import Refused
 
-# exp() of a score below this is 0 beside any real one, so selecting it and adding it are the same.
-MASKED = -1e4
 # What is added in its place: no score changes it, so that rows of nothing else are the same, too.
 HIDDEN = -1e30
 
@@ -92,13 +91,15 @@ def _match(
         bshd(before, value, list(range(rank)), f"{name}_value"),
     ]
     _check_shapes(*map(shape, args))
-    if scores.masks:
-        args.append(_mask(before, scores.masks, shape(softmax), f"{name}_mask"))
+    masks, causal = _split_masks(graph, scores.masks, args[0], args[1])
+    if masks:
+        args.append(_mask(before, masks, shape(softmax), f"{name}_mask"))
     scale = scores.scale * query.scale * key.scale
+    options: dict[str, Any] = {"scale": scale, **({"causal": True} if causal else {})}
     passed = [*query.passed, *key.passed, *value.passed, scores.product, *scores.passed]
     span = join_spans([*passed, softmax, *guard, product])
     call = search.composites.call(
-        "attention", args, lambda *a: attention(*a, scale=scale), {"scale": scale}, span
+        "attention", args, lambda *a: attention(*a, **options), options, span
     )
     return _place(graph, out, call, rank, before)
 
@@ -192,6 +193,19 @@ def _weighted_sum(graph: Graph, var: relax.Var) -> tuple[relax.Var, list[relax.E
     if not graph.producer[users[0]].args[0].same_as(var):
         raise Refused("the attention probabilities are not the left operand of the product")
     return users[0], guard
+
+
+def _split_masks(
+    graph: Graph, masks: list[tuple[relax.Expr, float]], query: relax.Expr, key: relax.Expr
+) -> tuple[list[tuple[relax.Expr, float]], bool]:
+    """The masks without what is always so or tells that later keys are hidden; whether one does."""
+    kept, causal = [], False
+    for mask, factor in masks:
+        found = split(graph, mask, shape(query)[1], shape(key)[1])
+        causal |= found.causal
+        if found.mask is not None:
+            kept.append((found.mask, factor))
+    return kept, causal
 
 
 def _mask(

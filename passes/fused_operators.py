@@ -24,11 +24,13 @@ def attention(
     mask: relax.Expr | None = None,
     *,
     scale: float,
+    causal: bool = False,
 ) -> relax.Expr:
     """softmax(query @ key.T * scale + mask) @ value in plain operators.
 
     Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
     divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
+    `causal` hides key j from query i where j > i + key length - length.
     Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
     """
     repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
@@ -41,19 +43,25 @@ def attention(
     scores = relax.op.multiply(relax.op.matmul(q_bhsd, k_bhds), relax.const(scale, "float32"))
     if mask is not None:
         scores = relax.op.add(scores, mask)
+    if causal:
+        q_len, kv_len = query.ty.shape[1], key.ty.shape[1]
+        ones = relax.op.ones((q_len, kv_len), "float32")
+        seen = relax.op.greater(
+            relax.op.tril(ones, kv_len - q_len), relax.const(0.0, "float32"))
+        scores = relax.op.where(seen, scores, relax.const(float("-inf"), "float32"))
     weights = relax.op.nn.softmax(scores, axis=-1)
     weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
     return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
 
 
 def packed_attention(
-    qkv: relax.Expr, mask: relax.Expr | None = None, *, scale: float
+    qkv: relax.Expr, mask: relax.Expr | None = None, *, scale: float, causal: bool = False
 ) -> relax.Expr:
     """`attention` of query, key and value that are one tensor [batch, length, 3, heads, size]."""
     builder = relax.BlockBuilder.current()
     parts = builder.emit(relax.op.split(qkv, 3, axis=2))
     query, key, value = (builder.emit(relax.op.squeeze(parts[i], axis=[2])) for i in range(3))
-    return attention(query, key, value, mask, scale=scale)
+    return attention(query, key, value, mask, scale=scale, causal=causal)
 
 
 def linear(

@@ -87,6 +87,7 @@ def _attention(
         value_size=value_size,
         scale=options["scale"],
         mask=tuple(not is_one(axis) for axis in shape(masks[0])[:3]) if masks else None,
+        causal=bool(options.get("causal")),
         packed=packed,
     )
     return Plan(workload, list(call.args), [batch, q_len, heads, value_size])

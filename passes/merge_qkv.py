@@ -51,7 +51,7 @@ class Part:
 def _packed(
     search: Search, var: relax.Var, call: relax.Call, options: dict[str, Any]
 ) -> Replacement:
-    graph, scale = search.graph, float(options["scale"])
+    graph = search.graph
     sizes = shape(call.args[0])
     for other in call.args[1:3]:
         if not same_sizes(shape(other), sizes):
@@ -67,8 +67,8 @@ def _packed(
     new = search.composites.call(
         "attention",
         [packed, *call.args[3:]],
-        lambda *a: packed_attention(*a, scale=scale),
-        {"scale": scale, "packed": True},
+        lambda *a: packed_attention(*a, **options),
+        {**options, "packed": True},
         call.span,
     )
     return Replacement(new, before)

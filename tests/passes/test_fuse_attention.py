@@ -168,6 +168,95 @@ def test_reads_shared_key_heads_in_place():
     np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
 
 
+def masked(condition, hidden):
+    """Attention whose scores get where(condition, 0, hidden) added."""
+    def body(q, k, v, *keep):
+        scores = op.multiply(op.matmul(heads(q), heads(k, axes=(0, 2, 3, 1))), const(D**-0.5))
+        mask = op.where(condition(*keep), const(0.0), const(hidden))
+        return merged(op.matmul(op.nn.softmax(op.add(scores, mask), axis=-1), heads(v)))
+    return body
+
+
+def places(*shape):
+    return op.reshape(op.arange(0, S, 1, "int64"), shape)
+
+
+def up_to_query():
+    return op.less_equal(places(1, 1, 1, S), places(1, 1, S, 1))
+
+
+def always():
+    return op.greater_equal(places(1, 1, S, 1), relax.const(0, "int64"))
+
+
+def kept(keep):
+    return op.greater(keep, const(0.0))
+
+
+def lower():
+    return relax.const(np.tri(S, dtype=bool)[None, None])
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [up_to_query, lower, lambda: op.greater(places(1, 1, S, 1), op.subtract(
+        places(1, 1, 1, S), relax.const(1, "int64"))), lambda: op.logical_and(always(), lower())],
+    ids=["compared", "constant", "computed", "with what always holds"],
+)
+def test_a_mask_of_later_keys_makes_it_causal(condition, request):
+    before = module(INPUTS, {}, masked(condition, -3.4e38))
+    after = FuseAttention()(before)
+    ((_, options),) = composites(after)
+    assert bool(options.get("causal")) == ("computed" not in request.node.name)
+    arrays = random(SHAPE, SHAPE, SHAPE)
+    np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
+
+
+def test_what_always_holds_does_not_widen_a_mask():
+    def condition(keep):
+        return op.logical_and(always(), kept(keep))
+
+    before = module({**INPUTS, "mask": (B, 1, 1, S)}, {}, masked(condition, -3.4e38))
+    after = FuseAttention()(before)
+    assert [int(n) for n in after["fused_attention"].params[3].ty.shape] == [B, 1, 1, S]
+    arrays = random(SHAPE, SHAPE, SHAPE, (B, 1, 1, S))
+    np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
+
+
+def test_causal_keeps_the_mask_of_keys():
+    def condition(keep):
+        return op.logical_and(up_to_query(), kept(keep))
+
+    inputs = {**INPUTS, "mask": (B, 1, 1, S)}
+    before = module(inputs, {}, masked(condition, float("-inf")))
+    after = FuseAttention()(before)
+    assert composites(after)[0][1]["causal"]
+    assert [int(n) for n in after["fused_attention"].params[3].ty.shape] == [B, 1, 1, S]
+    arrays = random(SHAPE, SHAPE, SHAPE, (B, 1, 1, S))
+    arrays[-1][..., 0] = 1.0
+    np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
+
+
+def test_a_query_that_a_finite_mask_leaves_no_key_still_sees_later_keys():
+    def condition(keep):
+        return op.logical_and(up_to_query(), kept(keep))
+
+    inputs = {**INPUTS, "mask": (B, 1, 1, S)}
+    before = module(inputs, {}, masked(condition, -3.4e38))
+    after = FuseAttention()(before)
+    arrays = random(SHAPE, SHAPE, SHAPE, (B, 1, 1, S))
+    arrays[-1][..., 0] = -1.0
+    np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
+
+
+def test_keys_up_to_the_one_before_are_no_causal_mask():
+    def condition():
+        return op.less(places(1, 1, 1, S), places(1, 1, S, 1))
+
+    after = FuseAttention()(module(INPUTS, {}, masked(condition, -3.4e38)))
+    assert not composites(after)[0][1].get("causal")
+
+
 def test_keeps_symbolic_lengths():
     length = tirx.Var("seq", "int64")
 
