@@ -124,7 +124,8 @@ class Builder:
             return self._materialised(value)
         if not isinstance(value, np.ndarray):
             return value
-        if value.size <= LARGEST_INLINE:
+        # Booleans are masks, whose fusions look at the values.
+        if value.size <= LARGEST_INLINE or value.dtype == np.bool_:
             return self.literal(value)
         return self.weights.var(value, f"{self.node.name}.constant")
 
