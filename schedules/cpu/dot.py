@@ -222,12 +222,14 @@ def _function(dot: Dot, intrinsic: str, total: str, factors: str) -> str:
     """An LLVM function of sums and two vectors of words that calls an intrinsic of LLVM."""
     sums, words = f"<{dot.lanes} x {total}>", f"<{dot.lanes} x i32>"
     arguments = f"{sums} %s, {words} %x, {words} %w"
+    # Arm's instructions take a lane of a register as their last factor alone.
+    order = f"{factors} %b, {factors} %a" if dot.by_lane else f"{factors} %a, {factors} %b"
     return f"""
 declare {sums} @{intrinsic}({sums}, {factors}, {factors})
 define linkonce_odr {sums} @pocketformer_{dot.name}({arguments}) alwaysinline {{
   %a = bitcast {words} %x to {factors}
   %b = bitcast {words} %w to {factors}
-  %r = call {sums} @{intrinsic}({sums} %s, {factors} %a, {factors} %b)
+  %r = call {sums} @{intrinsic}({sums} %s, {order})
   ret {sums} %r
 }}
 """
