@@ -1,16 +1,20 @@
-"""Whether a machine or a device, with the TVM that is on it, can run a bundle."""
+"""Whether a machine or a device, with its TVM, can run a bundle, and which of its levels."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from pocketformer.compiler.errors import BadBundle, DeviceRefused
+from pocketformer.compiler.errors import BadBundle, BadInput, DeviceRefused
 from pocketformer.compiler.machine import Machine, this_machine
 from pocketformer.compiler.manifest import Manifest, TargetRecord, version_of
 from pocketformer.targets.host import WORDS
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
+
+
+LEVEL_VARIABLE = "POCKETFORMER_LEVEL"    # for tests, and to compare the levels of a bundle
 
 
 def refuse_machine(manifest: Manifest, machine: Machine | None = None) -> None:
@@ -27,6 +31,30 @@ def refuse_machine(manifest: Manifest, machine: Machine | None = None) -> None:
         raise BadBundle(
             f"the bundle was compiled with TVM {manifest.tvm_version}, installed is {version}"
         )
+
+
+def choose_level(manifest: Manifest, machine: Machine | None = None) -> str:
+    """The last level of the bundle that `machine` (this one) runs; "" where it has none.
+
+    That is the base where a machine does not tell what it has. POCKETFORMER_LEVEL names another
+    one. Raises BadInput where the bundle does not have it or the machine cannot run it.
+    """
+    machine = machine or this_machine()
+    names = [level.name for level in manifest.levels]
+    if not names:
+        return ""
+    wanted = os.environ.get(LEVEL_VARIABLE)
+    if not wanted:
+        told = machine.words is not None
+        runs = [name for name in names if told and not _missing(manifest.at(name), machine)]
+        return (runs or names[:1])[-1]
+    if wanted not in names:
+        raise BadInput(f"{LEVEL_VARIABLE} is {wanted!r}, the bundle has {', '.join(names)}")
+    if missing := _missing(manifest.at(wanted), machine):
+        raise BadInput(
+            f"{LEVEL_VARIABLE} is {wanted!r}, this machine's processor lacks {missing}"
+        )
+    return wanted
 
 
 def refuse_device(manifest: Manifest, device: DeviceInfo) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pocketformer.compiler import vm
 from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.compatibility import choose_level
 from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.signature import Shapes, Signature
@@ -43,7 +44,8 @@ class LocalSession:
     info = None         # of a device, where there is one
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        self.bundle, self._signature = bundle, Signature(bundle.manifest)
+        self.bundle, self.level = bundle, choose_level(bundle.manifest)
+        self._signature = Signature(bundle.manifest, self.level)
         wanted = threads or vm.default_threads(bundle.manifest.target.threads)
         self.threads = max(1, min(wanted, len(cpus())))
         self.last_ms: float | None = None
@@ -60,7 +62,7 @@ class LocalSession:
         """The machine's functions with the weights already given to them, by name."""
         tensors = {name: vm.to_tensor(array) for name, array in self._weights.items()}
         functions = {}
-        for entry in self.bundle.manifest.entries:
+        for entry in self._signature.entries:
             bound = f"{entry.function}.bound"
             try:
                 machine["save_function"](
@@ -126,7 +128,7 @@ class LocalSession:
 
     def _plan(self, shapes: Shapes) -> _Plan:
         entry = self._signature.entry(self._signature.sizes(shapes))
-        if len(self._plans) >= max(_SIZES_KEPT, len(self.bundle.manifest.entries)):
+        if len(self._plans) >= max(_SIZES_KEPT, len(self._signature.entries)):
             self._plans.clear()
             self._tvm.free_pools()
         plan = self._plans[shapes] = _Plan(entry.function, self._functions[entry.function])

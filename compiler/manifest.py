@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError
@@ -74,6 +74,24 @@ class TargetRecord:
 
 
 @dataclass(frozen=True)
+class LevelRecord:
+    """Code for processors that have `isa` and `features`; the first of a bundle's is the base.
+
+    A machine runs the last level that it can. `kernels` are compiled for this one alone and have
+    `code_bytes`; the weights that it reads and none before it take `weight_bytes`.
+    """
+
+    name: str
+    isa: tuple[str, ...]
+    features: tuple[str, ...]
+    mcpu: str
+    vector_bits: int
+    kernels: int
+    code_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
 class OperatorRecord:
     """An operator of the source: the kernel that computes it, or a note that says why none does."""
 
@@ -104,11 +122,15 @@ class KernelRecord:
 
 @dataclass(frozen=True)
 class Entry:
-    """A function of the library, the sizes that it is made for, the weights after its inputs."""
+    """A function of the library, the sizes that it is made for, the weights after its inputs.
+
+    `level` names the one of the bundle's that it belongs to, where the bundle has levels.
+    """
 
     function: str
     dims: Mapping[str, int]
     weights: tuple[str, ...]
+    level: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,8 @@ class Manifest:
 
     `entries` are the functions of the library; one whose `dims` is empty takes every size that
     `dims` allows. `weights` is None where the library holds them. `files` is filled by a save.
-    `kernels` are the kernel calls of all entries; older bundles do not tell them.
+    `kernels` are the kernel calls of all entries; older bundles do not tell them. `levels` is empty
+    where all machines run the same code.
     Raises BadBundle for parts that contradict one another.
     """
 
@@ -165,6 +188,7 @@ class Manifest:
     created: str = field(default_factory=_now)
     format_version: int = FORMAT_VERSION
     kernels: tuple[KernelRecord, ...] = field(default=(), metadata=OPTIONAL)
+    levels: tuple[LevelRecord, ...] = field(default=(), metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -183,11 +207,23 @@ class Manifest:
         entries: tuple[Entry, ...],
         operators: tuple[OperatorRecord, ...] = (),
         kernels: tuple[KernelRecord, ...] = (),
+        levels: tuple[LevelRecord, ...] = (),
     ) -> Manifest:
         """The manifest of what was just compiled for `target`, by the versions installed here."""
         record = TargetRecord.of(target)
         return cls(
-            name, record, recipe, inputs, outputs, dict(dims), entries, operators, kernels=kernels
+            name, record, recipe, inputs, outputs, dict(dims), entries, operators,
+            kernels=kernels, levels=levels,
+        )
+
+    def at(self, level: str) -> TargetRecord:
+        """The target as a machine sees it that runs `level`."""
+        found = next((each for each in self.levels if each.name == level), None)
+        if found is None:
+            return self.target
+        return replace(
+            self.target, isa=found.isa, features=found.features, mcpu=found.mcpu,
+            vector_bits=found.vector_bits,
         )
 
     def _problems(self) -> Iterator[str]:
@@ -195,6 +231,8 @@ class Manifest:
             names = [spec.name for spec in specs]
             yield from (f"the {kind} {name!r} is given twice" for name in _repeated(names))
             yield from filter(None, (self._problem_of(kind, spec) for spec in specs))
+        levels = [level.name for level in self.levels]
+        yield from (f"the level {name!r} is given twice" for name in _repeated(levels))
         if not self.entries:
             yield "a bundle needs an entry"
         for entry in self.entries:
@@ -202,6 +240,11 @@ class Manifest:
                 yield f"the entry {entry.function!r} fixes the unknown dimension {unknown[0]!r}"
             if self.files and self.weights is None and entry.weights:
                 yield f"the entry {entry.function!r} takes weights, and there is no file of them"
+            if entry.level not in (levels or [""]):
+                yield f"the entry {entry.function!r} has the unknown level {entry.level!r}"
+        for level in levels:
+            if all(entry.level != level for entry in self.entries):
+                yield f"the level {level!r} has no entry"
         yield from filter(None, map(self._problem_of_kernel, self.kernels))
         for file in (*self.files, *([self.weights.file] if self.weights else [])):
             if not _PLAIN_NAME.fullmatch(file):

@@ -88,6 +88,11 @@ class Session:
         return self._signature.outputs
 
     @property
+    def level(self) -> str:
+        """The bundle's level that runs, the last that the processor can; "" where it has one."""
+        return self._runner.level
+
+    @property
     def device(self) -> DeviceInfo | None:
         """What the device told of itself at the beginning, None on this machine."""
         return self._runner.info

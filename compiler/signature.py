@@ -18,14 +18,20 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Signature:
-    """The inputs and outputs of a bundle; its methods raise BadInput in one sentence."""
+    """The inputs and outputs of a bundle; its methods raise BadInput in one sentence.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Among the entries are those of `level`, of the base where none is given.
+    """
+
+    def __init__(self, manifest: Manifest, level: str | None = None) -> None:
         self.inputs = manifest.inputs
         self.outputs = manifest.outputs
         self.dims = manifest.dims
+        if level is None:
+            level = manifest.levels[0].name if manifest.levels else ""
+        self.entries = [entry for entry in manifest.entries if entry.level == level]
         # The most special entry first; sorted() keeps the manifest's order among equals.
-        self._entries = sorted(manifest.entries, key=lambda entry: -len(entry.dims))
+        self._entries = sorted(self.entries, key=lambda entry: -len(entry.dims))
         self._names = tuple(spec.name for spec in manifest.inputs)
         self._dtypes = tuple(np.dtype(spec.dtype) for spec in manifest.inputs)
 

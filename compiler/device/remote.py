@@ -52,7 +52,7 @@ class RemoteSession:
         except BaseException:
             self.close()
             raise
-        self.threads = int(described["threads"])
+        self.threads, self.level = int(described["threads"]), str(described["level"])
         self.last_ms: float | None = None
 
     def _open(self, bundle: Bundle, threads: int | None, progress: Progress | None) -> int:

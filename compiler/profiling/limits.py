@@ -13,7 +13,7 @@ import numpy as np
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.errors import BadBundle, UnknownTarget
-from pocketformer.compiler.manifest import Manifest, TargetRecord, version_of
+from pocketformer.compiler.manifest import TargetRecord, version_of
 from pocketformer.compiler.profiling.result import Limits
 from pocketformer.compiler.session import Session
 from pocketformer.targets import CoreCluster, Target
@@ -30,14 +30,14 @@ ANDROID_API = 24
 Open = Callable[[Bundle], Session]
 
 
-def measure_limits(manifest: Manifest, open_session: Open) -> Limits:
+def measure_limits(record: TargetRecord, open_session: Open) -> Limits:
     """The limits, with the threads that a session has which `open_session` opens.
 
-    The kernels are compiled for the manifest's target on the first call and kept. Raises
-    LinkFailed, and what a session raises.
+    The kernels are compiled for the target on the first call and kept. Raises LinkFailed, and what
+    a session raises.
     """
-    target = target_of(manifest.target)
-    with open_session(_peaks(target, manifest.target)) as session:
+    target = target_of(record)
+    with open_session(_peaks(target, record)) as session:
         return _measure(session, target)
 
 
@@ -86,11 +86,13 @@ def _enough(count: int, took_ns: float) -> int:
 def target_of(record: TargetRecord) -> Target:
     """The target that a bundle was made for; without its caches where it has no name here."""
     try:
-        target = load_target(record.name)
+        variants = load_target(record.name).variants
     except UnknownTarget:
-        target = None
-    if target and (target.arch, target.os, target.mcpu) == (record.arch, record.os, record.mcpu):
-        return target
+        variants = ()
+    made_for = record.arch, record.os, record.mcpu, frozenset(record.isa)
+    for target in variants:
+        if (target.arch, target.os, target.mcpu, target.isa) == made_for:
+            return target
     cores = CoreCluster(record.name, record.threads, record.mcpu, L1, L2, 0.0)
     return Target(
         name=record.name,

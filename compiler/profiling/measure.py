@@ -11,7 +11,7 @@ from typing import Any
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadInput, PocketformerError
 from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
-from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest import Manifest, TargetRecord
 from pocketformer.compiler.profiling.attribution import Timed, attribute, kernels_of
 from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits
@@ -63,13 +63,13 @@ def profile(
     with open_session(bundle) as session:
         sizes = signature.sizes(tuple(array.shape for array in signature.arrays(given)))
         plain, timed = _alternate(session, given, runs, tell)
-        info, used = session.device, session.threads
-    entry = signature.entry(sizes).function
+        info, used, level = session.device, session.threads, session.level
+    entry = Signature(manifest, level).entry(sizes).function
     calls, shown_ms = attribute(timed, manifest, entry, sizes)
     least = max(0.0, min(plain) - sum(call.least_ms for call in calls))
     between, overhead = time_between(timed, least)
     tell("measuring the limits", 0.9)
-    limits, problems = _limits(manifest, open_session)
+    limits, problems = _limits(manifest.at(level), open_session)
     result = Profile(
         bundle=manifest.name,
         target=manifest.target.name,
@@ -134,9 +134,9 @@ def _alternate(
 
 
 def _limits(
-    manifest: Manifest, open_session: Callable[[Bundle], Session]
+    target: TargetRecord, open_session: Callable[[Bundle], Session]
 ) -> tuple[Limits | None, list[str]]:
     try:
-        return measure_limits(manifest, open_session), []
+        return measure_limits(target, open_session), []
     except (PocketformerError, OSError) as error:    # the second of the cache
         return None, [f"the device's limits are unknown: {error}"]

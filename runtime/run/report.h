@@ -135,6 +135,8 @@ static void print_json_outputs(pf_session* session) {
 static void print_json(pf_session* session, const options* chosen, const measured* found) {
   printf("{\"bundle\": ");
   print_json_text(chosen->bundle);
+  printf(", \"level\": ");
+  print_json_text(pf_level(session));
   printf(", \"threads\": %d, \"runs\": %d, \"open_ms\": %.3f, \"latency_ms\": ",
          pf_threads(session), found->runs, found->open_ms);
   print_json_latency(found);

@@ -1,5 +1,7 @@
 #include "bundle.h"
 
+#include <cstdlib>
+
 #include "checksum.h"
 #include "cpu.h"
 #include "error.h"
@@ -8,6 +10,8 @@
 
 namespace pocketformer {
 namespace {
+
+constexpr char kLevelVariable[] = "POCKETFORMER_LEVEL";    // for tests, and to compare levels
 
 void RefuseMachine(const Manifest& manifest) {
   const TargetRecord& target = manifest.target;
@@ -23,6 +27,30 @@ void RefuseMachine(const Manifest& manifest) {
     throw Error("the bundle was compiled with TVM " + manifest.tvm_version +
                 ", this runtime is TVM " + POCKETFORMER_TVM_VERSION);
   }
+}
+
+// compatibility.py's choose_level.
+std::string ChooseLevel(const Manifest& manifest) {
+  if (manifest.levels.empty()) return "";
+  const char* wanted = std::getenv(kLevelVariable);
+  if (!wanted || !*wanted) {
+    std::string best = manifest.levels[0].name;
+    if (ProcessorWords().empty()) return best;    // nothing tells what it can run
+    for (const Level& level : manifest.levels) {
+      if (MissingInstructions(level.isa, level.features).empty()) best = level.name;
+    }
+    return best;
+  }
+  const std::string is = std::string(kLevelVariable) + " is " + Quoted(wanted);
+  std::vector<std::string> names;
+  for (const Level& level : manifest.levels) {
+    names.push_back(level.name);
+    if (level.name != wanted) continue;
+    const std::vector<std::string> missing = MissingInstructions(level.isa, level.features);
+    if (missing.empty()) return level.name;
+    throw Error(is + ", this machine's processor lacks " + Joined(missing));
+  }
+  throw Error(is + ", the bundle has " + Joined(names));
 }
 
 void CheckEntries(const Bundle& bundle) {
@@ -59,6 +87,7 @@ Bundle Bundle::Load(const std::string& folder) {
     bundle.weights = ReadWeights(*bundle.weights_file, bundle.manifest.weights->file);
   }
   CheckEntries(bundle);
+  bundle.level = ChooseLevel(bundle.manifest);
   return bundle;
 }
 

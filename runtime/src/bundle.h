@@ -14,6 +14,7 @@ namespace pocketformer {
 
 struct Bundle {
   Manifest manifest;
+  std::string level;                                  // the last that the processor can run
   std::string library;                                // the path of model.so
   std::shared_ptr<const MappedFile> weights_file;     // null where the library holds the weights
   std::map<std::string, Weight> weights;

@@ -139,6 +139,11 @@ void pf_close(pf_session* session) {
   });
 }
 
+const char* pf_level(const pf_session* session) {
+  return Guarded(static_cast<const char*>(nullptr),
+                 [&] { return SessionOf(session).level().c_str(); });
+}
+
 int pf_threads(const pf_session* session) {
   return Guarded(PF_ERROR, [&] { return SessionOf(session).threads(); });
 }

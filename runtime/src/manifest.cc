@@ -107,9 +107,16 @@ Dim ReadDim(const Field& field) {
   return dim;
 }
 
+Level ReadLevel(const Field& field) {
+  field.Has({"name", "isa", "features", "mcpu", "vector_bits", "kernels", "code_bytes",
+             "weight_bytes"});
+  return {field.At("name").Text(), field.At("isa").Texts(), field.At("features").Texts()};
+}
+
 Entry ReadEntry(const Field& field) {
-  field.Has({"function", "dims", "weights"});
-  Entry entry{field.At("function").Text(), {}, field.At("weights").Texts()};
+  field.Has({"function", "dims", "weights"}, {"level"});
+  Entry entry{field.At("function").Text(), {}, field.At("weights").Texts(), ""};
+  if (field.json().Find("level")) entry.level = field.At("level").Text();
   field.At("dims").ForFields([&](const std::string& name, const Field& size) {
     entry.dims.emplace_back(name, size.Integer());
   });
@@ -138,6 +145,13 @@ std::string Fault(const Manifest& manifest) {
       }
     }
   }
+  std::set<std::string> levels;
+  for (const Level& level : manifest.levels) {
+    if (!levels.insert(level.name).second) {
+      return "the level " + Quoted(level.name) + " is given twice";
+    }
+  }
+  if (levels.empty()) levels.insert("");
   if (manifest.entries.empty()) return "a bundle needs an entry";
   for (const Entry& entry : manifest.entries) {
     const std::string who = "the entry " + Quoted(entry.function);
@@ -146,6 +160,15 @@ std::string Fault(const Manifest& manifest) {
     }
     if (!manifest.weights && !entry.weights.empty()) {
       return who + " takes weights, and there is no file of them";
+    }
+    if (!levels.contains(entry.level)) {
+      return who + " has the unknown level " + Quoted(entry.level);
+    }
+  }
+  for (const Level& level : manifest.levels) {
+    if (std::none_of(manifest.entries.begin(), manifest.entries.end(),
+                     [&](const Entry& entry) { return entry.level == level.name; })) {
+      return "the level " + Quoted(level.name) + " has no entry";
     }
   }
   return "";
@@ -175,7 +198,7 @@ Manifest Decode(const Field& field) {
   field.Has({"name", "target", "recipe", "inputs", "outputs", "dims", "entries", "operators",
              "weights", "files", "pocketformer_version", "tvm_version", "tvm_ffi_version",
              "created", "format_version", "checksum"},
-            {"kernels"});
+            {"kernels", "levels"});
   Manifest manifest;
   manifest.tvm_version = field.At("tvm_version").Text();
   manifest.target = ReadTarget(field.At("target"));
@@ -191,6 +214,11 @@ Manifest Decode(const Field& field) {
   field.At("entries").ForItems([&](const Field& entry) {
     manifest.entries.push_back(ReadEntry(entry));
   });
+  if (field.json().Find("levels")) {
+    field.At("levels").ForItems([&](const Field& level) {
+      manifest.levels.push_back(ReadLevel(level));
+    });
+  }
   if (const Field weights = field.At("weights"); !weights.IsNull()) {
     weights.Has({"file", "count", "bytes"});
     manifest.weights = {weights.At("file").Text(), weights.At("count").Integer()};

@@ -42,11 +42,19 @@ struct Dim {
   std::optional<std::int64_t> high;
 };
 
-// A function of the library, the sizes that it is made for, the weights after its inputs.
+// Code for processors that have `isa` and `features`.
+struct Level {
+  std::string name;
+  std::vector<std::string> isa, features;
+};
+
+// A function of the library, the sizes that it is made for, the weights after its inputs, and the
+// level that it belongs to, "" in a bundle without levels.
 struct Entry {
   std::string function;
   std::vector<std::pair<std::string, std::int64_t>> dims;
   std::vector<std::string> weights;
+  std::string level;
 };
 
 struct WeightsRecord {
@@ -60,6 +68,7 @@ struct Manifest {
   std::vector<TensorSpec> inputs, outputs;
   std::map<std::string, Dim> dims;
   std::vector<Entry> entries;
+  std::vector<Level> levels;    // the base first; none where all machines run the same code
   std::optional<WeightsRecord> weights;
   FileRecords files;
 

@@ -46,7 +46,7 @@ class OpenSession final : public Session {
  public:
   OpenSession(Bundle bundle, int threads)
       : bundle_(std::move(bundle)),
-        signature_(bundle_.manifest),
+        signature_(bundle_.manifest, bundle_.level),
         input_infos_(InfoOf(bundle_.manifest.inputs)),
         output_infos_(InfoOf(bundle_.manifest.outputs)),
         threads_(threads),
@@ -59,6 +59,7 @@ class OpenSession final : public Session {
   const std::vector<TensorInfo>& inputs() const override { return input_infos_; }
   const std::vector<TensorInfo>& outputs() const override { return output_infos_; }
   int threads() const override { return threads_; }
+  const std::string& level() const override { return bundle_.level; }
 
   void SetInput(std::size_t index, const void* data, std::size_t bytes,
                 const Shape& shape) override {
@@ -126,19 +127,20 @@ class OpenSession final : public Session {
       tensors.emplace(name, MappedTensor(bundle_.weights_file, weight));
     }
     const ffi::Function save = FunctionOf(machine_, "save_function", kLibraryFile);
-    for (const Entry& entry : bundle_.manifest.entries) {
-      if (functions_.contains(entry.function)) continue;
-      FunctionOf(machine_, entry.function, bundle_.library);
-      const std::string bound = entry.function + ".bound";
-      std::vector<ffi::AnyView> arguments = {entry.function, bound, true};
-      for (const std::string& name : entry.weights) arguments.push_back(tensors.at(name));
+    for (const Entry* entry : signature_.entries()) {
+      const std::string& name = entry->function;
+      if (functions_.contains(name)) continue;
+      FunctionOf(machine_, name, bundle_.library);
+      const std::string bound = name + ".bound";
+      std::vector<ffi::AnyView> arguments = {name, bound, true};
+      for (const std::string& weight : entry->weights) arguments.push_back(tensors.at(weight));
       try {
         ffi::Any nothing;
         save.CallPacked(arguments.data(), static_cast<int>(arguments.size()), &nothing);
       } catch (const ffi::Error& error) {
-        throw Error("TVM cannot give " + entry.function + " its weights: " + Reason(error));
+        throw Error("TVM cannot give " + name + " its weights: " + Reason(error));
       }
-      functions_.emplace(entry.function, FunctionOf(machine_, bound, kLibraryFile));
+      functions_.emplace(name, FunctionOf(machine_, bound, kLibraryFile));
     }
   }
 
@@ -154,7 +156,7 @@ class OpenSession final : public Session {
     }
     const std::string& function = signature_.Choose(signature_.SizesOf(shapes)).function;
     if (seen_.contains(shapes)) return function;
-    if (seen_.size() >= std::max(kSizesKept, bundle_.manifest.entries.size())) {
+    if (seen_.size() >= std::max(kSizesKept, signature_.entries().size())) {
       seen_.clear();
       ffi::Function::GetGlobalRequired("vm.builtin.memory_manager.clear")();
     }

@@ -44,6 +44,8 @@ class Session {
   virtual const std::vector<TensorInfo>& inputs() const = 0;
   virtual const std::vector<TensorInfo>& outputs() const = 0;
   virtual int threads() const = 0;
+  // The bundle's level that runs, the last that the processor can; "" where it has one.
+  virtual const std::string& level() const = 0;
 
   // Copies; checks rank, fixed sizes and that `bytes` fits. Sizes of named dimensions are compared
   // with each other in Run.

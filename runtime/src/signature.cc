@@ -41,8 +41,10 @@ std::string Named(const Pairs& sizes) {
 
 }  // namespace
 
-Signature::Signature(const Manifest& manifest) : manifest_(manifest) {
-  for (const Entry& entry : manifest.entries) entries_.push_back(&entry);
+Signature::Signature(const Manifest& manifest, const std::string& level) : manifest_(manifest) {
+  for (const Entry& entry : manifest.entries) {
+    if (entry.level == level) entries_.push_back(&entry);
+  }
   std::stable_sort(entries_.begin(), entries_.end(), [](const Entry* a, const Entry* b) {
     return a->dims.size() > b->dims.size();
   });

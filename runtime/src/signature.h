@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "manifest.h"
@@ -14,9 +15,11 @@ using Shape = std::vector<std::int64_t>;
 
 class Signature {
  public:
-  // `manifest` must stay as long as this.
-  explicit Signature(const Manifest& manifest);
+  // Its entries are those of `level`. `manifest` must stay as long as this.
+  Signature(const Manifest& manifest, const std::string& level);
 
+  // The most special first.
+  const std::vector<const Entry*>& entries() const { return entries_; }
   // Throws Error where `shape` has another rank or other fixed sizes than the input, or where
   // `bytes` are not what it takes.
   void CheckInput(const TensorSpec& spec, const Shape& shape, std::size_t bytes) const;
@@ -31,7 +34,7 @@ class Signature {
   void CheckFormulas(const TensorSpec& spec, const Shape& shape, const Sizes& sizes) const;
 
   const Manifest& manifest_;
-  std::vector<const Entry*> entries_;    // the most special first
+  std::vector<const Entry*> entries_;
 };
 
 }  // namespace pocketformer

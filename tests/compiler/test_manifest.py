@@ -9,10 +9,17 @@ import pytest
 
 from pocketformer.compiler.checksum import FileRecord
 from pocketformer.compiler.errors import BadBundle
-from pocketformer.compiler.manifest import Entry, Manifest, TargetRecord, WeightsRecord
+from pocketformer.compiler.manifest import (
+    Entry,
+    LevelRecord,
+    Manifest,
+    TargetRecord,
+    WeightsRecord,
+)
 from pocketformer.compiler.model import TensorSpec
 from tests.compiler.tiny import one_sentence, tiny_manifest
 
+LEVEL = LevelRecord("base", ("avx2",), ("f16c",), "x86-64-v3", 256, 3, 4096, 0)
 A_FILE = FileRecord(3, "ab" * 32, ("cd" * 32,))
 
 
@@ -35,6 +42,24 @@ def test_every_field_comes_back(manifest):
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_levels_come_back_and_an_older_manifest_has_none(manifest):
+    levels = replace(
+        manifest,
+        levels=(LEVEL, replace(LEVEL, name="avx9", isa=("avx9",), vector_bits=512)),
+        entries=(Entry("main", {}, (), "base"), Entry("main__avx9", {}, (), "avx9")),
+    )
+    assert Manifest.from_json(levels.to_json()) == levels
+    assert levels.at("avx9").isa == ("avx9",)
+    assert levels.at("avx9").vector_bits == 512
+    data = json.loads(manifest.to_json())
+    del data["levels"]
+    for entry in data["entries"]:
+        del entry["level"]
+    older = Manifest.from_json(signed(data))
+    assert older == manifest
+    assert older.at("") == older.target
+
+
 def test_the_text_is_plain_json_with_the_promised_fields(manifest):
     data = json.loads(manifest.to_json())
     assert data["format_version"] == 1
@@ -42,7 +67,7 @@ def test_the_text_is_plain_json_with_the_promised_fields(manifest):
     assert data["inputs"][0] == {"name": "x", "shape": ["batch", "seq", 8], "dtype": "float32"}
     assert data["dims"]["seq"] == {"low": 1, "high": 4096, "buckets": [4]}
     assert data["entries"][1] == {
-        "function": "main_seq_4", "dims": {"seq": 4}, "weights": ["c", "w"],
+        "function": "main_seq_4", "dims": {"seq": 4}, "weights": ["c", "w"], "level": "",
     }
     assert data["files"]["model.so"]["sha256"] == "ab" * 32
 
@@ -108,6 +133,9 @@ CHANGES = {
     "a file is the manifest": (
         lambda data: data["weights"].update(file="manifest.json"), "files are",
     ),
+    "a level is unknown": (
+        lambda data: data["entries"][0].update(level="avx9"), "unknown level 'avx9'",
+    ),
     "the library is missing": (lambda data: data["files"].pop("model.so"), "files are"),
     "a file more": (
         lambda data: data["files"].update({"x.so": data["files"]["model.so"]}), "files are",
@@ -129,6 +157,17 @@ def test_a_wrong_field_is_refused(change, word, manifest):
     [
         ({"entries": ()}, "needs an entry"),
         ({"entries": (Entry("main", {"heads": 2}, ()),)}, "'heads'"),
+        ({"levels": (LEVEL,)}, "the entry 'main' has the unknown level ''"),
+        ({"levels": (LEVEL,) * 2}, "the level 'base' is given twice"),
+        (
+            {"levels": (LEVEL,), "entries": (Entry("main", {}, (), "other"),)},
+            "the entry 'main' has the unknown level 'other'",
+        ),
+        (
+            {"levels": (LEVEL, replace(LEVEL, name="avx9")),
+             "entries": (Entry("main", {}, (), "base"),)},
+            "the level 'avx9' has no entry",
+        ),
         ({"inputs": (TensorSpec("x", ("rows",), "float32"),)}, "'rows'"),
         ({"inputs": (TensorSpec("x", (4,), "float33"),)}, "'float33'"),
         ({"inputs": (TensorSpec("x", (-4,), "int8"),)}, "negative"),

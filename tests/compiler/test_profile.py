@@ -160,7 +160,7 @@ def test_no_kernel_is_much_faster_than_the_limits(profile):
 
 def test_limits_are_compiled_once(bundle, monkeypatch):
     monkeypatch.setattr(peaks, "compile_peaks", None)    # would fail
-    found = measure_limits(bundle.manifest, lambda peaks: pf.Session(peaks, threads=1))
+    found = measure_limits(bundle.manifest.target, lambda peaks: pf.Session(peaks, threads=1))
     assert found.gflops > 1
 
 

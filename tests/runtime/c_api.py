@@ -47,7 +47,7 @@ def load(path: Path) -> None:
     library = ctypes.CDLL(str(path))
     library.pf_open.restype = c_void_p
     library.pf_axis_size.restype = c_int64
-    for name in ("pf_last_error", "pf_version", "pf_tvm_version"):
+    for name in ("pf_last_error", "pf_level", "pf_version", "pf_tvm_version"):
         getattr(library, name).restype = c_char_p
     _library.append(library)
 
@@ -162,6 +162,22 @@ def thread_count(folder: Path, asked: int, environment: str | None = None) -> in
     return found
 
 
+def level(folder: Path, environment: str | None) -> str:
+    """The level that is opened, or what is said of the variable that names another one."""
+    os.environ.pop("POCKETFORMER_LEVEL", None)
+    if environment is not None:
+        os.environ["POCKETFORMER_LEVEL"] = environment
+    try:
+        session = Session(folder)
+    except CApiError as error:
+        return str(error)
+    finally:
+        os.environ.pop("POCKETFORMER_LEVEL", None)
+    found = session.call("pf_level").decode()
+    session.close()
+    return str(found)
+
+
 def profile(folder: Path, given: Mapping[str, np.ndarray]) -> list[list[tuple[str, int, int]]]:
     """The calls of two profiled runs, with a plain one between them."""
     session = Session(folder)
@@ -188,7 +204,8 @@ def null_results() -> dict[str, Any]:
     library, nothing = _library[0], c_void_p(None)
     library.pf_close(nothing)
     calls = {
-        "pf_open": (nothing, 0), "pf_threads": (nothing,), "pf_input_count": (nothing,),
+        "pf_open": (nothing, 0), "pf_threads": (nothing,), "pf_level": (nothing,),
+        "pf_input_count": (nothing,),
         "pf_output_count": (nothing,), "pf_describe_input": (nothing, 0, nothing),
         "pf_describe_output": (nothing, 0, nothing), "pf_find_input": (nothing, b"x"),
         "pf_find_output": (nothing, nothing), "pf_run": (nothing,),

@@ -22,7 +22,7 @@ from pocketformer.compiler.axes import evaluate
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadDim, PocketformerError
 from pocketformer.compiler.machine import cpus, this_machine
-from pocketformer.compiler.manifest import Entry, OperatorRecord, TargetRecord
+from pocketformer.compiler.manifest import Entry, LevelRecord, OperatorRecord, TargetRecord
 from pocketformer.compiler.model import Dim
 from pocketformer.compiler.session import Session
 from pocketformer.runtime import toolchain
@@ -33,6 +33,7 @@ from tests.runtime import bundles, c_api
 from tests.runtime.bundles import change_byte, make_link, resign, rewrite, truncate
 
 Ask = Callable[..., Any]
+LEVEL = LevelRecord("base", (), (), "generic", 128, 1, 100, 0)
 HERE = TargetRecord(name="host", arch=this_machine().arch, os=this_machine().os)
 
 
@@ -243,6 +244,15 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "an entry of an unknown weight": lambda path: resign(
         path, entries=(Entry("main", {}, ("v",)),)),
     "an unknown function": lambda path: resign(path, entries=(Entry("mane", {}, ("w", "c")),)),
+    "an entry of an unknown level": lambda path: resign(
+        path, entries=(Entry("main", {}, ("w", "c"), "avx9"),)),
+    "a level without an entry": lambda path: resign(
+        path, levels=(LEVEL,), entries=(Entry("main", {}, ("w", "c"), ""),)),
+    "two levels of a name": lambda path: resign(
+        path, levels=(LEVEL, LEVEL), entries=(Entry("main", {}, ("w", "c"), "base"),)),
+    "a level that nothing enters": lambda path: resign(
+        path, levels=(LEVEL, replace(LEVEL, name="more")),
+        entries=(Entry("main", {}, ("w", "c"), "base"),)),
     "an empty range": lambda path: resign(path, dims={"batch": Dim(), "seq": BAD_RANGE}),
     "an unknown dimension": lambda path: resign(path, dims={"batch": Dim()}),
     "a path as a file": lambda path: resign(
@@ -294,6 +304,23 @@ def test_more_about_operators_than_it_needs_is_left_alone(damaged: Path, ask: As
     record = OperatorRecord("é\n\"\\", "MatMul", None, "n")
     resign(damaged, operators=(record,) * 300)
     assert ask(c_api.refusal, damaged) == ""
+
+
+def test_the_last_level_that_the_processor_can_is_opened(damaged: Path, ask: Ask) -> None:
+    better = replace(LEVEL, name="better", isa=tuple(sorted(this_machine().isa or ())))
+    future = replace(LEVEL, name="future", isa=("avx9",), features=("popcnt9",))
+    weights = ("w", "c")
+    resign(damaged, levels=(LEVEL, better, future), entries=(
+        Entry("missing", {}, weights, "base"), Entry("main", {}, weights, "better"),
+        Entry("missing", {}, weights, "future"),
+    ))
+    assert ask(c_api.level, damaged, None) == Session(damaged).level == "better"
+    assert ask(c_api.level, damaged, "future") == (
+        "POCKETFORMER_LEVEL is 'future', this machine's processor lacks avx9, popcnt9"
+    )
+    assert ask(c_api.level, damaged, "x") == (
+        "POCKETFORMER_LEVEL is 'x', the bundle has base, better, future"
+    )
 
 
 def test_a_number_of_threads_below_zero_is_refused(tiny: Path, ask: Ask) -> None:

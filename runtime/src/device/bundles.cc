@@ -120,7 +120,8 @@ std::string Bundles::Describe(std::int64_t handle) {
   const Session& session = At(handle);
   return "{\"inputs\": " + TensorsJson(session.inputs()) +
          ", \"outputs\": " + TensorsJson(session.outputs()) +
-         ", \"threads\": " + std::to_string(session.threads()) + "}";
+         ", \"threads\": " + std::to_string(session.threads()) +
+         ", \"level\": " + Quote(session.level()) + "}";
 }
 
 void Bundles::Set(std::int64_t handle, std::int64_t index, std::string_view data,
