@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
 from tvm.ir import IRModule
 from tvm.relax.utils import copy_with_new_vars
 
@@ -19,21 +17,21 @@ from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.dims import specialise
 from pocketformer.compiler.errors import BadDim
 from pocketformer.compiler.explain import Explanation
-from pocketformer.compiler.folding import fold_weights
+from pocketformer.compiler.folding import Folding
+from pocketformer.compiler.levels import LevelCode, LevelPasses, Watch
 from pocketformer.compiler.link import Linker
-from pocketformer.compiler.manifest import Entry, Manifest
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.merge_levels import LevelLinker, merge
 from pocketformer.compiler.model import Dim, Model
-from pocketformer.compiler.pipeline import finish, pipeline, run
+from pocketformer.compiler.pipeline import finish, graph, kernels, precision, run
 from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.recipe import Float32, Recipe
-from pocketformer.passes.graph import entry_functions
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
 
 # Each combination of buckets is code of its own; beyond this the library grows for little.
 MAX_ENTRIES = 64
-
 
 
 def compile(
@@ -79,54 +77,58 @@ def _build(
     tell: Progress,
     dump_ir: str | Path | None,
 ) -> Bundle:
-    explanation = Explanation()
-    before = list(pipeline(target, recipe))
-    after = list(finish(target))
+    shared = [*graph(), *precision(recipe)]
+    variants = target.variants
+    steps = len(shared) + sum(len([*kernels(each), *finish(each)]) for each in variants)
     # Generating code and linking take about as long as all the passes together.
-    watch = _watcher(explanation, tell, 2 * (len(before) + len(after)), dump_ir)
+    watch = Watch(tell, 2 * steps, dump_ir)
+    explanation = Explanation()
     with explanation.listening():
         module, fixed = _entries(model)
-        module = run(module, before, target, watch)
-        module, weights = fold_weights(module, model.weights)
-        entries = _describe(module, fixed, embed_weights)
-        if embed_weights:
-            module, weights = _embedded(module, weights), {}
-        module = run(module, after, target, watch)
+        module = run(module, shared, target, watch.of(explanation))
+    folding = Folding(model.weights)
+    several = len(variants) > 1
+    passing = [LevelPasses(each, module, explanation.fork(), watch, several) for each in variants]
+    for level in passing:
+        level.pick(folding)     # of all levels first: what they share is there once
+    levels = [level.lower(model, fixed, folding.kept, embed_weights) for level in passing]
+    return _bundle(model, target, recipe, levels, folding.kept, embed_weights, tell)
+
+
+def _bundle(
+    model: Model,
+    target: Target,
+    recipe: Recipe,
+    levels: Sequence[LevelCode],
+    weights: Mapping[str, np.ndarray],
+    embed_weights: bool,
+    tell: Progress,
+) -> Bundle:
+    """Machine code of all levels, linked to one library."""
+    library = merge(levels)
     tell("generate code", 0.5)
-    executable = relax.build(module, target.tvm(), relax_pipeline=None)
+    executable = library.build()
     tell("link", 0.9)
-    manifest = Manifest.describe(
-        name=model.name,
-        target=target,
-        recipe=recipe.name,
-        inputs=model.inputs,
-        outputs=model.outputs,
-        dims=model.dims,
-        entries=entries,
-        operators=tuple(explanation.records(model.operators)),
-        kernels=tuple(explanation.calls.records(model.operators)),
-    )
+    linker = LevelLinker(Linker(target, also=pool_objects(target)), library)
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "model.so"
-        executable.export_library(str(library), fcompile=Linker(target, also=pool_objects(target)))
-        return Bundle.create(library, weights, manifest)
-
-
-def _watcher(
-    explanation: Explanation, tell: Progress, total: int, dump_ir: str | Path | None
-) -> Callable[[str, IRModule], None]:
-    """What sees the module after every pass: the explanation, the progress, a folder of dumps."""
-    numbers = itertools.count(1)
-
-    def watch(step: str, mod: IRModule) -> None:
-        number = next(numbers)
-        explanation.watch(step, mod)
-        tell(step, number / total)
-        if dump_ir is not None:
-            Path(dump_ir).mkdir(parents=True, exist_ok=True)
-            (Path(dump_ir) / f"{number:02}_{step}.py").write_text(mod.script(show_meta=False))
-
-    return watch
+        file = Path(folder) / "model.so"
+        executable.export_library(str(file), fcompile=linker)
+        sizes = {name: array.nbytes for name, array in weights.items()}
+        manifest = Manifest.describe(
+            name=model.name,
+            target=target,
+            recipe=recipe.name,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            dims=model.dims,
+            entries=tuple(entry for level in library.levels for entry in level.entries),
+            # The last level's kernels stand for the others'.
+            operators=library.levels[-1].operators,
+            kernels=tuple(record for level in library.levels for record in level.kernels),
+            memory=tuple(record for level in library.levels for record in level.memory),
+            levels=library.records(linker.code, sizes),
+        )
+        return Bundle.create(file, {} if embed_weights else weights, manifest)
 
 
 def _entries(model: Model) -> tuple[IRModule, dict[str, dict[str, int]]]:
@@ -154,29 +156,3 @@ def _entries(model: Model) -> tuple[IRModule, dict[str, dict[str, int]]]:
         functions[name] = copy.with_attr("global_symbol", name)
         fixed[name] = sizes
     return IRModule(functions), fixed
-
-
-def _describe(
-    mod: IRModule, fixed: Mapping[str, Mapping[str, int]], embedded: bool
-) -> tuple[Entry, ...]:
-    functions = {str(func.attrs["global_symbol"]): func for _, func in entry_functions(mod)}
-    return tuple(
-        Entry(
-            function=name,
-            dims=dict(sizes),
-            weights=() if embedded else tuple(_weight_names(functions[name])),
-        )
-        for name, sizes in fixed.items()
-    )
-
-
-def _weight_names(func: relax.Function) -> list[str]:
-    return [str(param.name) for param in func.params[int(func.attrs["num_input"]) :]]
-
-
-def _embedded(mod: IRModule, weights: Mapping[str, np.ndarray]) -> IRModule:
-    """`mod` with the weights as constants of its code."""
-    for gvar, func in entry_functions(mod):
-        bound = {name: tvm.runtime.tensor(weights[name]) for name in _weight_names(func)}
-        mod = relax.transform.BindParams(gvar.name_hint, bound)(mod)
-    return mod

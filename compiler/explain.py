@@ -35,6 +35,13 @@ class Explanation(logging.Handler):
         self._computed: set[str] = set()
         self._views: set[str] = set()
 
+    def fork(self) -> Explanation:
+        """Another one that has seen the same so far: each level of a target goes its own way."""
+        other = Explanation()
+        other._refusals = {name: list(reasons) for name, reasons in self._refusals.items()}
+        other._computed = set(self._computed)
+        return other
+
     @contextmanager
     def listening(self) -> Iterator[Explanation]:
         """Collect what the passes refuse while this is entered."""

@@ -36,20 +36,26 @@ def fold_weights(
     Returns the module, whose entry functions take the results as parameters after their inputs,
     and all the weights that any of them takes. Equal results are computed and kept once.
     """
-    folding = _Folding(weights)
-    functions = dict(mod.functions.items())
-    for gvar, func in entry_functions(mod):
-        functions[gvar] = folding.function(func)
-    return IRModule(functions, attrs=mod.attrs), folding.kept
+    folding = Folding(weights)
+    return folding.module(mod), folding.kept
 
 
-class _Folding:
-    """The results so far: `kept` by parameter name, `_names` from what was computed to it."""
+class Folding:
+    """`fold_weights` of several modules of one model; `kept` is what any of them takes.
+
+    `_names` leads from what was computed to its parameter's name.
+    """
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
         self._names: dict[str, str] = {}
         self.kept: dict[str, np.ndarray] = {}
+
+    def module(self, mod: IRModule) -> IRModule:
+        functions = dict(mod.functions.items())
+        for gvar, func in entry_functions(mod):
+            functions[gvar] = self.function(func)
+        return IRModule(functions, attrs=mod.attrs)
 
     def function(self, func: relax.Function) -> relax.Function:
         graph = Graph(func)

@@ -10,7 +10,7 @@ from tvm import relax, tirx
 from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.compiler.costs import TEMPLATES, Cost, LoopNest, template_cost
-from pocketformer.compiler.manifest import KernelRecord
+from pocketformer.compiler.manifest import KernelRecord, MemoryRecord
 from pocketformer.compiler.model import Operator
 from pocketformer.passes.graph import entry_functions, op_name, sources
 from pocketformer.passes.pick_kernels import WORKLOAD
@@ -94,6 +94,7 @@ class KernelCalls:
         self.entries: dict[str, Entry] = defaultdict(Entry)
         self._loops: dict[str, LoopNest] = {}
         self._found: list[tuple[str, str, str, Cost]] = []
+        self.memory: list[MemoryRecord] = []    # what the arena of each entry takes
 
     def watch(self, step: str, mod: IRModule) -> None:
         """Read the module at the steps where something is known that is lost later."""

@@ -107,7 +107,9 @@ class KernelRecord:
 
     `function` is its name in the library, `kernel` the readable one; `workload` is what a template
     was made for. `operators` are places in the manifest's own `operators`. Floating-point
-    `operations` and `bytes` are sizes or formulas in named dimensions, None where unknown.
+    `operations` and `bytes` are sizes or formulas in named dimensions, None where unknown. So are
+    the bytes that a call takes at most while it runs: `scratch` once, `thread_scratch` on every
+    thread that works on it.
     """
 
     entry: str
@@ -118,6 +120,19 @@ class KernelRecord:
     operators: tuple[int, ...]
     operations: Axis | None
     bytes: Axis | None
+    scratch: Axis | None = field(default=None, metadata=OPTIONAL)
+    thread_scratch: Axis | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class MemoryRecord:
+    """The bytes of the arena that `entry` computes its intermediate results in, None if unknown.
+
+    A number or a formula in named dimensions; those with an upper limit count with that.
+    """
+
+    entry: str
+    arena: Axis | None
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,8 @@ class Manifest:
 
     `entries` are the functions of the library; one whose `dims` is empty takes every size that
     `dims` allows. `weights` is None where the library holds them. `files` is filled by a save.
-    `kernels` are the kernel calls of all entries; older bundles do not tell them. `levels` is empty
-    where all machines run the same code.
+    `kernels` are the kernel calls of all entries, `memory` their arenas; older bundles do not tell
+    them. `levels` is empty where all machines run the same code.
     Raises BadBundle for parts that contradict one another.
     """
 
@@ -188,6 +203,7 @@ class Manifest:
     created: str = field(default_factory=_now)
     format_version: int = FORMAT_VERSION
     kernels: tuple[KernelRecord, ...] = field(default=(), metadata=OPTIONAL)
+    memory: tuple[MemoryRecord, ...] = field(default=(), metadata=OPTIONAL)
     levels: tuple[LevelRecord, ...] = field(default=(), metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
@@ -207,13 +223,14 @@ class Manifest:
         entries: tuple[Entry, ...],
         operators: tuple[OperatorRecord, ...] = (),
         kernels: tuple[KernelRecord, ...] = (),
+        memory: tuple[MemoryRecord, ...] = (),
         levels: tuple[LevelRecord, ...] = (),
     ) -> Manifest:
         """The manifest of what was just compiled for `target`, by the versions installed here."""
         record = TargetRecord.of(target)
         return cls(
             name, record, recipe, inputs, outputs, dict(dims), entries, operators,
-            kernels=kernels, levels=levels,
+            kernels=kernels, memory=memory, levels=levels,
         )
 
     def at(self, level: str) -> TargetRecord:
@@ -231,6 +248,20 @@ class Manifest:
             names = [spec.name for spec in specs]
             yield from (f"the {kind} {name!r} is given twice" for name in _repeated(names))
             yield from filter(None, (self._problem_of(kind, spec) for spec in specs))
+        yield from self._problems_of_entries()
+        yield from filter(None, map(self._problem_of_kernel, self.kernels))
+        for record in self.memory:
+            who = f"the arena of {record.entry!r}"
+            yield from filter(None, [self._problem_of_sizes(who, [record.arena])])
+        for file in (*self.files, *([self.weights.file] if self.weights else [])):
+            if not _PLAIN_NAME.fullmatch(file):
+                yield f"{file!r} is no plain file name inside the bundle's folder"
+        if self.files:
+            expected = {LIBRARY} | ({self.weights.file} if self.weights else set())
+            if self.files.keys() != expected or FILE in expected:
+                yield f"its files are {sorted(self.files)}, not {sorted(expected)}"
+
+    def _problems_of_entries(self) -> Iterator[str]:
         levels = [level.name for level in self.levels]
         yield from (f"the level {name!r} is given twice" for name in _repeated(levels))
         if not self.entries:
@@ -245,14 +276,6 @@ class Manifest:
         for level in levels:
             if all(entry.level != level for entry in self.entries):
                 yield f"the level {level!r} has no entry"
-        yield from filter(None, map(self._problem_of_kernel, self.kernels))
-        for file in (*self.files, *([self.weights.file] if self.weights else [])):
-            if not _PLAIN_NAME.fullmatch(file):
-                yield f"{file!r} is no plain file name inside the bundle's folder"
-        if self.files:
-            expected = {LIBRARY} | ({self.weights.file} if self.weights else set())
-            if self.files.keys() != expected or FILE in expected:
-                yield f"its files are {sorted(self.files)}, not {sorted(expected)}"
 
     def _problem_of(self, kind: str, spec: TensorSpec) -> str:
         if spec.dtype not in DTYPES:
@@ -270,15 +293,17 @@ class Manifest:
     def _problem_of_kernel(self, kernel: KernelRecord) -> str:
         if any(not 0 <= place < len(self.operators) for place in kernel.operators):
             return f"the kernel {kernel.function!r} names an operator that is not there"
+        who = f"the cost of the kernel {kernel.function!r}"
+        sizes = (kernel.operations, kernel.bytes, kernel.scratch, kernel.thread_scratch)
+        return self._problem_of_sizes(who, sizes)
+
+    def _problem_of_sizes(self, who: str, sizes: Iterable[Axis | None]) -> str:
+        formulas = [size for size in sizes if size is not None]
         try:
-            formulas = [each for each in (kernel.operations, kernel.bytes) if each is not None]
             unknown = sorted(frozenset().union(*map(names_in, formulas)) - self.dims.keys())
         except BadDim as error:
-            return f"the cost of the kernel {kernel.function!r} is wrong: {error}"
-        return (
-            f"the cost of the kernel {kernel.function!r} has the unknown dimension {unknown[0]!r}"
-            if unknown else ""
-        )
+            return f"{who} is wrong: {error}"
+        return f"{who} has the unknown dimension {unknown[0]!r}" if unknown else ""
 
     def to_json(self) -> bytes:
         """The text of manifest.json, whose first field is a checksum of all the rest."""

@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pocketformer.compiler.bench import Result
     from pocketformer.compiler.bundle import Bundle
-    from pocketformer.compiler.manifest import OperatorRecord
+    from pocketformer.compiler.manifest import LevelRecord, OperatorRecord
     from pocketformer.compiler.model import Dim, Model, TensorSpec
 
 
@@ -99,14 +99,17 @@ def model_record(model: Model) -> dict[str, Any]:
 
 
 def bundle_card(bundle: Bundle) -> RenderableType:
+    from pocketformer.compiler.signature import Signature  # needs numpy, which `targets` does not
+
     manifest = bundle.manifest
     sizes = ", ".join(
         f"{name} {human_bytes(file.bytes)}" for name, file in manifest.files.items()
     )
-    rest = "any other size" if len(manifest.entries) > 1 else "all sizes"
+    made_for = Signature(manifest).entries    # the base's; every level has the same
+    rest = "any other size" if len(made_for) > 1 else "all sizes"
     entries = ", ".join(
         " ".join(f"{name}={size}" for name, size in entry.dims.items()) or rest
-        for entry in manifest.entries
+        for entry in made_for
     )
     weights = manifest.weights
     held = f"{weights.count} tensors, {human_bytes(weights.bytes)}" if weights else "in the library"
@@ -123,7 +126,23 @@ def bundle_card(bundle: Bundle) -> RenderableType:
             ("runs in", f"TVM {manifest.tvm_version}, tvm-ffi {manifest.tvm_ffi_version}"),
         ]
     )
-    return Group(known, _signature(manifest.inputs, manifest.outputs, manifest.dims))
+    parts = [known, _signature(manifest.inputs, manifest.outputs, manifest.dims)]
+    if manifest.levels:
+        parts.append(level_table(manifest.levels))
+    return Group(*parts)
+
+
+def level_table(levels: Sequence[LevelRecord]) -> Table:
+    """Each level with what it adds to those before: instructions, kernels, code and weights."""
+    table = plain_table("level", "instructions", "kernels", "code", "weights")
+    before: set[str] = set()
+    for level in levels:
+        more = ", ".join(name for name in level.isa if name not in before)
+        plus = "+ " if before else ""
+        sizes = (f"{plus}{human_bytes(size)}" for size in (level.code_bytes, level.weight_bytes))
+        table.add_row(level.name, f"{plus}{more}", f"{plus}{level.kernels}", *sizes)
+        before.update(level.isa)
+    return table
 
 
 def bundle_record(bundle: Bundle) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pocketformer.compiler.errors import SetUpFailed
 
 # How qemu is told, the implementer, the part.
 CPUS = {
+    "cortex-a72": ("cortex-a72", "0x41", "0xd08"),
     "cortex-a76": ("cortex-a76", "0x41", "0xd0b"),
     # Pointer authentication as the architecture defines it would take half of the time.
     "max": ("max,pauth-impdef=on", "0x00", "0x051"),

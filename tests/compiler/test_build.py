@@ -110,8 +110,8 @@ def test_the_module_after_every_pass_can_be_read(tmp_path):
     names = [path.name for path in sorted((tmp_path / "ir").iterdir())]
     assert names[:2] == ["01_canonicalize.py", "02_fold_arithmetic.py"]
     assert len(names) == len(STEPS) + len(LAST_STEPS)
-    fused = (tmp_path / "ir" / "08_fuse_attention.py").read_text()
-    assert "fused_attention" in fused
+    (fused,) = (tmp_path / "ir").glob("*_fuse_attention.py")
+    assert "fused_attention" in fused.read_text()
 
 
 def test_a_model_can_be_compiled_twice():

@@ -18,6 +18,10 @@ from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.device.emulator import run_program, set_up
 from pocketformer.compiler.errors import SetUpFailed
 from pocketformer.compiler.session import Session
+from pocketformer.schedules.cpu.intrinsics import isa_of
+from pocketformer.schedules.cpu.norm import RowNorm
+from pocketformer.schedules.workloads import Norm
+from pocketformer.targets import Target
 from tests.encoder import encoder, inputs
 from tests.runtime.bundles import resign
 
@@ -75,6 +79,64 @@ def test_a_core_without_i8mm_refuses_a_bundle_that_needs_it(
         "this machine's processor lacks i8mm\n"
     )
     assert run(tmp_path / "new.pf", "--dim", "seq=8", cpu="max").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def fat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose norms read fewer vectors at a time on the level of newer cores."""
+
+    def by_level(target: Target, workload: Norm) -> RowNorm:
+        unroll = {"base": 4, "dotprod": 2, "i8mm": 2, "bf16": 1}[target.level]
+        return RowNorm(isa_of(target).name, unroll)
+
+    folder = tmp_path_factory.mktemp("fat")
+    proto = encoder(seq=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowNorm, "default", staticmethod(by_level))
+        pf.compile(proto, "arm64-linux").save(folder / "fat.pf")
+    pf.compile(proto, "host").save(folder / "host.pf")
+    return folder / "fat.pf"
+
+
+@pytest.mark.parametrize(("cpu", "wanted", "level", "norm"), [
+    ("cortex-a72", None, "base", "f32_norm_1x16_neon"),
+    ("cortex-a76", None, "dotprod", "f32_norm_1x8_neon"),
+    ("max", None, "bf16", "f32_norm_1x4_neon"),
+    ("max", "base", "base", "f32_norm_1x16_neon"),
+])
+def test_each_core_runs_the_last_level_that_it_can(
+    cpu: str, wanted: str | None, level: str, norm: str, fat: Path, run: Run, tmp_path: Path
+) -> None:
+    given = inputs(1, 8)
+    words: list[object] = [fat, "--output", tmp_path, "--runs", 1, "--json", "--profile"]
+    for name, array in given.items():
+        np.save(tmp_path / f"in_{name}.npy", array)
+        words += ["--input", f"{name}={tmp_path / f'in_{name}.npy'}"]
+    result = run(*words, cpu=cpu, env={"POCKETFORMER_LEVEL": wanted} if wanted else {})
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["level"] == level
+    norms = {name.split("__")[0] for name, _, _ in told["profile"] if "norm" in name}
+    assert norms == {norm}
+    right = Session(fat.with_name("host.pf")).run(given)["hidden"]
+    np.testing.assert_allclose(np.load(tmp_path / "hidden.npy"), right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_core_refuses_a_level_that_it_cannot_run(fat: Path, run: Run) -> None:
+    refused = run(fat, env={"POCKETFORMER_LEVEL": "bf16"})
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "pocketformer_run: POCKETFORMER_LEVEL is 'bf16', this machine's processor lacks "
+        "bf16, i8mm, fp16fml\n"
+    )
+
+
+def test_newer_levels_hold_only_what_differs(fat: Path) -> None:
+    manifest = Bundle.load(fat, check_machine=False).manifest
+    base, *above = manifest.levels
+    assert [(level.name, level.kernels) for level in above] == [("dotprod", 1), ("bf16", 1)]
+    assert base.kernels > 5
+    assert [level.weight_bytes for level in above] == [0, 0]
 
 
 def test_a_bundle_of_another_processor_is_refused(bundle: Path, run: Run) -> None:
