@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tvm import tirx
@@ -12,13 +13,16 @@ from tvm.tirx.script.builder import ir as T
 from pocketformer.schedules.cpu import math
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
+    Buffer,
     Expr,
     Kernel,
+    ceil_div,
     load,
     parallel_loop,
     prim_func,
     splat,
     store,
+    when,
 )
 from pocketformer.schedules.cpu.rows import Row
 from pocketformer.schedules.workloads import Softmax
@@ -27,18 +31,19 @@ if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 WORTH_SHARING = 1 << 14     # numbers: some 4 us of one core
+TOGETHER = 2                # rows
 
 
 @dataclass(frozen=True)
 class RowSoftmax:
-    """A row at a time, in steps of `unroll` vectors."""
+    """Two rows at a time, in steps of `unroll` vectors."""
 
     isa: str
-    unroll: int = 4
+    unroll: int = 8
 
     @property
     def name(self) -> str:
-        return f"f32_softmax_1x{self.unroll * isa_named(self.isa).lanes}_{self.isa}"
+        return f"f32_softmax_{TOGETHER}x{self.unroll * isa_named(self.isa).lanes}_{self.isa}"
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -65,15 +70,31 @@ class RowSoftmax:
             y = function.argument("y", (rows, size))
             known = workload.rows is not None and workload.size is not None
             row = Row(size, isa_named(self.isa).lanes, self.unroll)
-            with parallel_loop(rows, not known or rows * size >= WORTH_SHARING) as r:
-                top = row.max(lambda at, lanes: load(x, r, at, lanes=lanes))
-
-                def exponential(at: Expr, lanes: int) -> Expr:
-                    value = T.bind(math.exp(load(x, r, at, lanes=lanes) - splat(top, lanes)))
-                    store(y, value, r, at)
-                    return value
-
-                scale = T.bind(T.float32(1.0) / row.sum(exponential))
-                row.sweep(lambda at, lanes, way: store(
-                    y, load(y, r, at, lanes=lanes) * splat(scale, lanes), r, at))
+            share = not known or rows * size >= WORTH_SHARING
+            with parallel_loop(ceil_div(rows, TOGETHER), share) as group:
+                _softmax(row, x, y, rows, [group * TOGETHER + i for i in range(TOGETHER)])
         return function.func
+
+
+def _softmax(row: Row, x: Buffer, y: Buffer, rows: Expr, wanted: list[Expr]) -> None:
+    """Softmax of these rows, step by step, so that the end of a step of one hides in the next's.
+
+    A row past the end stands for the last one, whose exponentials it writes once more.
+    """
+    numbers = [tirx.min(r, rows - 1) for r in wanted]
+    tops = [row.max(lambda at, lanes, r=r: load(x, r, at, lanes=lanes)) for r in numbers]
+
+    def exponential(r: Expr, top: Expr, at: Expr, lanes: int) -> Expr:
+        value = T.bind(math.exp_nonpositive(load(x, r, at, lanes=lanes) - splat(top, lanes)))
+        store(y, value, r, at)
+        return value
+
+    sums = [row.sum(partial(exponential, r, top)) for r, top in zip(numbers, tops, strict=True)]
+    scales = [T.bind(T.float32(1.0) / total) for total in sums]
+
+    def scaled(r: Expr, scale: Expr, at: Expr, lanes: int, _way: int) -> None:
+        store(y, load(y, r, at, lanes=lanes) * splat(scale, lanes), r, at)
+
+    for i, (r, scale) in enumerate(zip(wanted, scales, strict=True)):
+        with when(True if i == 0 else r < rows):
+            row.sweep(partial(scaled, r, scale))

@@ -17,6 +17,7 @@ INF, NAN, GREATEST = np.inf, np.nan, 3.4028234663852886e38
 erf = np.vectorize(math.erf)
 EXACT = {
     "exp": np.exp,
+    "exp_nonpositive": np.exp,
     "exp2": np.exp2,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "erf": erf,
@@ -61,6 +62,7 @@ def grid(low, high):
 
 @pytest.mark.parametrize(("name", "low", "high", "limit"), [
     ("exp", -86.6, 88.7, 1e-7),
+    ("exp_nonpositive", -86.6, 0.0, 4e-7),
     ("exp2", -125.0, 127.9, 1e-7),
     ("sigmoid", -86.0, 100.0, 2e-7),
     ("erf", -20.0, 20.0, 4e-7),
@@ -89,6 +91,7 @@ def test_error_relative_to_the_argument(apply, name, limit):
 
 @pytest.mark.parametrize(("name", "x", "expected"), [
     ("exp", [NAN, INF, -INF, 0, GREATEST, -GREATEST, -104, 89], [NAN, INF, 0, 1, INF, 0, 0, INF]),
+    ("exp_nonpositive", [NAN, -INF, 0, -GREATEST, -104], [NAN, 0, 1, 0, 0]),
     ("exp2", [NAN, INF, -INF, 0, GREATEST, -GREATEST, -150, 128], [NAN, INF, 0, 1, INF, 0, 0, INF]),
     ("sigmoid", [NAN, INF, -INF, 0, GREATEST, -GREATEST], [NAN, 1, 0, 0.5, 1, 0]),
     ("erf", [NAN, INF, -INF, 0, GREATEST, -GREATEST, 4, -4], [NAN, 1, -1, 0, 1, -1, 1, -1]),
