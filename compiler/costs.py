@@ -42,36 +42,36 @@ class Cost:
 
 
 def _linear(args: Sequence[Shape]) -> Size:
-    return _product([2, *args[-1], args[0][-1]])
+    return product([2, *args[-1], args[0][-1]])
 
 
 def _attention(args: Sequence[Shape]) -> Size:
     if len(args[0]) == 5:       # q, k and v in one
         batch, length, _, heads, size = args[0]
-        return _product([4, batch, heads, length, length, size])
+        return product([4, batch, heads, length, length, size])
     batch, queries, heads, size = args[0]
     keys, value_size = args[1][1], args[-1][-1]
-    return _product([2, batch, heads, queries, keys, _sum([size, value_size])])
+    return product([2, batch, heads, queries, keys, total([size, value_size])])
 
 
 def _batch_matmul(args: Sequence[Shape]) -> Size:
-    return _product([2, *args[-1], args[0][-1]])
+    return product([2, *args[-1], args[0][-1]])
 
 
 TEMPLATES: dict[str, Callable[[Sequence[Shape]], Size]] = {
     "linear": _linear,
     "attention": _attention,
-    "layernorm": lambda args: _product([LAYER_NORM, *args[-1]]),
-    "rmsnorm": lambda args: _product([RMS_NORM, *args[-1]]),
-    "softmax": lambda args: _product([SOFTMAX, *args[-1]]),
+    "layernorm": lambda args: product([LAYER_NORM, *args[-1]]),
+    "rmsnorm": lambda args: product([RMS_NORM, *args[-1]]),
+    "softmax": lambda args: product([SOFTMAX, *args[-1]]),
     "batch_matmul": _batch_matmul,
 }
 
 
 def template_cost(kind: str, args: Sequence[relax.Expr]) -> Cost:
     """The cost of a call with these tensors, the last of which is the result."""
-    moved = _sum([_bytes(shape(arg), dtype(arg)) for arg in args])
-    return Cost(_formula(TEMPLATES[kind]([shape(arg) for arg in args])), _formula(moved))
+    moved = total([bytes_of(shape(arg), dtype(arg)) for arg in args])
+    return Cost(formula(TEMPLATES[kind]([shape(arg) for arg in args])), formula(moved))
 
 
 # All other kernels
@@ -88,21 +88,17 @@ class LoopNest:
 
     def cost(self, args: Sequence[relax.Expr]) -> Cost:
         """The cost of a call with these arguments, as they stand in the Relax function."""
-        sizes: dict[Any, Any] = {}
-        for param, arg in zip(self._params, args, strict=False):
-            if isinstance(arg.ty, relax.TensorType):
-                pairs = zip(param.ty.shape, arg.ty.shape, strict=True)
-                sizes |= {own: size for own, size in pairs if isinstance(own, tirx.Var)}
+        sizes = sizes_of(self._params, args)
         moved = [
-            _bytes([_least(_product(param.ty.shape), _sum(visits))], str(param.ty.dtype.dtype))
+            bytes_of([_least(product(param.ty.shape), total(visits))], str(param.ty.dtype.dtype))
             for param, visits in self._visits.items() if visits
         ]
-        return Cost(*(_formula(_put(_sum(each), sizes)) for each in (self._operations, moved)))
+        return Cost(*(formula(put(total(each), sizes)) for each in (self._operations, moved)))
 
     def _walk(self, stmt: Any, extents: list[Size]) -> None:
         match stmt:
             case tirx.For():
-                self._walk(stmt.body, [*extents, _number(stmt.extent)])
+                self._walk(stmt.body, [*extents, number(stmt.extent)])
             case tirx.SeqStmt():
                 for each in stmt.seq:
                     self._walk(each, extents)
@@ -112,7 +108,7 @@ class LoopNest:
                 for branch in filter(None, (stmt.then_case, stmt.else_case)):
                     self._walk(branch, extents)
             case _:
-                self._count(stmt, _product(extents))
+                self._count(stmt, product(extents))
 
     def _count(self, stmt: Any, times: Size) -> None:
         """What a statement without loops reads, writes and computes, `times` times."""
@@ -129,7 +125,7 @@ class LoopNest:
 
         tvm_ffi.structural_walk(stmt, visit)
         if found:
-            self._operations.append(_product([found, times]))
+            self._operations.append(product([found, times]))
 
 
 ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
@@ -149,33 +145,33 @@ def _name(call: Call) -> str:
 # Sizes
 
 
-def _number(size: Any) -> Size:
+def number(size: Any) -> Size:
     return int(size) if isinstance(size, tirx.IntImm) else size
 
 
-def _product(sizes: Sequence[Any]) -> Size:
-    return reduce(lambda a, b: a * b, map(_number, sizes), 1)
+def product(sizes: Sequence[Any]) -> Size:
+    return reduce(lambda a, b: a * b, map(number, sizes), 1)
 
 
-def _sum(sizes: Sequence[Size]) -> Size:
+def total(sizes: Sequence[Size]) -> Size:
     return reduce(lambda a, b: a + b, sizes, 0)
 
 
-def _bytes(sizes: Sequence[Any], kind: str) -> Size:
-    return _product([*sizes, 1 if kind == "bool" else np.dtype(kind).itemsize])
+def bytes_of(sizes: Sequence[Any], kind: str) -> Size:
+    return product([*sizes, 1 if kind == "bool" else np.dtype(kind).itemsize])
 
 
 def _least(first: Size, second: Size) -> Size:
     """The smaller one, by proof where there is one."""
     if isinstance(first, int) and isinstance(second, int):
         return min(first, second)
-    analyzer = _analyzer(first, second)
+    analyzer = analyzer_of(first, second)
     if analyzer.can_prove(first <= second):
         return first
     return second if analyzer.can_prove(second <= first) else tirx.min(first, second)
 
 
-def _analyzer(*sizes: Size) -> Analyzer:
+def analyzer_of(*sizes: Size) -> Analyzer:
     """One that knows that dimensions are at least 1."""
     analyzer = Analyzer()
 
@@ -189,19 +185,30 @@ def _analyzer(*sizes: Size) -> Analyzer:
     return analyzer
 
 
-def _put(size: Size, values: dict[Any, Any]) -> Size:
+def sizes_of(params: Sequence[Any], args: Sequence[relax.Expr]) -> dict[Any, Any]:
+    """The caller's size for each symbol in the shapes of a function's parameters."""
+    sizes: dict[Any, Any] = {}
+    for param, arg in zip(params, args, strict=False):
+        if isinstance(arg.ty, relax.TensorType):
+            pairs = zip(param.ty.shape, arg.ty.shape, strict=True)
+            sizes |= {own: size for own, size in pairs if isinstance(own, tirx.Var)}
+    return sizes
+
+
+def put(size: Size, values: dict[Any, Any]) -> Size:
     """`size` with the caller's sizes in the place of its own."""
     if isinstance(size, int) or not values:
         return size
     return tvm_ffi.structural_map(size, (tirx.Var, lambda var: values.get(var, var)))
 
 
-def _formula(size: Size) -> Axis | None:
+def formula(size: Size) -> Axis | None:
+    """`size` as a manifest writes it; None where it is too complicated for that."""
     if isinstance(size, int):
         return size
     try:
-        formula = axis_of(_analyzer(size).simplify(size))
-        names_in(formula)
+        text = axis_of(analyzer_of(size).simplify(size))
+        names_in(text)
     except BadDim:    # too complicated
         return None
-    return formula
+    return text

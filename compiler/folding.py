@@ -70,7 +70,7 @@ class Folding:
             if var not in needed or not (var in weights or var in folded):
                 continue
             if var in folded and _elements(var) <= INLINE_ELEMENTS:
-                value = relax.const(self._evaluate(graph, var))
+                value = relax.const(self._evaluate(graph, var), dtype(var))
             else:
                 name = self._keep(graph, var)
                 value = params.setdefault(name, relax.Var(name, var.ty))

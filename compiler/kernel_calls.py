@@ -11,6 +11,7 @@ from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.compiler.costs import TEMPLATES, Cost, LoopNest, template_cost
 from pocketformer.compiler.manifest import KernelRecord, MemoryRecord
+from pocketformer.compiler.memory import Scratch, arenas, scratch_of
 from pocketformer.compiler.model import Operator
 from pocketformer.passes.graph import entry_functions, op_name, sources
 from pocketformer.passes.pick_kernels import WORKLOAD
@@ -93,7 +94,7 @@ class KernelCalls:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = defaultdict(Entry)
         self._loops: dict[str, LoopNest] = {}
-        self._found: list[tuple[str, str, str, Cost]] = []
+        self._found: list[tuple[str, str, str, Cost, Scratch]] = []
         self.memory: list[MemoryRecord] = []    # what the arena of each entry takes
 
     def watch(self, step: str, mod: IRModule) -> None:
@@ -112,6 +113,8 @@ class KernelCalls:
                 self._read_loops(mod)
             case "lower_calls":
                 self._read_calls(mod)
+            case "pack_memory":
+                self.memory = arenas(mod)
 
     def records(self, operators: Sequence[Operator]) -> Iterator[KernelRecord]:
         """Every call of every entry, in order; operators by their place in `operators`."""
@@ -120,7 +123,7 @@ class KernelCalls:
         for entry, followed in self.entries.items():
             for call in followed.calls:
                 waiting[entry, call.function].append(call)
-        for entry, function, workload, cost in self._found:
+        for entry, function, workload, cost, scratch in self._found:
             calls = waiting[entry, function]
             names = calls.popleft().operators if calls else ()
             yield KernelRecord(
@@ -132,6 +135,8 @@ class KernelCalls:
                 operators=tuple(places[name] for name in names if name in places),
                 operations=cost.operations,
                 bytes=cost.bytes,
+                scratch=scratch.shared,
+                thread_scratch=scratch.thread,
             )
 
     def _read_loops(self, mod: IRModule) -> None:
@@ -145,9 +150,12 @@ class KernelCalls:
                 if not isinstance(value, relax.Call):
                     continue
                 if isinstance(value.op, GlobalVar):
-                    self._found.append((entry, *self._described(mod[value.op], value)))
+                    kernel = mod[value.op]
+                    scratch = scratch_of(kernel, value.args)
+                    self._found.append((entry, *self._described(kernel, value), scratch))
                 elif isinstance(value.op, relax.ExternFunc):
-                    self._found.append((entry, str(value.op.global_symbol), "", Cost()))
+                    name = str(value.op.global_symbol)
+                    self._found.append((entry, name, "", Cost(), Scratch()))
 
     def _described(self, func: tirx.PrimFunc, call: relax.Call) -> tuple[str, str, Cost]:
         """The function that a call runs, its workload if it has one, and its cost."""

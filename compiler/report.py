@@ -16,8 +16,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pocketformer.compiler.bench import Result
     from pocketformer.compiler.bundle import Bundle
-    from pocketformer.compiler.manifest import LevelRecord, OperatorRecord
-    from pocketformer.compiler.model import Dim, Model, TensorSpec
+    from pocketformer.compiler.manifest import LevelRecord, Manifest, OperatorRecord
+    from pocketformer.compiler.model import Axis, Dim, Model, TensorSpec
 
 
 def human_bytes(count: float) -> str:
@@ -113,6 +113,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
     )
     weights = manifest.weights
     held = f"{weights.count} tensors, {human_bytes(weights.bytes)}" if weights else "in the library"
+    arenas = ", ".join(dict.fromkeys(_size(record.arena) for record in manifest.memory))
     kernels = Counter(record.kernel for record in manifest.operators if record.kernel)
     known = facts(
         [
@@ -120,6 +121,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
             ("for", f"{manifest.target.name}: {manifest.target}"),
             ("files", sizes),
             ("weights", held),
+            ("arena", arenas or "unknown"),
             ("made for", entries),
             ("kernels", f"{len(kernels)}, for {len(manifest.operators)} operators"),
             ("made", f"{manifest.created} by pocketformer {manifest.pocketformer_version}"),
@@ -153,12 +155,32 @@ def bundle_record(bundle: Bundle) -> dict[str, Any]:
 # Operators and kernels
 
 
-def kernel_table(records: Iterable[OperatorRecord]) -> Table:
-    table = plain_table("kernel", "operators")
-    counts = Counter(record.kernel for record in records if record.kernel)
+def kernel_table(manifest: Manifest) -> Table:
+    """The kernels, and what one call of each takes at most beside its tensors."""
+    table = plain_table("kernel", "operators", "scratch", "and a thread")
+    scratch: dict[str, list[tuple[Axis | None, Axis | None]]] = {}
+    for call in manifest.kernels:
+        scratch.setdefault(call.function, []).append((call.scratch, call.thread_scratch))
+    counts = Counter(record.kernel for record in manifest.operators if record.kernel)
     for kernel, count in counts.most_common():
-        table.add_row(escape(kernel), str(count))
+        sizes = (_largest(column) for column in zip(*scratch.get(kernel, []), strict=True))
+        table.add_row(escape(kernel), str(count), *sizes)
     return table
+
+
+def _largest(sizes: Sequence[Axis | None]) -> str:
+    """The largest number; a formula where there is one."""
+    numbers = [size for size in sizes if isinstance(size, int)]
+    formulas = [size for size in sizes if isinstance(size, str)]
+    largest = formulas[0] if formulas else max(numbers, default=0)
+    return _size(largest) if largest else ""
+
+
+def _size(size: Axis | None) -> str:
+    """A number of bytes, or a formula of one."""
+    if size is None:
+        return "unknown"
+    return human_bytes(size) if isinstance(size, int) else f"{size} bytes"
 
 
 def operator_table(records: Sequence[OperatorRecord]) -> Table:

@@ -14,6 +14,7 @@ from pocketformer.passes.graph import Size
 
 ALIGNMENT = 64      # bytes: a cache line, and the longest vector
 ELEMENTS = 16       # that many of 4 bytes are a line
+WIDE = 1024         # bytes: to round these up to a line adds 6 % at most
 
 
 @dataclass(frozen=True)
@@ -63,27 +64,33 @@ def _in_order(lives: Sequence[Life], order: Iterable[int]) -> tuple[list[int], i
 
 @dataclass(frozen=True)
 class Bytes:
-    """`count` times what `unit` gives; 1 where all sizes are known or have an upper limit."""
+    """`count` times `unit`, which is 1 where all sizes are known or have an upper limit."""
 
     count: int
     unit: Size = 1
 
     @property
-    def key(self) -> str:
-        """Equal for equal units."""
-        return str(self.unit)
+    def wide(self) -> bool:
+        """Whether `count` rounded up is still about as much; else `unit` has to be rounded."""
+        return isinstance(self.unit, int) or self.count % ALIGNMENT == 0 or self.count >= WIDE
+
+    @property
+    def rounded(self) -> int:
+        """`count`, so that `rounded * step` is aligned."""
+        grain = ALIGNMENT if self.wide else ALIGNMENT // ELEMENTS
+        return -(-self.count // grain) * grain
 
     @property
     def step(self) -> Size:
-        """What one of `count` takes in the arena, so that every multiple is aligned."""
-        if isinstance(self.unit, int):
+        """What one of `rounded` takes in the arena."""
+        if self.wide:
             return self.unit
         return tirx.floordiv(self.unit + (ELEMENTS - 1), ELEMENTS) * ELEMENTS
 
-    def rounded(self) -> int:
-        """`count`, so that `count * step` is aligned."""
-        grain = ALIGNMENT if isinstance(self.unit, int) else ALIGNMENT // ELEMENTS
-        return -(-self.count // grain) * grain
+    @property
+    def part(self) -> str:
+        """Equal for what can share a part of the arena: multiples of the same step."""
+        return str(self.step)
 
 
 def bytes_of(sizes: Iterable[Any], itemsize: int, limits: Mapping[str, int]) -> Bytes:

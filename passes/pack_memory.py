@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tvm_ffi
 from tvm import relax, tirx
-from tvm.ir import GlobalVar, IRModule, Var
+from tvm.ir import GlobalVar, IRModule, PrimType, Var
+from tvm.sym import Analyzer
 
 from pocketformer.passes.arena import Bytes, Life, bytes_of, place
 from pocketformer.passes.graph import Graph, Size, dtype, entry_functions, op_name
@@ -137,10 +138,9 @@ def _packed(tensors: _Tensors, func: relax.Function) -> relax.Function:
     offsets, total = _layout(homes)
     arena = relax.Var("arena", relax.ObjectType())
     storage = relax.op.memory.alloc_storage(relax.ShapeExpr([total]), 0, "global", "uint8")
-    places = {
-        tensor.var: offsets[id(tensor.settled())] for tensor in tensors.all()
-    }
     bindings = [relax.VarBinding(arena, storage)]
+    known = _computed_once(bindings, offsets)
+    places = {tensor.var: known[id(tensor.settled())] for tensor in tensors.all()}
     for binding in tensors.graph.bindings:
         if binding.var in places:
             sizes, kind = binding.value.args[:2]
@@ -154,6 +154,22 @@ def _packed(tensors: _Tensors, func: relax.Function) -> relax.Function:
     return relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
 
 
+def _computed_once(
+    bindings: list[relax.VarBinding], offsets: Mapping[int, Size]
+) -> dict[int, relax.Expr | int]:
+    """`offsets`, where those that depend on dimensions are bound to a variable each."""
+    known: dict[str, relax.Expr | int] = {}
+    for offset in offsets.values():
+        value = offset if isinstance(offset, int) else Analyzer().simplify(offset)
+        if isinstance(value, int | tirx.IntImm):
+            known[str(offset)] = int(value)
+        elif str(offset) not in known:
+            var = relax.Var("offset", PrimType("int64"))
+            bindings.append(relax.VarBinding(var, value))
+            known[str(offset)] = var
+    return {key: known[str(offset)] for key, offset in offsets.items()}
+
+
 def _layout(homes: list[_Tensor]) -> tuple[dict[int, Size], Size]:
     """Each tensor's offset, and the bytes of all.
 
@@ -161,12 +177,12 @@ def _layout(homes: list[_Tensor]) -> tuple[dict[int, Size], Size]:
     """
     parts: dict[str, list[_Tensor]] = defaultdict(list)
     for tensor in homes:
-        parts[tensor.bytes.key].append(tensor)
+        parts[tensor.bytes.part].append(tensor)
     offsets: dict[int, Size] = {}
     begin: Size = 0
     for part in parts.values():
         step = part[0].bytes.step
-        lives = [Life(tensor.bytes.rounded(), tensor.first, tensor.last) for tensor in part]
+        lives = [Life(tensor.bytes.rounded, tensor.first, tensor.last) for tensor in part]
         found, count = place(lives)
         for tensor, offset in zip(part, found, strict=True):
             offsets[id(tensor)] = begin + offset * step

@@ -40,7 +40,7 @@ def inspect(
             print_json({"kind": "bundle", **report.bundle_record(bundle)})
         else:
             out.print(report.bundle_card(bundle))
-            out.print(report.kernel_table(bundle.manifest.operators))
+            out.print(report.kernel_table(bundle.manifest))
         return
     with progress(f"reading {path.name}"):
         from pocketformer.compiler.frontends import load

@@ -12,7 +12,7 @@ from pocketformer.compiler.profiling.result import Call
 
 Timed = Sequence[tuple[str, int, int]]    # a run: what was called, start and end in nanoseconds
 # The virtual machine's functions: memory and shapes.
-MACHINE = ("vm.", "shape_func")
+MACHINE = ("vm.", "shape_func", "compute_symbolic_expr")
 
 
 def kernels_of(run: Timed) -> list[tuple[str, int, int]]:

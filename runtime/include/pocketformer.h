@@ -66,8 +66,8 @@ typedef struct pf_tensor {
   const int64_t* shape;     /* `rank` sizes */
 } pf_tensor;
 
-/* A call that a run made, on the device's monotonic clock. Names that begin with "vm." or
-   "shape_func" are steps of the machine between the kernels. */
+/* A call that a run made, on the device's monotonic clock. Names that begin with "vm.",
+   "shape_func" or "compute_symbolic_expr" are steps of the machine between the kernels. */
 typedef struct pf_call {
   const char* name;
   int64_t start_ns;

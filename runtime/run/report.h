@@ -20,7 +20,8 @@ typedef struct {
 } kernel_time;
 
 static int is_kernel(const char* name) {
-  return strncmp(name, "vm.", 3) != 0 && strncmp(name, "shape_func", 10) != 0;
+  return strncmp(name, "vm.", 3) != 0 && strncmp(name, "shape_func", 10) != 0 &&
+         strncmp(name, "compute_symbolic_expr", 21) != 0;
 }
 
 /* The most memory that this process had, in bytes; 0 where the system does not tell. */

@@ -20,9 +20,12 @@ std::int64_t Now() {
   return now.tv_sec * std::int64_t{1000000000} + now.tv_nsec;
 }
 
-// The machine's own steps, such as getting memory, are no kernels.
+// The machine's own steps, such as getting memory or computing sizes, are no kernels.
 bool IsKernel(std::string_view name) {
-  return name.substr(0, 3) != "vm." && name.substr(0, 10) != "shape_func";
+  for (const std::string_view start : {"vm.", "shape_func", "compute_symbolic_expr"}) {
+    if (name.substr(0, start.size()) == start) return false;
+  }
+  return true;
 }
 
 }  // namespace

@@ -100,3 +100,13 @@ def test_what_needs_a_symbolic_size_is_left_to_run_time():
 
     _, kept = folded(module({"x": (rows, 32)}, {"w": (1, 32)}, body), {"w": random((1, 32))[0]})
     assert [value.shape for value in kept.values()] == [(1, 32)]
+
+
+def test_a_short_result_keeps_its_dtype():
+    def body(x):
+        places = op.arange(0, 2, 1, dtype="int64")
+        return [op.add(x, op.astype(places, "float32")), op.add(places, relax.const(1, "int64"))]
+
+    after, kept = folded(module({"x": (8, 2)}, {}, body), {})
+    assert not kept
+    assert run(after, *random((8, 2)))[1].dtype == "int64"
