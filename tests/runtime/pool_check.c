@@ -206,3 +206,15 @@ int fork_and_check(int within, int threads) {
   waitpid(child, &status, 0);
   return 100;
 }
+
+/* All of it in short, for a processor that cannot run the tests themselves. */
+int main(void) {
+  for (int threads = 1; threads <= 4; ++threads) {
+    if (check_loops(threads, 300, 0) || check_loops(threads, 50, 1)) return 1;
+  }
+  if (check_callers(3, 2)) return 2;
+  if (check_failure(2, 59) || check_failure(4, 0)) return 3;
+  if (check_no_share_is_bound(2, 64)) return 4;
+  if (check_runs_within_runs()) return 5;
+  return threads_of_a_long_loop(2) == 2 ? 0 : 6;
+}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 import tvm_ffi
 
-from pocketformer.compiler.machine import this_machine
+from pocketformer import runtime
+from pocketformer.compiler.device.emulator import run_program, set_up
+from pocketformer.compiler.errors import SetUpFailed
 from pocketformer.compiler.pool import pool_objects
 from pocketformer.runtime import sources, toolchain
 from pocketformer.targets import load
@@ -17,20 +20,24 @@ from pocketformer.targets import load
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def checks(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """pool_check.c with the pool that a model.so gets."""
-    machine = this_machine()
-    tools = toolchain.find(machine.arch, machine.os, None)
-    library = tmp_path_factory.mktemp("pool") / "pool_check.so"
+def compile_checks(target: str, output: Path, *options: str) -> Path:
+    """pool_check.c with the pool that a model.so for `target` gets."""
+    chosen = load(target)
+    tools = toolchain.find(chosen.arch, chosen.os, None)
     flags = [*sources.pool_sources()[0].flags, "-fvisibility=default", f"-I{sources.HERE}"]
-    pool = next(path for path in pool_objects(load("host")) if path.name.startswith("pool"))
+    pool = next(path for path in pool_objects(chosen) if path.name.startswith("pool"))
     subprocess.run(
-        [*tools.cc, *flags, "-shared", str(HERE / "pool_check.c"), str(pool), "-o", str(library)],
+        [*tools.cc, *flags, str(HERE / "pool_check.c"), str(pool), *options, "-o", str(output)],
         check=True, env={"PATH": "", **tools.environment}, timeout=100,
     )
+    return output
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     tvm_ffi.libinfo.load_lib_ctypes("apache-tvm-ffi", "tvm_ffi", "RTLD_GLOBAL")
-    return ctypes.CDLL(str(library))
+    folder = tmp_path_factory.mktemp("pool")
+    return ctypes.CDLL(str(compile_checks("host", folder / "pool_check.so", "-shared")))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
@@ -73,3 +80,16 @@ def test_a_child_of_fork_shares_loops_with_threads_of_its_own(
     within: bool, checks: ctypes.CDLL
 ) -> None:
     assert checks.fork_and_check(within, 2) == 0
+
+
+def test_the_same_on_the_emulated_phone(tmp_path: Path) -> None:
+    try:
+        set_up()
+    except SetUpFailed as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    library = runtime.build("arm64-linux").library
+    program = compile_checks(
+        "arm64-linux", tmp_path / "checks", str(library), f"-Wl,-rpath,{library.parent}")
+    assert run_program([program]).returncode == 0
