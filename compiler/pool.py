@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cache
 from pathlib import Path
 
 from pocketformer.compiler.cache import cache_folder
@@ -19,16 +18,14 @@ def pool_objects(target: Target) -> list[Path]:
     That runtime has threads of its own; Python, which has no native code of ours, takes those of
     the library. Raises BuildFailed where the compiler is missing.
     """
-    return _objects(target.arch, target.os) if target.os == "linux" else []
-
-
-@cache
-def _objects(arch: str, system: str) -> list[Path]:
+    if target.os != "linux":
+        return []
     try:
-        tools = toolchain.find(arch, system, None)
+        tools = toolchain.find(target.arch, target.os, None)
         objects = [Object.of(source, tools) for source in sources.pool_sources()]
-        with tempfile.TemporaryDirectory(dir=cache_folder("runtime")) as scratch:
-            Compiler(tools, Path(scratch)).compile(objects, 1, lambda source, part: None)
+        if not all(each.path.exists() for each in objects):
+            with tempfile.TemporaryDirectory(dir=cache_folder("runtime")) as scratch:
+                Compiler(tools, Path(scratch)).compile(objects, 1, lambda source, part: None)
     except OSError as error:
         raise BuildFailed(
             f"the cache cannot be written, {error.strerror}: {error.filename}; "

@@ -17,8 +17,9 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from pocketformer import targets
-from pocketformer.compiler.errors import LinkFailed
+from pocketformer.compiler.errors import BuildFailed, LinkFailed
 from pocketformer.compiler.link import Linker, link
+from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.system_libraries import LIBRARIES, undefined_symbols
 
 TARGETS = ["x86_64-linux", "arm64-linux", "arm64-android", "armv7-android", "pixel8", "host"]
@@ -340,3 +341,27 @@ def test_what_the_ndk_says_is_told(android, objects, tmp_path, monkeypatch):
     with pytest.raises(LinkFailed, match=r"failed: clang: error: version 99 is too new$"):
         link(objects, tmp_path / "model.so", android)
     assert not Path(tmp_path / "model.so").exists()
+
+
+# Threads of its own
+
+@pytest.mark.parametrize("name", ["host", "arm64-linux", "arm64-android"])
+def test_the_pool_is_linked_where_python_loads_a_library(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    target, library = targets.load(name), tmp_path / "model.so"
+    linker = Linker(target, also=pool_objects(target))
+    build(Everything, target).export_library(str(library), fcompile=linker)
+    with library.open("rb") as file:
+        elf = ELFFile(file)
+        names = {each.name for each in dynamic_symbols(elf)}
+        needed = {each.needed for each in dynamic(elf, "DT_NEEDED")}
+    python = target.os == "linux"
+    assert ("__tvm_ffi_pocketformer_run" in names) == python
+    assert ("libpthread.so.0" in needed) == python
+    assert not {each for each in names if each.startswith("pool_")}
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch):
+    monkeypatch.setenv("POCKETFORMER_CACHE", "/dev/null/here")
+    with pytest.raises(BuildFailed, match=r"cannot be written, .*/null/here.*POCKETFORMER_CACHE"):
+        pool_objects(targets.load("host"))
