@@ -82,13 +82,16 @@ def _softmax(row: Row, x: Buffer, y: Buffer, rows: Expr, wanted: list[Expr]) -> 
     A row past the end stands for the last one, whose exponentials it writes once more.
     """
     numbers = [tirx.min(r, rows - 1) for r in wanted]
-    tops = [row.max(lambda at, lanes, r=r: load(x, r, at, lanes=lanes)) for r in numbers]
+
+    def read(r: Expr, at: Expr, lanes: int) -> Expr:
+        return load(x, r, at, lanes=lanes)
 
     def exponential(r: Expr, top: Expr, at: Expr, lanes: int) -> Expr:
-        value = T.bind(math.exp_nonpositive(load(x, r, at, lanes=lanes) - splat(top, lanes)))
+        value = T.bind(math.exp_nonpositive(read(r, at, lanes) - splat(top, lanes)))
         store(y, value, r, at)
         return value
 
+    tops = [row.max(partial(read, r)) for r in numbers]
     sums = [row.sum(partial(exponential, r, top)) for r, top in zip(numbers, tops, strict=True)]
     scales = [T.bind(T.float32(1.0) / total) for total in sums]
 
