@@ -86,7 +86,7 @@ def converted(
 
 
 def _convert(module: str, model: BenchModel, sizes: Sizes, output: Path, path: list[Path]) -> str:
-    """Convert in a process; returns why that failed, or nothing."""
+    """Convert in a process; returns the converter's reason not to, or nothing."""
     root = Path(__file__).parents[2]
     part = output.with_name(f".{os.getpid()}.{output.name}")
     folders = [*map(str, path), str(root), os.environ.get("PYTHONPATH", "")]
@@ -98,8 +98,10 @@ def _convert(module: str, model: BenchModel, sizes: Sizes, output: Path, path: l
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=LIMIT, check=False,
         )
+        if done.returncode < 0:    # maybe for lack of memory: not remembered
+            raise Refuses(f"its converter was ended by signal {-done.returncode}")
         if done.returncode:
-            return _cause(done.returncode, done.stderr)
+            return _cause(done.stderr)
         os.replace(part, output)
         return ""
     except subprocess.TimeoutExpired:
@@ -110,10 +112,8 @@ def _convert(module: str, model: BenchModel, sizes: Sizes, output: Path, path: l
         part.unlink(missing_ok=True)
 
 
-def _cause(code: int, text: str) -> str:
+def _cause(text: str) -> str:
     """One line of what a converter wrote: the first that speaks of an error, else the last."""
-    if code < 0:
-        return f"its converter was ended by signal {-code}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [f"code {code}"]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it wrote nothing"]
     told = next((line for line in lines if "error:" in line.lower()), lines[-1])
     return f"its converter: {' '.join(told.split())[:200]}"
