@@ -65,7 +65,7 @@ static void* fill(int64_t count, DLDataType type) {
       float number = (float)(int32_t)state / 2147483648.0f;
       memcpy(&bits, &number, sizeof bits);
     }
-    // The upper half of a float is a bfloat16, and the high byte of the state is the most random.
+    // The upper half of a float is a bfloat16 (and a small float16), and the high byte of the state is the most random.
     memcpy(data + i * bytes, (char*)&bits + 4 - bytes, (size_t)bytes);
   }
   return data;
@@ -78,6 +78,7 @@ static int read_type(const char* text, DLDataType* type) {
   } known[] = {
       {"float32", {kDLFloat, 32, 1}}, {"bfloat16", {kDLBfloat, 16, 1}}, {"int32", {kDLInt, 32, 1}},
       {"int8", {kDLInt, 8, 1}},       {"uint8", {kDLUInt, 8, 1}},       {"bool", {kDLBool, 8, 1}},
+      {"float16", {kDLFloat, 16, 1}},
   };
   const char* colon = strchr(text, ':');
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) {

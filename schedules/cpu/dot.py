@@ -41,6 +41,8 @@ class Dot(ABC):
     dtype: ClassVar[str]      # of the weights
     sums: ClassVar[str]       # dtype
     word: ClassVar[str] = "int32"    # dtype of what x is packed into
+    held: ClassVar[str] = "int32"    # dtype as which weights are loaded
+    block: ClassVar[int] = 0         # groups of k that `sums` may add up; 0: any number
 
     @property
     def parts(self) -> int:
@@ -133,6 +135,23 @@ class BFloat16Widened(Dot):
         first, second = words << constant(16, words), words & constant(-1 << 16, words)
         dtype = f"float32x{lanes_of(words)}"
         return [tirx.reinterpret(dtype, half) for half in (first, second)]
+
+    def add(self, sums: Expr, left: Expr, right: Expr) -> Expr:
+        return sums + left * right
+
+
+@dataclass(frozen=True)
+class Float16Products(Dot):
+    """Arithmetic in float16, of which a vector holds twice as many; a block at a time.
+
+    128 products are added up with an error of some 2^-9 of the largest sum; blocks in float32.
+    """
+
+    dtype = sums = word = held = "float16"
+    block = 128
+
+    def left(self, values: Expr) -> Expr:
+        return values.astype(f"float16x{lanes_of(values)}")
 
     def add(self, sums: Expr, left: Expr, right: Expr) -> Expr:
         return sums + left * right

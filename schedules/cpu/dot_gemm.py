@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm import tirx
+from tvm import DataType, tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.dot import Dot
@@ -37,7 +37,7 @@ from pocketformer.schedules.workloads import Linear, QuantizedLinear
 if TYPE_CHECKING:
     from pocketformer.targets import Target
 
-SHORT = {"bfloat16": "bf16", "int8": "i8"}
+SHORT = {"bfloat16": "bf16", "float16": "f16", "int8": "i8"}
 IN_FLIGHT = 8      # sums under way that hide the time which each takes
 
 
@@ -70,8 +70,14 @@ class DotGemm:
 
     @classmethod
     def default(cls, target: Target, workload: Linear | QuantizedLinear) -> DotGemm:
-        """The best instruction of `target`, the tile that suits it."""
-        return cls.best(next(dots_of(target, workload.dtype)), workload)
+        """The best instruction of `target`, the tile that suits it.
+
+        Raises LookupError where it has none for the workload's dtype.
+        """
+        dot = next(dots_of(target, workload.dtype), None)
+        if dot is None:
+            raise LookupError(f"{target.name} has no products of {workload.dtype}")
+        return cls.best(dot, workload)
 
     @classmethod
     def best(cls, dot: Dot, workload: Linear | QuantizedLinear) -> DotGemm:
@@ -126,8 +132,8 @@ class _Writer:
                 if isinstance(work, QuantizedLinear)
                 else Epilogue(function, work, m, point.columns, dot.lanes))
             with imported(dot.llvm):
-                words = (*shape[:2], point.columns * dot.group * _bytes(dot) // 4)
-                self.weight = T.decl_buffer(words, "int32", data=weight.data)
+                width = point.columns * dot.group * _bytes(dot.dtype) // _bytes(dot.held)
+                self.weight = T.decl_buffer((*shape[:2], width), dot.held, data=weight.data)
                 self.left: Left = left_of(dot, x, point.rows)
                 each_block(m, point.rows, self._block)
         return function.func
@@ -149,41 +155,65 @@ class _Writer:
 
         The tile begins at `row` of the block and `x_row` of x.
         """
+        dot, groups = self.dot, int(self.weight.shape[1])
+        if dot.sums == "float32" and not dot.matrix:
+            return self._products(panel, tile, row, rows, 0, groups, start=True)
+        total = Tile(rows, self.point.columns)
+        self.end.start(total, rows)
+        block = dot.block or groups
+
+        def add(at: Any, count: int) -> None:
+            sums = self._products(panel, tile, row, rows, at, count)
+            self._convert(sums, total, x_row, rows)
+
+        if groups > block:
+            with loop(groups // block) as number:
+                add(number * block, block)
+        if rest := groups % block or (groups if groups <= block else 0):
+            add(groups - rest, rest)
+        return total
+
+    def _convert(self, sums: Tile, total: Tile, x_row: Expr, rows: int) -> None:
+        """Add `sums`, as the machine adds them up, to `total`."""
+        dot = self.dot
+        for r in range(rows):
+            for column in range(0, self.point.columns, dot.lanes):
+                value = (_of_matrices(sums, r, column) if dot.matrix
+                         else sums.load(r, column, dot.lanes))
+                if isinstance(self.end, QuantizedEpilogue):
+                    value = self.end.scaled(value, x_row + r, column)
+                total.add(value.astype(f"float32x{dot.lanes}"), r, column)
+
+    def _products(
+        self, panel: Expr, tile: Expr, row: Expr, rows: int, at: Any, count: int,
+        start: bool = False,
+    ) -> Tile:
+        """The sums of the products of `count` groups of k from `at` on, `start`ed with the bias.
+
+        With matrices, a tile of pairs of rows and twice the columns.
+        """
         dot, columns = self.dot, self.point.columns
         high, wide = (ceil_div(rows, 2), 2 * columns) if dot.matrix else (rows, columns)
         sums = [Tile(high, wide, dot.sums)
                 for _ in range(ceil_div(IN_FLIGHT, high * wide // dot.lanes))]
+        places = [(r, column) for r in range(high) for column in range(0, wide, dot.lanes)]
         for each in sums:
-            for r in range(high):
-                for column in range(0, wide, dot.lanes):
-                    each.store(splat(tirx.const(0, dot.sums), dot.lanes), r, column)
-        plain = dot.sums == "float32" and not dot.matrix
-        if plain:
+            for place in places:
+                each.store(splat(tirx.const(0, dot.sums), dot.lanes), *place)
+        if start:
             self.end.start(sums[0], rows)
-        self._multiply(panel, tile, row, rows, sums)
+        self._multiply(panel, tile, row, rows, at, count, sums)
         for each in sums[1:]:
-            for r in range(high):
-                for column in range(0, wide, dot.lanes):
-                    sums[0].add(each.load(r, column, dot.lanes), r, column)
-        if plain:
-            return sums[0]
-        total = Tile(rows, columns)
-        self.end.start(total, rows)
-        for r in range(rows):
-            for column in range(0, columns, dot.lanes):
-                value = (_of_matrices(sums[0], r, column) if dot.matrix
-                         else sums[0].load(r, column, dot.lanes))
-                if isinstance(self.end, QuantizedEpilogue):
-                    value = self.end.scaled(value, x_row + r, column)
-                total.add(value, r, column)
-        return total
+            for r, column in places:
+                sums[0].add(each.load(r, column, dot.lanes), r, column)
+        return sums[0]
 
     def _multiply(
-        self, panel: Expr, tile: Expr, row: Expr, rows: int, sums: list[Tile]
+        self, panel: Expr, tile: Expr, row: Expr, rows: int, first: Any, groups: int,
+        sums: list[Tile],
     ) -> None:
-        """Add the products of all groups of k, in turn to each tile of `sums`."""
+        """Add the products of `groups` groups of k from `first` on, in turn to each of `sums`."""
         unroll = max(self.point.unroll, len(sums))
-        groups = int(self.weight.shape[1])
         wide = range(0, int(self.weight.shape[2]), self.dot.lanes)
 
         def steps(at: Any, count: int) -> None:
@@ -200,9 +230,9 @@ class _Writer:
                             total.store(self.dot.add(before, factor, each[part]), r, column)
 
         with loop(groups // unroll) as step:
-            steps(step * unroll, unroll)
+            steps(first + step * unroll, unroll)
         if groups % unroll:
-            steps(groups // unroll * unroll, groups % unroll)
+            steps(first + groups // unroll * unroll, groups % unroll)
 
     def _parts(self, words: Expr) -> list[Expr]:
         parts = self.dot.right(words)
@@ -216,5 +246,5 @@ def _of_matrices(sums: Tile, row: int, column: int) -> Expr:
     return tirx.Shuffle(pair, [first, first + 1, first + 4, first + 5])
 
 
-def _bytes(dot: Dot) -> int:
-    return 1 if dot.dtype == "int8" else 2
+def _bytes(dtype: str) -> int:
+    return int(DataType(dtype).itemsize)

@@ -9,6 +9,7 @@ from pocketformer.schedules.cpu.dot import (
     BFloat16Dot,
     BFloat16Widened,
     Dot,
+    Float16Products,
     Int8Dot,
     Int8Pairs,
     Int8Widened,
@@ -26,7 +27,8 @@ _PAIRS = {
     "sse": "llvm.x86.sse2.pmadd.wd",
 }
 
-# A target gets the first row of a dtype that it satisfies; the last ones are for every machine.
+# A target gets the first row of a dtype that it satisfies. Every machine has one for bfloat16 and
+# for int8.
 DOTS: tuple[Dot, ...] = (
     BFloat16Dot("vdpbf16ps", _X86, frozenset({"avx512f", "avx512bf16"}), 2, 16, _AVX512,
                 intrinsic="llvm.x86.avx512bf16.dpbf16ps.512"),
@@ -40,6 +42,8 @@ DOTS: tuple[Dot, ...] = (
             intrinsic="llvm.aarch64.neon.smmla.v4i32.v16i8"),
     Int8Dot("sdot", _ARM, frozenset({"dotprod"}), 4, 4, _NEON, 4, by_lane=True,
             intrinsic="llvm.aarch64.neon.sdot.v4i32.v16i8"),
+    Float16Products("fp16", _ARM, frozenset({"fp16"}), 1, 8, ((8, 24), (8, 16), (8, 8)), 4,
+                    by_lane=True),
     *(BFloat16Widened(isa.name, isa.arch, isa.needs, 2, isa.lanes, isa.tiles, 1, isa.by_lane)
       for isa in TABLE),
     *(Int8Pairs(isa.name, isa.arch, isa.needs, 4, isa.lanes, isa.tiles, 1, isa.by_lane,

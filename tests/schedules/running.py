@@ -29,7 +29,7 @@ from tests.schedules import phone
 from tests.schedules.phone import MARGIN, mark
 
 # Instructions for which LLVM has code on their own machines alone.
-INSTRUCTIONS = {dot.name: dot for dot in DOTS if dot.llvm}
+INSTRUCTIONS = {dot.name: dot for dot in DOTS if dot.llvm or dot.dtype == "float16"}
 
 
 def stand_in(isa: Isa | Dot) -> Target:
@@ -132,12 +132,14 @@ def framed(array: np.ndarray, around: float) -> tuple[np.ndarray, np.ndarray]:
     return inner, frame
 
 
-def assert_agrees(result: np.ndarray, expected: np.ndarray) -> None:
+def assert_agrees(
+    result: np.ndarray, expected: np.ndarray, tolerance: str = "float32 kernel"
+) -> None:
     """The kernels' tolerance, relative to the largest expected number, which must not be 0."""
     scale = np.abs(expected[np.isfinite(expected)]).max()
     assert scale > 0
     np.testing.assert_allclose(result / scale, expected / scale, rtol=0,
-                               atol=TOLERANCE["float32 kernel"])
+                               atol=TOLERANCE[tolerance])
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

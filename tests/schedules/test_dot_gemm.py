@@ -43,9 +43,9 @@ def check(workload, isa, m):
     """Against float64 products of the rounded numbers."""
     n, k = workload.n, workload.k
     x = random(m, k)
-    weight = (random(k, n) / math.sqrt(k)).astype(ml_dtypes.bfloat16)
+    weight = (random(k, n) / math.sqrt(k)).astype(workload.dtype)
     inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
-    expected = x.astype(ml_dtypes.bfloat16).astype("float64") @ weight.astype("float64")
+    expected = x.astype(workload.dtype).astype("float64") @ weight.astype("float64")
     if workload.bias:
         inputs.append(random(n, seed=1))
         expected = expected + inputs[-1]
@@ -56,7 +56,8 @@ def check(workload, isa, m):
         inputs.append(random(m, n, seed=2))
         expected = expected + inputs[-1]
     (result,) = call(workload, isa, inputs, (m, n))
-    assert_agrees(result, expected)
+    short = workload.dtype == "float16"     # and so are its sums
+    assert_agrees(result, expected, "float16 kernel" if short else "float32 kernel")
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
@@ -68,6 +69,15 @@ def test_any_number_of_rows(isa):
 @pytest.mark.parametrize("isa", PRODUCTS)
 def test_a_known_number_of_rows(isa):
     check(bfloat16(9, 96, 70, activation="relu"), isa, 9)
+
+
+@pytest.mark.parametrize("isa", instructions(Linear(None, 53, 37, dtype="float16"), "float16"))
+def test_float16(isa):
+    workload = Linear(None, 53, 37, bias=True, residual=True, dtype="float16")
+    for m in ROWS:
+        check(workload, isa, m)
+    for k in (128, 300):
+        check(Linear(9, 50, k, activation="relu", dtype="float16"), isa, 9)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
