@@ -18,6 +18,8 @@ from pocketformer.passes.graph import Graph, Size, constant, is_one, op_name, sc
 
 # exp() of a score below this is 0 beside any real one, so selecting it and adding it are the same.
 MASKED = -1e4
+# What is added in its place: no score changes it, so that rows of nothing else are the same, too.
+HIDDEN = -1e30
 # left OP right as right MIRRORED left.
 MIRRORED = {"relax.less_equal": "relax.greater_equal", "relax.less": "relax.greater",
             "relax.greater_equal": "relax.less_equal", "relax.greater": "relax.less"}
@@ -60,8 +62,8 @@ def split(graph: Graph, mask: relax.Expr, q_len: Size, kv_len: Size) -> Split:
     found = Found()
     for each in _conditions(graph, condition):
         _sort(graph, each, found, q_len, kv_len)
-    # A query that the rest leaves no key weighs all keys alike, also later ones, unless -inf hides.
-    if found.causal and found.rest and hidden != float("-inf"):
+    # A query that the rest leaves no key weighs later ones, too: alike only if no score is left.
+    if found.causal and found.rest and hidden > HIDDEN:
         return Split(False, mask)
     if not found.known:
         return Split(False, mask)

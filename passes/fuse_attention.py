@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import relax
 
-from pocketformer.passes.attention_masks import MASKED, split
+from pocketformer.passes.attention_masks import HIDDEN, MASKED, split
 from pocketformer.passes.attention_operands import axes_of, bshd, operand_of, scaled
 from pocketformer.passes.fused_operators import BSHD_OF_BHSD, attention
 from pocketformer.passes.fusion import Fusion, Search
@@ -30,9 +30,6 @@ from pocketformer.passes.graph import (
     shape,
 )
 from pocketformer.passes.refusal import Refused
-
-# What is added in its place: no score changes it, so that rows of nothing else are the same, too.
-HIDDEN = -1e30
 
 
 @dataclass

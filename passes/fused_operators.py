@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tvm import relax
 
+from pocketformer.passes.graph import Size
+
 BSHD_OF_BHSD = [0, 2, 1, 3]
 ACTIVATIONS: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "relu": relax.op.nn.relu,
@@ -30,7 +32,8 @@ def attention(
 
     Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
     divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
-    `causal` hides key j from query i where j > i + key length - length.
+    `causal` hides key j from query i where j > i + key length - length, unless finite values mask
+    all others: then they weigh the same.
     Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
     """
     repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
@@ -44,14 +47,23 @@ def attention(
     if mask is not None:
         scores = relax.op.add(scores, mask)
     if causal:
-        q_len, kv_len = query.ty.shape[1], key.ty.shape[1]
-        ones = relax.op.ones((q_len, kv_len), "float32")
-        seen = relax.op.greater(
-            relax.op.tril(ones, kv_len - q_len), relax.const(0.0, "float32"))
-        scores = relax.op.where(seen, scores, relax.const(float("-inf"), "float32"))
+        scores = _without_later_keys(scores, query.ty.shape[1], key.ty.shape[1])
     weights = relax.op.nn.softmax(scores, axis=-1)
     weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
     return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
+
+
+def _without_later_keys(scores: relax.Expr, q_len: Size, kv_len: Size) -> relax.Expr:
+    def const(value: float) -> relax.Expr:
+        return relax.const(value, "float32")
+
+    ones = relax.op.ones((q_len, kv_len), "float32")
+    seen = relax.op.greater(relax.op.tril(ones, kv_len - q_len), const(0.0))
+    nothing = const(float("-inf"))
+    most = relax.op.max(relax.op.where(seen, scores, nothing), -1, keepdims=True)
+    lost = relax.op.logical_and(
+        relax.op.less(most, const(-1e30)), relax.op.greater(most, nothing))
+    return relax.op.where(seen, scores, relax.op.where(lost, most, nothing))
 
 
 def packed_attention(

@@ -143,7 +143,7 @@ class Attention:
 
     A query whose keys are all hidden by -inf, by a boolean mask or by `causal` gives zeros (a plain
     softmax would give NaN); by a finite value such as the lowest float32, the mean of all values,
-    as with a plain softmax.
+    as with a plain softmax, also of those that `causal` hides.
     """
 
     batch: int | None

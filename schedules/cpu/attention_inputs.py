@@ -11,6 +11,8 @@ from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOG2E, LOWEST
 from pocketformer.schedules.cpu.kernel import Buffer, Builder, Expr, load, splat
 from pocketformer.schedules.workloads import Attention
 
+LOST = -1e30        # added to a score it leaves nothing of it
+
 
 class Inputs:
     """Takes all arguments of `function` in the order of the workload, `out` last."""
@@ -75,6 +77,16 @@ class Inputs:
         if self.workload.mask_dtype == "bool":
             return tirx.Select(value, splat(0.0, lanes), splat(HIDDEN, lanes))
         return _scaled(value, lanes)
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether a mask may leave a causal query no key but by finite values."""
+        return self.workload.causal and self.mask is not None and (
+            self.workload.mask_dtype == "float32")
+
+    def lost(self, greatest: Expr, total: Expr) -> Expr:
+        """Whether it did so for a query with these results: later keys then weigh as much."""
+        return tirx.all(greatest < T.float32(LOST), total > T.float32(0.5))
 
     def seen(self, row: Expr) -> Expr:
         """How many keys `row` sees: those before this one."""

@@ -58,10 +58,10 @@ class RowWriter:
                 store(queries, inputs.q(batch, at, head, whole + d, 1), r, whole + d)
         weights = workspace(rows, inputs.kv_len)
         scales = registers(rows)
-        visible = inputs.seen(place(rows - 1)[0])
+        visible = inputs.kv_len if inputs.may_lose else inputs.seen(place(rows - 1)[0])
         self._scores(batch, kv_head, place, queries, weights, visible)
         with loop(rows) as r:
-            self._softmax(weights, scales, r, visible)
+            self._softmax(weights, scales, r, visible, place(r)[0])
 
         def finish(value: Expr, r: int, column: Expr) -> None:
             at, head = place(r)
@@ -137,7 +137,9 @@ class RowWriter:
         total = reduce_add(vectors[0]) if count == 1 else across(vectors)
         return total if whole == size else total + load(singles, 0, lanes=count)
 
-    def _softmax(self, weights: Buffer, scales: Buffer, r: Expr, count: Expr) -> None:
+    def _softmax(
+        self, weights: Buffer, scales: Buffer, r: Expr, count: Expr, query: Expr
+    ) -> None:
         """Turn a row's scores into exponentials; `scales` gets what its sums are multiplied with.
         """
         isa, lanes = self.isa, self.lanes
@@ -166,8 +168,13 @@ class RowWriter:
             store(into, load(into, 0, lanes=width) + weight, 0)
 
         each(take)
-        total = T.bind(reduce_add(load(most, 0, lanes=lanes)) + single[0])
-        store(scales, share(total, 1), r)
+        store(single, reduce_add(load(most, 0, lanes=lanes)) + single[0], 0)
+        if self.inputs.may_lose:
+            seen = self.inputs.seen(query)
+            with when(self.inputs.lost(top, single[0])), loop(count - seen) as later:
+                store(weights, T.float32(1.0), r, seen + later)
+                store(single, single[0] + T.float32(1.0), 0)
+        store(scales, share(single[0], 1), r)
 
 
 def across(vectors: list[Expr]) -> Expr:

@@ -58,7 +58,8 @@ class TileWriter:
         self.columns = range(0, point.queries, self.lanes)
         kv_len = inputs.kv_len
         # All keys at once: nothing is rescaled, and sums go from registers to the output.
-        self.single = isinstance(kv_len, int) and kv_len <= point.block
+        self.single = (
+            isinstance(kv_len, int) and kv_len <= point.block and not inputs.may_lose)
 
     def write(self, place: Place) -> None:
         """All keys for one tile of queries."""
@@ -94,6 +95,8 @@ class TileWriter:
             count = tirx.min(visible - block * point.block, point.block)
             take(block, count)
             self._weigh(scratch, results, place, block * point.block, count)
+        if inputs.may_lose:
+            self._add_later_keys(results, place)
         self._finish()
         each_vector(inputs.workload.value_size, self.lanes, point.queries, lambda r, at, width:
                     self._write(load(results, r, at, lanes=width), place, r, at))
@@ -191,6 +194,18 @@ class TileWriter:
                 old = load(self.total, column, lanes=lanes) * load(self.scale, column, lanes=lanes)
                 total = total + old
             store(self.total, total, column)
+
+    def _add_later_keys(self, results: Buffer, place: Place) -> None:
+        """To the queries that a mask of finite values leaves no other key."""
+        inputs, size = self.inputs, self.workload.value_size
+        with loop(self.point.queries) as r:
+            seen = inputs.seen(place.first + r)
+            with when(inputs.lost(self.greatest[r], self.total[r])), \
+                    loop(inputs.kv_len - seen) as later:
+                store(self.total, self.total[r] + T.float32(1.0), r)
+                each_vector(size, self.lanes, 1, lambda _, at, width: store(
+                    results, load(results, r, at, lanes=width)
+                    + self.values.load(seen + later, at, width), r, at))
 
     def _finish(self) -> None:
         """Every query's `scale` is now what its sums are multiplied with."""

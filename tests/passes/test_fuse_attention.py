@@ -223,12 +223,13 @@ def test_what_always_holds_does_not_widen_a_mask():
     np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
 
 
-def test_causal_keeps_the_mask_of_keys():
+@pytest.mark.parametrize("hidden", [-3.4e38, float("-inf")])
+def test_causal_keeps_the_mask_of_keys(hidden):
     def condition(keep):
         return op.logical_and(up_to_query(), kept(keep))
 
     inputs = {**INPUTS, "mask": (B, 1, 1, S)}
-    before = module(inputs, {}, masked(condition, float("-inf")))
+    before = module(inputs, {}, masked(condition, hidden))
     after = FuseAttention()(before)
     assert composites(after)[0][1]["causal"]
     assert [int(n) for n in after["fused_attention"].params[3].ty.shape] == [B, 1, 1, S]
@@ -237,13 +238,15 @@ def test_causal_keeps_the_mask_of_keys():
     np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
 
 
-def test_a_query_that_a_finite_mask_leaves_no_key_still_sees_later_keys():
+@pytest.mark.parametrize("hidden", [-3.4e38, -1e9])
+def test_a_query_that_a_finite_mask_leaves_no_key_still_sees_later_keys(hidden):
     def condition(keep):
         return op.logical_and(up_to_query(), kept(keep))
 
     inputs = {**INPUTS, "mask": (B, 1, 1, S)}
-    before = module(inputs, {}, masked(condition, -3.4e38))
+    before = module(inputs, {}, masked(condition, hidden))
     after = FuseAttention()(before)
+    assert bool(composites(after)[0][1].get("causal")) == (hidden < -1e30)
     arrays = random(SHAPE, SHAPE, SHAPE, (B, 1, 1, S))
     arrays[-1][..., 0] = -1.0
     np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)

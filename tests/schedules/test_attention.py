@@ -24,7 +24,11 @@ def attention(q, k, v, scale, mask=None, causal=False):
             (scores.astype("float32") + mask).astype("float64"))
     if causal:
         rows, columns = np.arange(scores.shape[2])[:, None], np.arange(scores.shape[3])
-        scores = np.where(columns <= rows + len(columns) - len(rows), scores, -np.inf)
+        later = columns > rows + len(columns) - len(rows)
+        lost = mask is not None and mask.dtype != bool and (
+            np.isfinite(scores) & ~later).any(-1, keepdims=True) & (
+            np.where(later, -np.inf, scores).max(-1, keepdims=True) < -1e30)
+        scores = np.where(later, np.where(lost, LOWEST, -np.inf), scores)
     most = scores.max(-1, keepdims=True)
     weights = np.exp(scores - np.where(np.isfinite(most), most, 0))
     total = weights.sum(-1, keepdims=True)
@@ -105,9 +109,21 @@ def test_causal_with_more_queries_than_keys_hides_the_first_rows():
     assert not result[:, :35].any()
 
 
-def test_causal_with_a_mask():
-    mask = np.where(random(2, 1, 21, 37) > 0, np.float32(0), LOWEST)
-    check("avx512", (2, 21, 37), mask=mask, causal=True, symbolic=True)
+@pytest.mark.parametrize("queries", [5, 21])
+def test_causal_with_a_mask(queries):
+    mask = np.where(random(2, 1, queries, 37) > 0, np.float32(0), LOWEST)
+    check("avx512", (2, queries, 37), mask=mask, causal=True, symbolic=True)
+
+
+@pytest.mark.parametrize("isa", TWO)
+@pytest.mark.parametrize(("sizes", "symbolic"), [((1, 5, 21), False), ((2, 19, 37), True)])
+@pytest.mark.parametrize("hidden", [LOWEST, -np.inf])
+def test_a_causal_query_with_no_key_but_masked_ones(isa, sizes, symbolic, hidden):
+    mask = np.zeros((sizes[0], 1, 1, sizes[2]), "float32")
+    first = sizes[2] - sizes[1]
+    mask[..., : first + 3] = hidden
+    result = check(isa, sizes, mask=mask, causal=True, symbolic=symbolic)
+    assert result[:, :3].any() == np.isfinite(hidden)
 
 
 @pytest.mark.parametrize("sizes", [(2, 1, 50), (2, 5, 9), (1, 19, 37)], ids=str)
