@@ -9,7 +9,7 @@ import tvm
 from tvm.ir import IRModule
 from tvm.relax import backend, transform
 
-from pocketformer.compiler.recipe import BFloat16, Recipe
+from pocketformer.compiler.recipe import Float32, Recipe
 from pocketformer.passes.cast_linears import CastLinears
 from pocketformer.passes.fold_arithmetic import FoldArithmetic
 from pocketformer.passes.fuse_attention import FuseAttention
@@ -19,6 +19,7 @@ from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_norm import FuseNorm
 from pocketformer.passes.fuse_rms_norm import FuseRmsNorm
 from pocketformer.passes.fuse_silu import FuseSilu
+from pocketformer.passes.lower_convolution import LowerConvolution
 from pocketformer.passes.lower_math import LowerMath
 from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.pack_memory import PackMemory
@@ -56,6 +57,7 @@ def graph() -> Iterator[Step]:
     yield Step("eliminate_common", transform.EliminateCommonSubexpr())
     yield Step("fuse_gelu", FuseGelu())
     yield Step("fuse_silu", FuseSilu())
+    yield Step("lower_convolution", LowerConvolution())
     yield Step("fuse_layer_norm", FuseLayerNorm())
     yield Step("fuse_rms_norm", FuseRmsNorm())
     yield Step("prune_rows", PruneRows())
@@ -68,8 +70,8 @@ def graph() -> Iterator[Step]:
 
 def precision(recipe: Recipe) -> Iterator[Step]:
     """Casts and quantisation; nothing for float32."""
-    if isinstance(recipe, BFloat16):
-        yield Step("cast_linears", CastLinears("bfloat16"))
+    if not isinstance(recipe, Float32):
+        yield Step("cast_linears", CastLinears(recipe.name))
 
 
 def kernels(target: Target) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from tests.passes.graphs import module
 
 STEPS = [
     "canonicalize", "fold_arithmetic", "eliminate_common", "fuse_gelu", "fuse_silu",
+    "lower_convolution",
     "fuse_layer_norm", "fuse_rms_norm", "prune_rows", "fuse_attention", "eliminate_common_masks",
     "fuse_linear", "merge_qkv", "fuse_norm", "pick_kernels", "inline_unpicked", "fold_reshapes",
     "eliminate_common_reshapes",
