@@ -76,7 +76,7 @@ def _share(block: Block, loops: list[Any]) -> Any:
 def _spread(block: Block, lanes: int) -> None:
     """Element-wise: all loops but the last over threads, the last in vectors."""
     loops = block.loops()
-    if not loops:
+    if not loops or _transposed(block, loops, lanes):
         return
     while len(loops) > 1 and (block.extent(loops[-1]) or UNKNOWN) < lanes:
         loops[-2:] = [block.sch.fuse(*loops[-2:])]
@@ -89,6 +89,29 @@ def _spread(block: Block, lanes: int) -> None:
         attempt(block.sch.vectorize, vector)
     if len(loops) > 1:
         _share(block, loops[:-1])
+
+
+def _transposed(block: Block, loops: list[Any], lanes: int) -> bool:
+    """Tiles of a vector's length, where neighbours are read along another loop than the last.
+
+    A cache line that is read is used up before it is lost. False where tiles would not fill both.
+    """
+    last = loops[-1]
+    others = [loop for loop in loops[:-1] if block.reads_along(loop)]
+    if block.reads_along(last) or len(others) != 1:
+        return False
+    turned = (others[0], last)
+    lengths = [vector_of(block.extent(loop), lanes) for loop in turned]
+    if any((block.extent(loop) or 1) % lengths[i] for i, loop in enumerate(turned)):
+        return False
+    sch, at = block.sch, loops.index(others[0])
+    (rows, row), (columns, column) = (
+        sch.split(loop, [None, lengths[i]]) for i, loop in enumerate(turned))
+    outer = [*loops[:at], rows, *loops[at + 1 : -1], columns]
+    sch.reorder(*outer, row, column)
+    attempt(sch.vectorize, column)
+    _share(block, outer)
+    return True
 
 
 def _reduce(block: Block, lanes: int) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tvm
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 from tvm.ir import IRModule
 from tvm.relax import op, transform
 from tvm.script import tirx as T
@@ -11,6 +11,7 @@ from tvm.script import tirx as T
 from pocketformer import targets
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
+from pocketformer.schedules.cpu.intrinsics import isa_of
 from pocketformer.schedules.workloads import Softmax
 from tests.schedules import phone
 from tests.schedules.assembly import innermost_loops
@@ -55,6 +56,15 @@ def allocated(mod):
         for buffer in func.body.block.alloc_buffers)
 
 
+def rotary(x, cos, sin):
+    """Each number of a head's first half with one of its second half, turned by an angle."""
+    half = int(x.ty.shape[-1]) // 2
+    first = op.strided_slice(x, [3], [0], [half], assume_inbound=True)
+    second = op.strided_slice(x, [3], [half], [2 * half], assume_inbound=True)
+    turned = op.concat([op.negative(second), first], axis=-1)
+    return op.add(op.multiply(x, cos), op.multiply(turned, sin))
+
+
 CASES = {
     "chain": ([(6, 40), (40,)], lambda x, y: op.multiply(op.exp(op.add(x, y)), op.tanh(x))),
     "chain_of_odd_length": ([(7, 13)], lambda x: op.sqrt(op.add(op.multiply(x, x), op.exp(x)))),
@@ -62,6 +72,10 @@ CASES = {
     "scalar": ([(6, 1), (1, 1)], op.add),
     "short_last_axis": ([(50, 8, 3)], lambda x: op.add(op.multiply(x, x), x)),
     "transpose": ([(6, 33, 64)], lambda x: op.permute_dims(op.add(x, x), [0, 2, 1])),
+    "wide_transpose": ([(2, 32, 48)], lambda x: op.permute_dims(x, [0, 2, 1])),
+    "channels_first": ([(2, 8, 12, 32)], lambda x: op.permute_dims(op.nn.silu(x), [0, 3, 1, 2])),
+    "rotary": ([(2, 8, 4, 32), (8, 1, 32), (8, 1, 32)], rotary),
+    "swiglu": ([(6, 48), (6, 48)], lambda x, y: op.multiply(op.nn.silu(x), y)),
     "concat": ([(6, 5), (6, 9)], lambda x, y: op.concat([x, y], axis=1)),
     "mean_of_rows": ([(6, 96)], lambda x: op.mean(op.exp(x), axis=-1)),
     "mean_of_odd_rows": ([(6, 37)], lambda x: op.mean(x, axis=-1, keepdims=True)),
@@ -139,6 +153,25 @@ def test_known_axes_become_vectors(case):
     shapes = [tuple(16 * size for size in shape) for shape in CASES[case][0]]
     mod = lowered(shapes, CASES[case][1], symbolic=False)
     assert loops(ScheduleRest(HOST)(mod), "vectorized") > 0
+
+
+@pytest.mark.parametrize("case", ["rotary", "swiglu", "chain", "channels_first"])
+def test_a_chain_is_one_loop_that_stores_nothing_on_the_way(case):
+    mod = ScheduleRest(HOST)(lowered(*CASES[case], symbolic=False))
+    functions = [func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc)]
+    assert len(functions) == 1
+    assert allocated(mod) == 0
+    assert loops(mod, "vectorized") == 1
+
+
+def test_a_transposed_read_uses_up_its_cache_lines():
+    mod = lowered([(2, 64, 96)], lambda x: op.permute_dims(x, [0, 2, 1]), symbolic=False)
+    (func,) = (func for func in ScheduleRest(HOST)(mod).functions.values()
+               if isinstance(func, tirx.PrimFunc))
+    sch = s_tir.Schedule(IRModule({"main": func}))
+    (block,) = sch.get_child_blocks(sch.get_sblock("root"))
+    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(block)]
+    assert extents[-2:] == [isa_of(HOST).lanes] * 2
 
 
 def test_an_expensive_term_is_not_computed_again_for_every_result():
