@@ -61,7 +61,7 @@ class Folding:
         graph = Graph(func)
         inputs = int(func.attrs["num_input"])
         weights = set(func.params[inputs:])
-        folded = {var for var, value in graph if _foldable(graph, var, value)}
+        folded = _foldable(graph)
         kept = [binding for binding in graph.bindings if binding.var not in folded]
         needed = {var for binding in kept for var in graph.used(binding.value)} | graph.outputs
         params: dict[str, relax.Var] = {}
@@ -122,13 +122,17 @@ class Folding:
         return value    # a shape
 
 
-def _foldable(graph: Graph, var: relax.Var, value: relax.Expr) -> bool:
-    if not graph.is_weight(var):
-        return False
-    if op_name(value) not in EXPANDING:
-        return True
-    sizes = shape(value)
-    return all(isinstance(size, int) for size in sizes) and _bytes(value) <= MAX_EXPANDED_BYTES
+def _foldable(graph: Graph) -> set[relax.Var]:
+    """The variables whose values are known now, but for those that are better computed late."""
+    unknown: set[relax.Var] = set()
+    folded = set()
+    for var, value in graph:
+        symbolic = relax.analysis.free_symbolic_vars(value)
+        if not graph.is_weight(var) or symbolic or unknown.intersection(graph.used(value)):
+            unknown.add(var)
+        elif op_name(value) not in EXPANDING or _bytes(value) <= MAX_EXPANDED_BYTES:
+            folded.add(var)
+    return folded
 
 
 def _elements(expr: relax.Expr) -> int:

@@ -102,6 +102,19 @@ def test_what_needs_a_symbolic_size_is_left_to_run_time():
     assert [value.shape for value in kept.values()] == [(1, 32)]
 
 
+def test_what_follows_a_symbolic_size_is_left_to_run_time():
+    rows = tirx.Var("seq", "int64")
+
+    def body(x, w):
+        return op.multiply(x, op.negative(op.reshape(op.broadcast_to(w, (rows, 32)), (rows, 4, 8))))
+
+    before = module({"x": (rows, 4, 8)}, {"w": (1, 32)}, body)
+    after, kept = folded(before, {"w": random((1, 32))[0]})
+    assert [value.shape for value in kept.values()] == [(1, 32)]
+    x, w = random((3, 4, 8), (1, 32))
+    np.testing.assert_array_equal(run(after, x, w)[0], x * -w.reshape(1, 4, 8))
+
+
 def test_a_short_result_keeps_its_dtype():
     def body(x):
         places = op.arange(0, 2, 1, dtype="int64")
