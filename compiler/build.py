@@ -26,7 +26,7 @@ from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.pipeline import finish, graph, kernels, precision, run
 from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.progress import Progress, silent
-from pocketformer.compiler.recipe import Float32, Recipe
+from pocketformer.compiler.recipe import Float32, Recipe, check_recipe
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
 
@@ -59,6 +59,7 @@ def compile(
     tell = progress or silent
     chosen = target if isinstance(target, Target) else load_target(target)
     recipe = recipe or Float32()
+    check_recipe(recipe, chosen)
     tell("load", 0.0)
     if isinstance(model, Model):
         model = model.with_dims(dims)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pocketformer.compiler.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,20 @@ class BFloat16:
     name = "bfloat16"
 
 
-Recipe: TypeAlias = Float32 | BFloat16
-RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Float32, BFloat16)}
+@dataclass(frozen=True)
+class Float16:
+    """Linear layers multiply and add up 128 products in float16; all else stays float32.
+
+    For models whose activations stay far below 65504, on Arm processors with float16 arithmetic.
+    """
+
+    name = "float16"
+
+
+Recipe: TypeAlias = Float32 | BFloat16 | Float16
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.name: recipe for recipe in (Float32, BFloat16, Float16)
+}
 
 
 def recipe_named(name: str) -> Recipe:
@@ -35,3 +50,12 @@ def recipe_named(name: str) -> Recipe:
     if name not in RECIPES:
         raise BadRecipe(f"no recipe {name!r}; one of {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def check_recipe(recipe: Recipe, target: Target) -> None:
+    """Raises BadRecipe where `target` cannot compute as `recipe` says."""
+    if isinstance(recipe, Float16) and not (target.arch == "aarch64" and "fp16" in target.isa):
+        raise BadRecipe(
+            f"the recipe float16 needs a 64-bit Arm processor with fp16, {target.name} is none; "
+            f"bfloat16 works on every target"
+        )

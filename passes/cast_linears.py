@@ -1,4 +1,4 @@
-"""linear(x, w)  ->  linear(round(x), round(w)), multiplied in bfloat16, added up in float32."""
+"""linear(x, w)  ->  linear(round(x), round(w)), multiplied in fewer bits."""
 
 from __future__ import annotations
 

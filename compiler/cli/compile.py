@@ -36,7 +36,7 @@ def compile(
     ] = None,
     recipe: Annotated[
         str,
-        typer.Option("--recipe", "-r", help="How numbers are stored: float32 or bfloat16."),
+        typer.Option("--recipe", "-r", help="How to store numbers: float32, bfloat16, float16."),
     ] = "float32",
     dim: Dims = None,
     component: Annotated[
@@ -61,10 +61,11 @@ def compile(
     from pocketformer import targets
     from pocketformer.compiler import report
     from pocketformer.compiler.bundle import Bundle, check_replaceable
-    from pocketformer.compiler.recipe import recipe_named
+    from pocketformer.compiler.recipe import check_recipe, recipe_named
 
-    targets.load(target)    # a misspelt target is told now, not after minutes of work
+    # A misspelt target is told now, not after minutes of work.
     chosen = recipe_named(recipe)
+    check_recipe(chosen, targets.load(target))
     dims = key_values(dim, "--dim")
     destination = output or Path(f"{_stem(model, component)}.pf")
     check_replaceable(destination)    # and so is a place that is taken

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.profiling import Profile as Profile
     from pocketformer.compiler.profiling import profile as profile
     from pocketformer.compiler.recipe import BFloat16 as BFloat16
+    from pocketformer.compiler.recipe import Float16 as Float16
     from pocketformer.compiler.recipe import Float32 as Float32
     from pocketformer.compiler.session import Session as Session
     from pocketformer.targets import Target as Target
@@ -48,6 +49,7 @@ _HOMES = {
     "TensorSpec": "compiler.model",
     "Float32": "compiler.recipe",
     "BFloat16": "compiler.recipe",
+    "Float16": "compiler.recipe",
     "Bundle": "compiler.bundle",
     "Manifest": "compiler.manifest",
     "Session": "compiler.session",

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import pocketformer as pf
+from pocketformer import targets
 from pocketformer.compiler.recipe import RECIPES, recipe_named
+from tests.device.phones import TOKEN, running
 from tests.encoder import encoder, inputs
 from tests.numerics.check import reference
 from tests.numerics.tolerance import TOLERANCE
@@ -12,24 +14,40 @@ from tests.numerics.tolerance import TOLERANCE
 
 def test_a_recipe_is_known_by_its_name():
     assert [recipe_named(name).name for name in RECIPES] == list(RECIPES)
-    with pytest.raises(pf.BadRecipe, match="no recipe 'int3'; one of float32, bfloat16"):
+    with pytest.raises(pf.BadRecipe, match="no recipe 'int3'; one of float32, bfloat16, float16"):
         recipe_named("int3")
+
+
+def test_float16_is_refused_where_the_processor_has_no_arithmetic_for_it():
+    for name in ("host", "arm64-android"):
+        with pytest.raises(pf.BadRecipe, match=f"{name} is none; bfloat16 works"):
+            pf.compile(encoder(), name, recipe=pf.Float16())
+
+
+def test_float16_runs_on_the_phone():
+    proto = encoder()
+    target = targets.load("raspberrypi5")
+    bundle = pf.compile(proto, target, dims={"seq": 9}, recipe=pf.Float16())
+    given = inputs(1, 9)
+    with running("cortex-a76") as phone:
+        found = pf.Session(bundle, device=phone.address, token=TOKEN).run(**given)
+    close(found, reference(proto, given), "float16")
 
 
 def test_bfloat16_stores_linears_in_half_the_bytes_and_computes_nearly_the_same(tmp_path):
     proto = encoder()
-    bundle = pf.compile(proto, "host", dims={"seq": "1..40"}, recipe=pf.BFloat16())
+    bundle = pf.compile(proto, "host", dims={"seq": 9}, recipe=pf.BFloat16())
     bundle.save(tmp_path / "encoder.pf")
     bundle = pf.Bundle.load(tmp_path / "encoder.pf")
     assert bundle.manifest.recipe == "bfloat16"
     matrices = [array for array in bundle.weights.values() if array.ndim == 4]
     assert matrices
     assert all(array.dtype == "bfloat16" for array in matrices)
-    session = pf.Session(bundle)
-    for seq in (1, 9, 40):
-        given = inputs(1, seq)
-        for found, expected in zip(
-            session.run(**given).values(), reference(proto, given), strict=True
-        ):
-            limit = TOLERANCE["bfloat16"] * np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+    given = inputs(1, 9)
+    close(pf.Session(bundle).run(**given), reference(proto, given), "bfloat16")
+
+
+def close(outputs, references, dtype):
+    for found, expected in zip(outputs.values(), references, strict=True):
+        limit = TOLERANCE[dtype] * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
