@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from pocketformer import runtime
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.device.emulator import run_program, set_up
 from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.recipe import BFloat16
 from pocketformer.compiler.session import Session
 from pocketformer.schedules.cpu.intrinsics import isa_of
 from pocketformer.schedules.cpu.norm import RowNorm
 from pocketformer.schedules.workloads import Norm
 from pocketformer.targets import Target
 from tests.encoder import encoder, inputs
+from tests.numerics.tolerance import TOLERANCE
 from tests.runtime.bundles import resign
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -98,6 +101,36 @@ def fat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "fat.pf"
 
 
+@pytest.fixture(scope="module")
+def bfloat16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bfloat16")
+    proto = encoder(seq=8)
+    pf.compile(proto, "arm64-linux", recipe=BFloat16()).save(folder / "fat.pf")
+    pf.compile(proto, "host", recipe=BFloat16()).save(folder / "host.pf")
+    return folder / "fat.pf"
+
+
+def kernels_of(
+    path: Path, run: Run, folder: Path, dtype: str, **options: Any
+) -> tuple[str, set[str]]:
+    """The level that a core runs and the kernels that it calls; the outputs are compared with those
+    of the bundle host.pf beside `path`."""
+    given = inputs(1, 8)
+    words: list[object] = [path, "--output", folder, "--runs", 1, "--json", "--profile"]
+    for name, array in given.items():
+        np.save(folder / f"in_{name}.npy", array)
+        words += ["--input", f"{name}={folder / f'in_{name}.npy'}"]
+    result = run(*words, **options)
+    assert result.returncode == 0, result.stderr
+    right = Session(path.with_name("host.pf")).run(given)["hidden"]
+    scale = np.abs(right).max()
+    np.testing.assert_allclose(
+        np.load(folder / "hidden.npy") / scale, right / scale, rtol=0, atol=TOLERANCE[dtype]
+    )
+    told = json.loads(result.stdout)
+    return told["level"], {name.split("__")[0] for name, _, _ in told["profile"]}
+
+
 @pytest.mark.parametrize(("cpu", "wanted", "level", "norm"), [
     ("cortex-a72", None, "base", "f32_norm_1x16_neon"),
     ("cortex-a76", None, "dotprod", "f32_norm_1x8_neon"),
@@ -107,19 +140,23 @@ def fat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_core_runs_the_last_level_that_it_can(
     cpu: str, wanted: str | None, level: str, norm: str, fat: Path, run: Run, tmp_path: Path
 ) -> None:
-    given = inputs(1, 8)
-    words: list[object] = [fat, "--output", tmp_path, "--runs", 1, "--json", "--profile"]
-    for name, array in given.items():
-        np.save(tmp_path / f"in_{name}.npy", array)
-        words += ["--input", f"{name}={tmp_path / f'in_{name}.npy'}"]
-    result = run(*words, cpu=cpu, env={"POCKETFORMER_LEVEL": wanted} if wanted else {})
-    assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["level"] == level
-    norms = {name.split("__")[0] for name, _, _ in told["profile"] if "norm" in name}
-    assert norms == {norm}
-    right = Session(fat.with_name("host.pf")).run(given)["hidden"]
-    np.testing.assert_allclose(np.load(tmp_path / "hidden.npy"), right, rtol=1e-4, atol=1e-5)
+    chosen = {"POCKETFORMER_LEVEL": wanted} if wanted else {}
+    found, kernels = kernels_of(fat, run, tmp_path, "float32", cpu=cpu, env=chosen)
+    assert found == level
+    assert {name for name in kernels if "norm" in name} == {norm}
+
+
+@pytest.mark.parametrize(("cpu", "level", "instructions"), [
+    ("cortex-a76", "base", ("neon",)), ("max", "bf16", ("bfdot", "bfmmla")),
+])
+def test_bfloat16_is_multiplied_by_instructions_where_the_core_has_them(
+    cpu: str, level: str, instructions: tuple[str, ...], bfloat16: Path, run: Run, tmp_path: Path
+) -> None:
+    found, kernels = kernels_of(bfloat16, run, tmp_path, "bfloat16", cpu=cpu)
+    assert found == level
+    products = {name for name in kernels if name.startswith("bf16_")}
+    assert products
+    assert all(name.endswith(instructions) for name in products)
 
 
 def test_a_core_refuses_a_level_that_it_cannot_run(fat: Path, run: Run) -> None:
