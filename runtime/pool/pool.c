@@ -10,15 +10,15 @@
 #include "pool.h"
 
 #include <limits.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <tvm/ffi/c_api.h>
 #include <unistd.h>
+
+#include "range.h"
+#include "wait.h"
 
 enum {
   LINE = 128,            /* bytes; x86 fetches cache lines in pairs of 64, some ARM cores have 128 */
@@ -33,9 +33,6 @@ enum {
    sleep. To be woken takes 5 to 50 us, the last task of a loop up to some hundred. Who sleeps leaves
    its core to a worker that another program keeps from working. */
 static const int64_t AWAKE_NS = 200000, PATIENCE_NS = 200000;
-
-/* The tasks from `begin` to before `end`, in one number: launch << 32 | end << 16 | begin. */
-typedef uint64_t range;
 
 typedef struct member {
   _Alignas(LINE) _Atomic range left;
@@ -65,53 +62,6 @@ static _Atomic(pool_team*) teams[TEAMS];
 static pthread_key_t current;    /* the thread's team; `alone` in a worker and for one thread */
 static int has_key;
 static char alone;
-
-static void futex(_Atomic uint32_t* word, int what, uint32_t value) {
-  syscall(SYS_futex, word, what | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
-}
-
-static void rest(void) {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("isb");    /* waits for some cycles; "yield" does nothing on most cores */
-#else
-  __asm__ volatile("yield");
-#endif
-}
-
-static int64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
-
-/* Waits until `*word` is (or is not) `value`, for `ns` at most, or until `*until` is 0. */
-static int await(_Atomic uint32_t* word, int is, uint32_t value, _Atomic int* until, int64_t ns) {
-  int64_t end = 0;
-  for (unsigned turn = 1;; ++turn) {
-    if ((atomic_load(word) == value) == is) return 1;
-    if (until && !atomic_load(until)) return 0;
-    if (turn % 32 == 0) {
-      const int64_t now = now_ns();
-      if (end == 0) end = now + ns;
-      if (now > end) return 0;
-    }
-    rest();
-  }
-}
-
-static range range_of(uint32_t launch, uint32_t begin, uint32_t end) {
-  return (range)launch << 32 | end << 16 | begin;
-}
-
-static uint32_t begin_of(range tasks) { return (uint32_t)tasks & 0xffff; }
-static uint32_t end_of(range tasks) { return (uint32_t)tasks >> 16; }
-
-/* How many tasks of the launch it has. */
-static uint32_t count_of(range tasks, uint32_t launch) {
-  return tasks >> 32 == launch ? end_of(tasks) - begin_of(tasks) : 0;
-}
 
 /* The next task of one's own, -1 if there is none. */
 static int next_task(member* mine, uint32_t launch) {
@@ -346,5 +296,7 @@ __attribute__((destructor)) static void close_pool(void) {
     free(team);
     atomic_store(&teams[i], NULL);
   }
-  if (has_key) pthread_key_delete(current);
+  if (!has_key) return;
+  has_key = 0;
+  pthread_key_delete(current);
 }
