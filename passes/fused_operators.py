@@ -36,6 +36,7 @@ def attention(
     all others: then they weigh the same.
     Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
     """
+    q_len, kv_len = query.ty.shape[1], key.ty.shape[1]
     repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
     if repeats > 1:
         key = relax.op.repeat(key, repeats, axis=2)
@@ -47,7 +48,7 @@ def attention(
     if mask is not None:
         scores = relax.op.add(scores, mask)
     if causal:
-        scores = _without_later_keys(scores, query.ty.shape[1], key.ty.shape[1])
+        scores = _without_later_keys(scores, q_len, kv_len)
     weights = relax.op.nn.softmax(scores, axis=-1)
     weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
     return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
