@@ -8,6 +8,8 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.ir import GenericConst, IRModule
 
+from pocketformer.passes.fold_layout import permuted_groups
+from pocketformer.passes.fold_lookup import own_places, turned_rows
 from pocketformer.passes.graph import Graph, constant, op_name
 from pocketformer.passes.pattern import Found
 from pocketformer.passes.rewrite import Match, Rewrite, same_type
@@ -90,7 +92,8 @@ def _permute(graph: Graph, var: relax.Var, call: relax.Call) -> relax.Expr | Non
     if axes == sorted(axes):
         return call.args[0]
     if op_name(inner) != "relax.permute_dims":
-        return None
+        turned = turned_rows(graph, call)
+        return permuted_groups(graph, call, axes) if turned is None else turned
     first = _axes(inner)
     axes = [first[axis] for axis in axes]
     return inner.args[0] if axes == sorted(axes) else relax.op.permute_dims(inner.args[0], axes)
@@ -137,5 +140,6 @@ RULES: dict[str, Rule] = {
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
     "relax.where": _where,
+    "relax.gather_nd": own_places,
     **dict.fromkeys(RESHAPES, _reshape),
 }
