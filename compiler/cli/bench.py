@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pocketformer.compiler.session import Session
 
 
-
 @guarded
 def bench(
     path: Annotated[

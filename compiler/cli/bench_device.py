@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pocketformer.compiler.session import Session
 
 
-
 def bench_device(
     open_session: Callable[[Progress], Session],
     rival: Path | None,

@@ -21,7 +21,6 @@ from pocketformer.compiler.progress import Progress
 REQUEST, SUMMARY = 4, 6
 
 
-
 class Tracker:
     """A connection to the tracker at `address`. Raises DeviceLost and DeviceRefused."""
 

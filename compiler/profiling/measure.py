@@ -26,7 +26,6 @@ NOISY = 0.05    # of a run that may be unaccounted for
 SHORT_MS = 0.05    # a kernel on which the few microseconds of the instrument leave a mark
 
 
-
 def profile(
     bundle: Bundle | str | os.PathLike[str],
     inputs: Mapping[str, Any] | None = None,
