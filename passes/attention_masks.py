@@ -14,7 +14,16 @@ from tvm import relax, tirx
 from tvm.ir import GenericConst
 from tvm.sym import Analyzer
 
-from pocketformer.passes.graph import Graph, Size, constant, is_one, op_name, scalar, shape
+from pocketformer.passes.graph import (
+    Graph,
+    Size,
+    constant,
+    is_one,
+    op_name,
+    scalar,
+    shape,
+    with_span,
+)
 
 # exp() of a score below this is 0 beside any real one, so selecting it and adding it are the same.
 MASKED = -1e4
@@ -70,7 +79,7 @@ def split(graph: Graph, mask: relax.Expr, q_len: Size, kv_len: Size) -> Split:
     if not found.rest:
         return Split(found.causal, None)
     rest = reduce(relax.op.logical_and, found.rest)
-    return Split(found.causal, relax.op.where(rest, kept, fill))
+    return Split(found.causal, with_span(relax.op.where(rest, kept, fill), call.span))
 
 
 def _conditions(graph: Graph, expr: relax.Expr) -> list[relax.Expr]:

@@ -28,6 +28,7 @@ from pocketformer.passes.graph import (
     same_sizes,
     scalar,
     shape,
+    with_span,
 )
 from pocketformer.passes.refusal import Refused
 
@@ -167,7 +168,8 @@ def _selected(graph: Graph, call: relax.Call, last: bool) -> tuple[relax.Expr, r
             if fill > MASKED:
                 raise Refused(f"masked scores become {fill}, not -infinity")
             values = (zero, relax.const(min(fill, HIDDEN) if last else fill, "float32"))
-            return kept, relax.op.where(condition, values[order[0]], values[order[1]])
+            mask = relax.op.where(condition, values[order[0]], values[order[1]])
+            return kept, with_span(mask, call.span)
     raise Refused("scores are selected from something that is no constant")
 
 

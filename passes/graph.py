@@ -151,7 +151,7 @@ def emit(
     """Append a binding of `value` under `name`, its inner calls first; returns its variable."""
     if isinstance(value, relax.Call):
         args = [
-            emit(bindings, arg, name, span) if isinstance(arg, relax.Call) else arg
+            emit(bindings, arg, name, span or value.span) if isinstance(arg, relax.Call) else arg
             for arg in value.args
         ]
         value = relax.Call(value.op, args, value.attrs, value.ty_args, value.span)
@@ -165,9 +165,13 @@ def normalize(value: relax.Expr, span: Span | None = None) -> relax.Expr:
     """`value` with its type inferred, and with `span` if given."""
     normal = relax.BlockBuilder().normalize(value)
     if span is not None and isinstance(normal, relax.Call):
-        spanned = relax.Call(normal.op, normal.args, normal.attrs, normal.ty_args, span)
-        normal = relax.BlockBuilder().normalize(spanned)
+        normal = relax.BlockBuilder().normalize(with_span(normal, span))
     return normal
+
+
+def with_span(call: relax.Call, span: Span | None) -> relax.Call:
+    """`call` as one that stands for the source at `span`."""
+    return relax.Call(call.op, call.args, call.attrs, call.ty_args, span)
 
 
 def entry_functions(mod: IRModule) -> list[tuple[GlobalVar, relax.Function]]:

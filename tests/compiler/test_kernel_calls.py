@@ -96,7 +96,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 # The operators of which at least one must be behind a kernel of this kind.
 BEHIND = {
-    "linear": {"MatMul", "Gemm"},
+    "linear": {"MatMul", "Gemm", "Conv"},      # of patches, or of single places
     "attention": {"MatMul", "Softmax"},
     "layernorm": {"LayerNormalization", "ReduceMean"},
     "rmsnorm": {"ReduceMean", "SimplifiedLayerNormalization", "RMSNormalization"},
