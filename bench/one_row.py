@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 
 import pocketformer as pf
-from pocketformer.compiler import build, pipeline
+from pocketformer.compiler import pipeline
 from pocketformer.compiler.frontends import load
 
 SIZES = {"vocab_size": 1000, "hidden_size": 384, "num_attention_heads": 12,
@@ -36,7 +36,7 @@ def sessions(model: pf.Model, step: str, threads: int) -> list[pf.Session]:
     """One of the model as it is compiled, and one without the pass `step`."""
     steps = [each for each in pipeline.graph() if each.name != step]
     usual = pf.compile(model)
-    with patch.object(build, "graph", lambda: iter(steps)):
+    with patch.object(pipeline, "graph", lambda: iter(steps)):
         without = pf.compile(model)
     return [pf.Session(bundle, threads=threads) for bundle in (usual, without)]
 

@@ -23,10 +23,10 @@ from pocketformer.compiler.link import Linker
 from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.merge_levels import LevelLinker, merge
 from pocketformer.compiler.model import Dim, Model
-from pocketformer.compiler.pipeline import finish, graph, kernels, precision, run
+from pocketformer.compiler.pipeline import finish, kernels, run, shared
 from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.progress import Progress, silent
-from pocketformer.compiler.recipe import Float32, Recipe, check_recipe
+from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
 
@@ -41,7 +41,7 @@ def compile(
     example_inputs: Any = None,
     dims: Mapping[str, str | int | Dim] | None = None,
     component: str | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | None = None,
     embed_weights: bool = False,
     progress: Progress | None = None,
     dump_ir: str | Path | None = None,
@@ -50,6 +50,7 @@ def compile(
 
     `model` is a Model, or anything that `load` takes. `dims` fixes, limits or buckets dimensions by
     axis name or `INPUT.AXIS`: `{"seq": 128}`, `{"seq": "1..512"}`, `{"seq": "16,32,64"}`.
+    `recipe` is one such as BFloat16() or its name, "bfloat16"; without it everything stays float32.
     With `embed_weights` the library holds the weights. `progress` is told each step's name and the
     share of the work that is done. `dump_ir` is a folder that gets the module after every pass, as
     TVMScript.
@@ -58,7 +59,7 @@ def compile(
     """
     tell = progress or silent
     chosen = target if isinstance(target, Target) else load_target(target)
-    recipe = recipe or Float32()
+    recipe = chosen_recipe(recipe)
     check_recipe(recipe, chosen)
     tell("load", 0.0)
     if isinstance(model, Model):
@@ -78,15 +79,15 @@ def _build(
     tell: Progress,
     dump_ir: str | Path | None,
 ) -> Bundle:
-    shared = [*graph(), *precision(recipe)]
+    first = [*shared(recipe)]
     variants = target.variants
-    steps = len(shared) + sum(len([*kernels(each), *finish(each)]) for each in variants)
+    steps = len(first) + sum(len([*kernels(each), *finish(each)]) for each in variants)
     # Generating code and linking take about as long as all the passes together.
     watch = Watch(tell, 2 * steps, dump_ir)
     explanation = Explanation()
     with explanation.listening():
         module, fixed = _entries(model)
-        module = run(module, shared, target, watch.of(explanation))
+        module = run(module, first, target, watch.of(explanation))
     folding = Folding(model.weights)
     several = len(variants) > 1
     passing = [LevelPasses(each, module, explanation.fork(), watch, several) for each in variants]

@@ -28,22 +28,11 @@ MAX_EXPANDED_BYTES = 1 << 20
 EXPANDING = ("relax.broadcast_to", "relax.repeat", "relax.tile")
 
 
-def fold_weights(
-    mod: IRModule, weights: Mapping[str, np.ndarray]
-) -> tuple[IRModule, dict[str, np.ndarray]]:
-    """Evaluate every binding of the entry functions that depends on weights only.
-
-    Returns the module, whose entry functions take the results as parameters after their inputs,
-    and all the weights that any of them takes. Equal results are computed and kept once.
-    """
-    folding = Folding(weights)
-    return folding.module(mod), folding.kept
-
-
 class Folding:
-    """`fold_weights` of several modules of one model; `kept` is what any of them takes.
+    """Folds the modules of one model; `kept` are all the weights that any of them takes.
 
-    `_names` leads from what was computed to its parameter's name.
+    Equal results are computed and kept once: `_names` leads from what was computed to its
+    parameter's name.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -52,6 +41,10 @@ class Folding:
         self.kept: dict[str, np.ndarray] = {}
 
     def module(self, mod: IRModule) -> IRModule:
+        """Evaluate every binding of the entry functions that depends on weights only.
+
+        The entry functions returned take the results as parameters after their inputs.
+        """
         functions = dict(mod.functions.items())
         for gvar, func in entry_functions(mod):
             functions[gvar] = self.function(func)

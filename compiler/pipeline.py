@@ -1,4 +1,8 @@
-"""The order of all passes, top to bottom, and the loop that runs them."""
+"""The order of all passes, top to bottom, and the loop that runs them.
+
+`shared` runs once; then every level of the target runs its own `kernels`, has its weights folded
+(folding.py) and runs its own `finish`.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +47,10 @@ class Step:
     run: Pass
 
 
-def pipeline(target: Target, recipe: Recipe) -> Iterator[Step]:
-    """From an imported module to one whose fused operators are kernels with packed weights."""
+def shared(recipe: Recipe) -> Iterator[Step]:
+    """What no level of a target changes: from an imported module to fused operators."""
     yield from graph()
     yield from precision(recipe)
-    yield from kernels(target)
 
 
 def graph() -> Iterator[Step]:

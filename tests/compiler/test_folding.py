@@ -4,15 +4,16 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.relax import op
 
-from pocketformer.compiler.folding import fold_weights
+from pocketformer.compiler.folding import Folding
 from tests.passes.graphs import module, random, run
 
 X, W = (2, 8), (8, 24)
 
 
 def folded(before, weights):
-    after, kept = fold_weights(before, weights)
-    return relax.transform.CanonicalizeBindings()(after), kept
+    folding = Folding(weights)
+    after = folding.module(before)
+    return relax.transform.CanonicalizeBindings()(after), folding.kept
 
 
 def test_a_packed_weight_replaces_the_weight():

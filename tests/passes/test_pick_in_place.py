@@ -9,9 +9,10 @@ from tvm.script import ir as I
 from tvm.script import tirx as T
 
 from pocketformer import targets
-from pocketformer.compiler.folding import fold_weights
-from pocketformer.compiler.pipeline import finish, graph, kernels
+from pocketformer.compiler.folding import Folding
+from pocketformer.compiler.pipeline import finish, kernels, shared
 from pocketformer.compiler.pipeline import run as run_steps
+from pocketformer.compiler.recipe import Float32
 from pocketformer.passes.graph import op_name
 from pocketformer.passes.pack_memory import IN_PLACE
 from pocketformer.passes.pick_in_place import PickInPlace
@@ -40,6 +41,47 @@ class Before:
 def test_marks_what_is_read_where_the_result_is_written():
     after = PickInPlace()(Before)
     tvm.ir.assert_structural_equal(after["main"], Before["main"].with_attr(IN_PLACE, [0]))
+
+
+@I.ir_module
+class TwoResults:
+    @T.prim_func(s_tir=True)
+    def main(
+        x: T.Buffer((8,), "float32"), a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")
+    ):
+        for i in range(8):
+            with T.sblock("b"):
+                vi = T.axis.remap("S", [i])
+                b[vi] = x[vi] * T.float32(2)
+        for i in range(8):
+            with T.sblock("a"):
+                vi = T.axis.remap("S", [i])
+                a[vi] = x[vi] + T.float32(1)
+
+
+def test_leaves_a_function_with_two_results():
+    tvm.ir.assert_structural_equal(PickInPlace()(TwoResults), TwoResults)
+
+
+@I.ir_module
+class ReadLater:
+    @T.prim_func(s_tir=True)
+    def main(
+        x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32"), z: T.Buffer((8,), "float32")
+    ):
+        for i in range(8):
+            with T.sblock("double"):
+                vi = T.axis.remap("S", [i])
+                z[vi] = x[vi] * T.float32(2)
+        for i in range(8):
+            with T.sblock("add"):
+                vi = T.axis.remap("S", [i])
+                z[vi] = z[vi] + y[vi]
+
+
+def test_leaves_what_is_read_after_the_result_was_written():
+    after = PickInPlace()(ReadLater)
+    tvm.ir.assert_structural_equal(after["main"], ReadLater["main"].with_attr(IN_PLACE, [0]))
 
 
 @pytest.mark.parametrize(
@@ -75,11 +117,12 @@ def compiled(before, weights):
                 if op_name(binding.value) == "relax.memory.alloc_storage":
                     arena.append(int(binding.value.args[0].values[0]))
 
-    mod, kept = fold_weights(run_steps(before, [*graph(), *kernels(host)], host), weights)
+    folding = Folding(weights)
+    mod = folding.module(run_steps(before, [*shared(Float32()), *kernels(host)], host))
     names = [str(param.name) for param in mod["main"].params[1:]]
     library = relax.build(run_steps(mod, finish(host), host, watch), host.tvm(), None)
     machine = relax.VirtualMachine(library, tvm.cpu())
-    fixed = [tvm.runtime.tensor(kept[name]) for name in names]
+    fixed = [tvm.runtime.tensor(folding.kept[name]) for name in names]
     return lambda x: machine["main"](tvm.runtime.tensor(x), *fixed)[0].numpy(), arena
 
 
