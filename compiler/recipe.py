@@ -52,6 +52,24 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]()
 
 
+def chosen_recipe(given: Recipe | str | None) -> Recipe:
+    """The recipe `given`, or of this name; float32 for None. Raises BadRecipe for anything else."""
+    if given is None:
+        return Float32()
+    if isinstance(given, str):
+        return recipe_named(given)
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, type):
+        found = f"the class {given.__name__}"
+    else:
+        found = f"of type {type(given).__name__}"
+    raise BadRecipe(
+        f"the recipe is {found}; give it by name, one of {', '.join(RECIPES)}, "
+        f"or as an instance, like BFloat16()"
+    )
+
+
 def check_recipe(recipe: Recipe, target: Target) -> None:
     """Raises BadRecipe where `target` cannot compute as `recipe` says."""
     if isinstance(recipe, Float16) and not (target.arch == "aarch64" and "fp16" in target.isa):

@@ -6,6 +6,7 @@ import pytest
 import pocketformer as pf
 from pocketformer import targets
 from pocketformer.compiler.recipe import RECIPES, recipe_named
+from tests.compiler.tiny import one_sentence
 from tests.device.phones import TOKEN, running
 from tests.encoder import encoder, inputs
 from tests.numerics.check import reference
@@ -16,6 +17,30 @@ def test_a_recipe_is_known_by_its_name():
     assert [recipe_named(name).name for name in RECIPES] == list(RECIPES)
     with pytest.raises(pf.BadRecipe, match="no recipe 'int3'; one of float32, bfloat16, float16"):
         recipe_named("int3")
+
+
+@pytest.mark.parametrize("given", ["bfloat16", pf.BFloat16()], ids=["name", "instance"])
+def test_compile_takes_a_recipe_or_its_name(given):
+    assert pf.compile(encoder(), "host", recipe=given).manifest.recipe == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("BFloat16", "no recipe 'BFloat16'"),
+        ("", "no recipe ''"),
+        (pf.BFloat16, "the recipe is the class BFloat16; give it by name"),
+        (16, "the recipe is of type int; give it by name"),
+        (False, "the recipe is of type bool; give it by name"),
+    ],
+    ids=str,
+)
+def test_what_is_no_recipe_is_told_the_names(given, words):
+    with pytest.raises(pf.BadRecipe) as error:
+        pf.compile(encoder(), "host", recipe=given)
+    text = one_sentence(error)
+    assert text.startswith(words)
+    assert "one of float32, bfloat16, float16" in text
 
 
 def test_float16_is_refused_where_the_processor_has_no_arithmetic_for_it():
