@@ -33,7 +33,10 @@ def _marked(func: tirx.PrimFunc) -> tirx.PrimFunc:
     if scheduled or not func.params or not _is_buffer(func.params[-1]):
         return func
     result = func.params[-1]
-    moved = _moved(func, result)
+    written, late = _order(func, result)
+    if any(param in written for param in func.params[:-1]):
+        return func     # it has several results, and they may not take each other's arguments
+    moved = _moved(func, result) | late
     own = [buffer for buffer in moved if _alike(buffer, result) and buffer not in func.params]
     places = [
         number for number, param in enumerate(func.params[:-1])
@@ -64,6 +67,24 @@ def _moved(func: tirx.PrimFunc, result: Any) -> set[Any]:
     # What is read outside such blocks, as a scan does, may be read anywhere.
     every = Counter(load.source for load in _loads(func.body))
     return moved | {buffer for buffer, times in every.items() if times != seen[buffer]}
+
+
+def _order(func: tirx.PrimFunc, result: Any) -> tuple[set[Any], set[Any]]:
+    """The buffers that are written, and those that are read after the result was."""
+    written: set[Any] = set()
+    late: set[Any] = set()
+
+    def visit(node: Any) -> None:
+        match node:
+            case tirx.BufferStore():    # visited after the loads in it
+                written.add(node.buffer)
+            case TensorLoad() if result in written:
+                late.add(node.source)
+            case s_tir.SBlock():
+                written.update(target.source for target in node.writes)
+
+    tvm_ffi.structural_walk(func.body, visit)
+    return written, late
 
 
 def _loads(stmt: Any) -> list[Any]:
