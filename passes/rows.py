@@ -66,7 +66,9 @@ def rows_read(graph: Graph, call: relax.Expr) -> Rows | None:
             return None
     if rows is None or not isinstance(rows.total, int):
         return rows
-    return rows if int(rows.begin) >= 0 and rows.begin + rows.count <= rows.total else None
+    # Where they begin must be known, too: nothing else tells that they lie inside.
+    inside = isinstance(rows.begin, int) and 0 <= rows.begin <= rows.total - rows.count
+    return rows if inside else None
 
 
 def _of_slice(graph: Graph, call: relax.Call) -> Rows | None:

@@ -185,6 +185,16 @@ def test_leaves_most_of_the_rows():
     assert refuses(body, {"x": X}, {"w": W})
 
 
+def test_leaves_a_row_whose_place_is_not_known():
+    place = tirx.Var("n", "int64")
+
+    def body(x, at, w):
+        product = op.matmul(x, w)
+        return op.strided_slice(product, [1], [place], [place + 1], assume_inbound=True)
+
+    assert refuses(body, {"x": X, "at": (place,)}, {"w": W})
+
+
 def test_says_what_mixes_the_rows(reasons):
     def body(x, w):
         return take_first(op.nn.softmax(op.matmul(x, w), axis=1))
