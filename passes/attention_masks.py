@@ -140,8 +140,9 @@ def _compared(
 def _places(graph: Graph, expr: relax.Expr) -> Places | Size | None:
     """What is known of integers in the model: their places along an axis, or the one number."""
     value = graph.value(expr)
-    if (number := scalar(value)) is not None:
-        return int(number)
+    if isinstance(value, GenericConst):
+        number = constant(value)
+        return int(number.item()) if number.size == 1 and number.dtype.kind in "iu" else None
     if op_name(value) == "relax.arange":
         start, _, step = (_size(arg) for arg in value.args)
         return Places(-1, start) if is_one(step) and start is not None else None

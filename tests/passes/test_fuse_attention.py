@@ -260,6 +260,17 @@ def test_keys_up_to_the_one_before_are_no_causal_mask():
     assert not composites(after)[0][1].get("causal")
 
 
+def test_a_place_between_two_keys_is_not_cut_to_the_one_before():
+    def condition():
+        return op.greater_equal(op.reshape(op.arange(0, S, 1, "float32"), (1, 1, 1, S)), const(0.5))
+
+    before = module(INPUTS, {}, masked(condition, -3.4e38))
+    after = FuseAttention()(before)
+    assert len(after["fused_attention"].params) == 4
+    arrays = random(SHAPE, SHAPE, SHAPE)
+    np.testing.assert_allclose(run(after, *arrays)[0], run(before, *arrays)[0], atol=1e-5)
+
+
 def test_keeps_symbolic_lengths():
     length = tirx.Var("seq", "int64")
 
