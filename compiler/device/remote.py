@@ -15,6 +15,7 @@ from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.connection import connect
 from pocketformer.compiler.device.store import upload_bundle
 from pocketformer.compiler.device.token import find_token
+from pocketformer.compiler.errors import DeviceRefused
 from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.signature import Signature
 
@@ -48,11 +49,10 @@ class RemoteSession:
         try:
             refuse_device(bundle.manifest, self.info)
             self._handle = self._open(bundle, threads, progress)
-            described = json.loads(self._call("describe", self._handle))
+            self.threads, self.level = self._described()
         except BaseException:
             self.close()
             raise
-        self.threads, self.level = int(described["threads"]), str(described["level"])
         self.last_ms: float | None = None
 
     def _open(self, bundle: Bundle, threads: int | None, progress: Progress | None) -> int:
@@ -63,6 +63,16 @@ class RemoteSession:
                 return self._open(Bundle.load(saved, check_machine=False), threads, progress)
         upload_bundle(self._connection, bundle, progress)
         return int(self._call("open", bundle.manifest.to_json(), threads or 0))
+
+    def _described(self) -> tuple[int, str]:
+        told = json.loads(self._call("describe", self._handle))
+        try:
+            return int(told["threads"]), str(told["level"])
+        except KeyError as missing:
+            raise DeviceRefused(
+                f"{self._connection.name} does not tell the {missing.args[0]} of a session; "
+                "give it this version's runtime"
+            ) from None
 
     def run(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name; `last_ms` then tells how long it took on the device's clock."""

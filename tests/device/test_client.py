@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.device.address import Address
-from pocketformer.compiler.device.connection import connect
+from pocketformer.compiler.device.connection import Connection, connect
 from pocketformer.compiler.device.handshake import info
 from pocketformer.compiler.errors import (
     BadBundle,
@@ -315,6 +315,18 @@ def test_a_bundle_of_another_tvm_is_refused(path, program):
     loaded = Bundle.load(path)
     old = replace(loaded, manifest=replace(loaded.manifest, tvm_version="0.26.0"))
     assert "compiled with TVM 0.26.0, pf (" in refusal(DeviceRefused, old, program.address)
+
+
+def test_a_runtime_that_tells_less_is_refused(path, program, monkeypatch):
+    call = Connection.call
+
+    def older(self, name, *arguments):
+        told = call(self, name, *arguments)
+        return told.replace("level", "rank") if name.endswith("describe") else told
+
+    monkeypatch.setattr(Connection, "call", older)
+    text = refusal(DeviceRefused, path, program.address)
+    assert text.endswith("does not tell the level of a session; give it this version's runtime")
 
 
 # What is no device
