@@ -52,6 +52,8 @@ class QuantizedLinear:
     round(result / out_scale) + out_zero, ties to even, with the nearest number for what lies
     outside. Inputs: x, weight, weight_scale, weight_sum[n] (int32: the sum of each column),
     x_scale, x_zero?, bias?, residual?, out_scale[1]?, out_zero[1]? (int32).
+
+    No pass makes one yet: its templates are for the integer recipes to come.
     """
 
     m: int | None
@@ -92,6 +94,8 @@ class WeightOnlyLinear:
     -8 to 7, and scale[k / group, n]: one for `group` rows of a column. x, scale, bias, residual and
     out are float32. With `round_x`, x is rounded to multiples of its largest magnitude / 127, over
     each row, or with 4 bits over each group of a row, so that products are of whole numbers.
+
+    No pass makes one yet: its templates are for the integer recipes to come.
     """
 
     m: int | None

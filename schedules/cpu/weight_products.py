@@ -39,7 +39,6 @@ class Arguments:
 class Products(ABC):
     """Adds x @ weight to tiles; `columns` is the width of a panel."""
 
-    dot_name = ""
     imports = ""      # functions in LLVM's language that the kernel calls
 
     def __init__(self, isa: Isa, work: WeightOnlyLinear, columns: int) -> None:

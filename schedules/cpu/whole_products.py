@@ -34,7 +34,7 @@ class WholeProducts(Products):
 
     def __init__(self, isa: Isa, work: WeightOnlyLinear, columns: int, dot: Dot) -> None:
         super().__init__(isa, work, columns)
-        self.dot, self.dot_name, self.imports = dot, dot.name, dot.llvm
+        self.dot, self.imports = dot, dot.llvm
         self.digits = 1 if work.round_x else 3
         self.positive = isinstance(dot, Int8Dot) and dot.unsigned
         self.offset = OFFSET if work.bits == 4 else 128 * self.positive
