@@ -61,7 +61,7 @@ def main() -> None:
     target = targets.load(wanted.target)
     reader = Reader(target, wanted.threads)
     size = LEAST << 20
-    speed = size / reader.seconds(size)
+    speed = 1e-9 * size / reader.seconds(size)
     print(f"Reading {LEAST} MiB, threads: {wanted.threads}: {speed:.1f} GB/s.")
     print("\n| workload | kernel | weights: MiB | us | GB/s | reading: GB/s | of it |")
     print("|---|---|---|---|---|---|---|")
@@ -107,9 +107,9 @@ class Reader:
         self._function(array, self._out)
 
     def seconds(self, size: int) -> float:
-        """GB/s is `size` by this; the fastest of a few calls."""
+        """To read an array of `size` bytes: the fastest of a few calls."""
         array = self.array(size)
-        return 1e9 * min(_seconds(self, array) for _ in range(ROUNDS))
+        return min(_seconds(self, array) for _ in range(ROUNDS))
 
 
 def measure(workload: Workload, shapes: Shapes, target: Target, reader: Reader) -> Read:
