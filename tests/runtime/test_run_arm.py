@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +15,7 @@ import pytest
 import pocketformer as pf
 from pocketformer import runtime
 from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.device.emulator import run_program, set_up
-from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.device.emulator import run_program
 from pocketformer.compiler.recipe import BFloat16
 from pocketformer.compiler.session import Session
 from pocketformer.schedules.cpu.intrinsics import isa_of
@@ -32,14 +30,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
-    """Runs a program on the phone. Without apt or network its tests are left out, not in CI."""
-    try:
-        set_up()
-    except SetUpFailed as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+def run(emulator: None) -> Run:
+    """Runs a program on the phone."""
     program = runtime.build("arm64-linux").run
     return lambda *words, **options: run_program([program, *map(str, words)], **options)
 
