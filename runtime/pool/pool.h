@@ -2,9 +2,10 @@
 
    A thread that runs a model enters a team for as long as the run takes, and pool_launch then gives
    every loop to that team. The caller works too and waits for nobody who has not begun: a loop is cut
-   into more tasks than there are threads, each takes the next one when it is done with one, and where
-   another program has a core, or a core is slow, the others do its share. Between the loops of a run
-   the workers keep looking for the next one for a moment; after the run they sleep. */
+   into more tasks than there are threads, each thread has a range of them, and one that is done with
+   its own takes half of what another has left: where another program has a core, or a core is slow,
+   the others do its share. Between the loops of a run the workers keep looking for the next one for
+   a moment; after the run they sleep. */
 #ifndef POCKETFORMER_POOL_H_
 #define POCKETFORMER_POOL_H_
 
