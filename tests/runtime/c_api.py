@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -277,10 +278,13 @@ def run_in_child(folder: Path, given: Mapping[str, np.ndarray]) -> tuple[int, in
     found = len(os.listdir("/proc/self/task")) - before
     read, write = os.pipe()
     if (child := os.fork()) == 0:
-        other = Session(folder, threads=2)
-        same = right == again == session.run(given)[0][2] == other.run(given)[0][2]
-        os.write(write, bytes([len(os.listdir("/proc/self/task")), same]))
-        os._exit(0)
+        signal.alarm(50)    # it may hang, and the worker that it copies must not go on twice
+        try:
+            other = Session(folder, threads=2)
+            same = right == again == session.run(given)[0][2] == other.run(given)[0][2]
+            os.write(write, bytes([len(os.listdir("/proc/self/task")), same]))
+        finally:
+            os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
     count, same = os.read(read, 2) or (0, 0)
