@@ -37,12 +37,17 @@ def test_compiles_without_calls_of_libm(workload, target):
     assert not re.search(r"\b(expf|exp2f|erff|tanhf|nearbyintf|roundf)\b", code)
 
 
-@pytest.mark.parametrize(("target", "multiply_add", "limit"), [
-    ("raspberrypi5", "fmla", 1.2), ("pixel8", "fmla", 1.2), ("x86_64-linux", "vfmadd", 2.0)])
+# Where the rows are symbolic, LLVM counts Arm's loop by the weights' address, which keeps it from
+# loading them in pairs: 116 instructions for 96 multiply-adds, not 110.
+@pytest.mark.parametrize(("target", "multiply_add", "known", "symbolic"), [
+    ("raspberrypi5", "fmla", 1.15, 1.21),
+    ("pixel8", "fmla", 1.15, 1.21),
+    ("x86_64-linux", "vfmadd", 2.0, 2.0),
+])
 @pytest.mark.parametrize("m", [128, None], ids=["known", "symbolic"])
 @pytest.mark.parametrize("activation", ["", "gelu"])
 def test_the_inner_loop_has_few_instructions_beside_multiply_add(
-    target, multiply_add, limit, m, activation
+    target, multiply_add, known, symbolic, m, activation
 ):
     workload, target = Linear(m, 384, 384, bias=True, activation=activation), targets.load(target)
     point = Gemm.default(target, workload)
@@ -52,5 +57,5 @@ def test_the_inner_loop_has_few_instructions_beside_multiply_add(
     full = [(count, lines) for count, lines in counted if count and count % tile == 0]
     assert full
     count, lines = min(full, key=lambda found: len(found[1]) / found[0])
-    assert len(lines) / count <= limit
+    assert len(lines) / count <= (known if m else symbolic)
     assert not any("[sp" in line or "(%rsp" in line for line in lines), "a register is spilled"
