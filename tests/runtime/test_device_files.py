@@ -265,6 +265,7 @@ def test_a_bundle_runs_from_the_store(opened):
             {"name": "same", "dtype": "float32", "shape": ["batch", "seq", "8"]},
         ],
         "threads": 1,
+        "level": "",
     }
     given = inputs(batch=2, seq=3)
     for place, array in enumerate(given.values()):
