@@ -192,7 +192,8 @@ def compile_loops(folder: Path, shared: bool) -> Path:
     from pocketformer import targets
     from pocketformer.compiler.bundle import Bundle
     from pocketformer.compiler.link import Linker
-    from pocketformer.compiler.manifest import Entry, Manifest
+    from pocketformer.compiler.manifest import Manifest
+    from pocketformer.compiler.manifest_records import Entry
     from pocketformer.compiler.model import TensorSpec
     from pocketformer.compiler.pool import pool_objects
     from pocketformer.schedules.cpu.kernel import parallel_loop, prim_func

@@ -20,7 +20,8 @@ from pocketformer.compiler import manifest as layout
 from pocketformer.compiler.checksum import FileRecord, HashedFile, check_chunks, check_whole
 from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadBundle
-from pocketformer.compiler.manifest import Manifest, WeightsRecord
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import WeightsRecord
 from pocketformer.compiler.replace import replacing_folder
 from pocketformer.compiler.weights import read_weights, write_weights
 

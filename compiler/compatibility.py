@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pocketformer.compiler.errors import BadBundle, BadInput, DeviceRefused
 from pocketformer.compiler.machine import Machine, this_machine
-from pocketformer.compiler.manifest import Manifest, TargetRecord, version_of
+from pocketformer.compiler.manifest import Manifest, version_of
+from pocketformer.compiler.manifest_records import TargetRecord
 from pocketformer.targets.host import WORDS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from pocketformer.compiler.kernel_calls import Entry, KernelCalls, bindings, kernel_of
-from pocketformer.compiler.manifest import OperatorRecord
+from pocketformer.compiler.manifest_records import OperatorRecord
 from pocketformer.compiler.model import Operator
 from pocketformer.compiler.pipeline import VIEWS
 from pocketformer.passes.graph import Graph, entry_functions, op_name, sources

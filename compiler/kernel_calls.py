@@ -10,7 +10,7 @@ from tvm import relax, tirx
 from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.compiler.costs import TEMPLATES, Cost, LoopNest, template_cost
-from pocketformer.compiler.manifest import KernelRecord, MemoryRecord
+from pocketformer.compiler.manifest_records import KernelRecord, MemoryRecord
 from pocketformer.compiler.memory import Scratch, arenas, scratch_of
 from pocketformer.compiler.model import Operator
 from pocketformer.passes.graph import entry_functions, op_name, sources

@@ -15,7 +15,7 @@ from tvm.ir import IRModule
 
 from pocketformer.compiler.explain import Explanation
 from pocketformer.compiler.folding import Folding
-from pocketformer.compiler.manifest import Entry, KernelRecord, MemoryRecord, OperatorRecord
+from pocketformer.compiler.manifest_records import Entry, KernelRecord, MemoryRecord, OperatorRecord
 from pocketformer.compiler.model import Model
 from pocketformer.compiler.pipeline import Step, finish, kernels, run
 from pocketformer.compiler.progress import Progress

@@ -11,7 +11,7 @@ from tvm import relax, s_tir, tirx
 from tvm.ir import IRModule
 
 from pocketformer.compiler.costs import analyzer_of, formula, number, product, put, sizes_of, total
-from pocketformer.compiler.manifest import MemoryRecord
+from pocketformer.compiler.manifest_records import MemoryRecord
 from pocketformer.compiler.model import Axis
 from pocketformer.passes.graph import Size, entry_functions, op_name
 from pocketformer.schedules.cpu.kernel import STACK

@@ -14,7 +14,7 @@ from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.compiler.levels import LevelCode
 from pocketformer.compiler.link import Linker
-from pocketformer.compiler.manifest import LevelRecord, TargetRecord
+from pocketformer.compiler.manifest_records import LevelRecord, TargetRecord
 from pocketformer.compiler.object_code import ObjectCode, read_object
 from pocketformer.passes.graph import entry_functions
 

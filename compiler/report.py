@@ -16,7 +16,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pocketformer.compiler.bench import Result
     from pocketformer.compiler.bundle import Bundle
-    from pocketformer.compiler.manifest import LevelRecord, Manifest, OperatorRecord
+    from pocketformer.compiler.manifest import Manifest
+    from pocketformer.compiler.manifest_records import LevelRecord, OperatorRecord
     from pocketformer.compiler.model import Axis, Dim, Model, TensorSpec
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from pocketformer.compiler.axes import evaluate, solve
 from pocketformer.compiler.errors import BadDim, BadInput
-from pocketformer.compiler.manifest import Entry, Manifest
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import Entry
 from pocketformer.compiler.model import Dim, TensorSpec
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from pocketformer.compiler.axes import evaluate
-from pocketformer.compiler.manifest import KernelRecord, Manifest
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import KernelRecord
 from pocketformer.compiler.model import Axis
 from pocketformer.compiler.profiling.result import Call
 

@@ -13,7 +13,8 @@ import numpy as np
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.cache import cache_folder
 from pocketformer.compiler.errors import BadBundle, UnknownTarget
-from pocketformer.compiler.manifest import TargetRecord, version_of
+from pocketformer.compiler.manifest import version_of
+from pocketformer.compiler.manifest_records import TargetRecord
 from pocketformer.compiler.profiling.result import Limits
 from pocketformer.compiler.session import Session
 from pocketformer.targets import CoreCluster, Target

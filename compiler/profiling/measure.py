@@ -11,7 +11,8 @@ from typing import Any
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadInput, PocketformerError
 from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
-from pocketformer.compiler.manifest import Manifest, TargetRecord
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import TargetRecord
 from pocketformer.compiler.profiling.attribution import Timed, attribute, kernels_of
 from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits

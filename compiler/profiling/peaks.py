@@ -15,7 +15,8 @@ from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.link import Linker
-from pocketformer.compiler.manifest import Entry, Manifest
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import Entry
 from pocketformer.compiler.model import Dim, TensorSpec
 from pocketformer.compiler.pipeline import finish, run
 from pocketformer.compiler.pool import pool_objects

@@ -9,7 +9,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.manifest import Entry
+from pocketformer.compiler.manifest_records import Entry
 from pocketformer.compiler.model import Dim, TensorSpec
 from tests.compiler.tiny import build, tiny_manifest
 

@@ -9,7 +9,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.manifest import Entry
+from pocketformer.compiler.manifest_records import Entry
 from pocketformer.compiler.model import TensorSpec
 from tests.compiler.tiny import build, tiny_manifest
 

@@ -21,7 +21,7 @@ from pocketformer.compiler.checksum import HashedFile
 from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.machine import Machine, this_machine
-from pocketformer.compiler.manifest import TargetRecord
+from pocketformer.compiler.manifest_records import TargetRecord
 from pocketformer.compiler.session import Session
 from tests.compiler.tiny import expected, inputs, one_sentence, tiny_manifest, tiny_weights
 

@@ -14,7 +14,8 @@ from pocketformer.compiler.compatibility import choose_level
 from pocketformer.compiler.errors import BadInput
 from pocketformer.compiler.link import Linker
 from pocketformer.compiler.machine import Machine
-from pocketformer.compiler.manifest import Entry, LevelRecord, Manifest, TargetRecord
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import Entry, LevelRecord, TargetRecord
 from pocketformer.compiler.object_code import read_object
 from tests.compiler.tiny import one_sentence, tiny_manifest
 from tests.encoder import encoder, inputs

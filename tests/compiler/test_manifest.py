@@ -9,13 +9,8 @@ import pytest
 
 from pocketformer.compiler.checksum import FileRecord
 from pocketformer.compiler.errors import BadBundle
-from pocketformer.compiler.manifest import (
-    Entry,
-    LevelRecord,
-    Manifest,
-    TargetRecord,
-    WeightsRecord,
-)
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import Entry, LevelRecord, TargetRecord, WeightsRecord
 from pocketformer.compiler.model import TensorSpec
 from tests.compiler.tiny import one_sentence, tiny_manifest
 

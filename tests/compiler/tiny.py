@@ -13,7 +13,8 @@ from tvm.script import relax as R
 from pocketformer import targets
 from pocketformer.compiler.link import Linker
 from pocketformer.compiler.machine import this_machine
-from pocketformer.compiler.manifest import Entry, Manifest, OperatorRecord, TargetRecord
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import Entry, OperatorRecord, TargetRecord
 from pocketformer.compiler.model import Dim, TensorSpec
 from pocketformer.compiler.pool import pool_objects
 

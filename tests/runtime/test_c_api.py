@@ -22,7 +22,7 @@ from pocketformer.compiler.axes import evaluate
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadDim, PocketformerError
 from pocketformer.compiler.machine import cpus, this_machine
-from pocketformer.compiler.manifest import Entry, LevelRecord, OperatorRecord, TargetRecord
+from pocketformer.compiler.manifest_records import Entry, LevelRecord, OperatorRecord, TargetRecord
 from pocketformer.compiler.model import Dim
 from pocketformer.compiler.session import Session
 from pocketformer.runtime import toolchain
