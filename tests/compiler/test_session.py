@@ -328,7 +328,7 @@ def run_python(code: str, *args: object, **environment: str) -> str:
 
 
 DOUBLE = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 import numpy as np
 from pocketformer.compiler.session import Session
 
@@ -338,7 +338,7 @@ def check(session):
     np.testing.assert_array_equal(session.run(x=x)["y"], 2 * x)
 
 def threads(most=1):
-    end = time.monotonic() + 5      # one that was joined may be listed for a moment
+    end = time.monotonic() + 30     # one that was joined may be listed for a moment
     while (count := len(os.listdir("/proc/self/task")) - before) > most:
         if time.monotonic() > end:
             break
@@ -389,6 +389,7 @@ session = Session(sys.argv[1], threads=2)
 check(session)
 child = os.fork()
 if child == 0:
+    signal.alarm(60)    # a child that hangs would keep our output open
     check(session)
     check(Session(sys.argv[1], threads=2))
     print(len(os.listdir("/proc/self/task")), end=" ", flush=True)
