@@ -20,7 +20,7 @@ from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import BadBundle, BadInput
 from pocketformer.compiler.local import empty_aligned
 from pocketformer.compiler.machine import cpus
-from pocketformer.compiler.manifest import Entry
+from pocketformer.compiler.manifest_records import Entry
 from pocketformer.compiler.model import Dim, TensorSpec
 from pocketformer.compiler.session import Session
 from tests.compiler.kinds import of_kinds, save_kinds
