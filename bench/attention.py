@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.kernels import SHAPES, attention
+from bench.onnx_files import around, one_thread
 from pocketformer.compiler.worker import Worker
 
 TURNS = 6       # the machine may be busy: the best of several short turns
@@ -52,13 +53,8 @@ class Ours:
 class Onnxruntime:
     """The contrib operator MultiHeadAttention on one thread; hidden keys are told by 0 and 1."""
 
-    def __init__(self) -> None:
-        import onnxruntime
-
-        self._library = onnxruntime
-
     def load(self, words: list[str]) -> None:
-        from onnx import TensorProto, helper
+        from onnx import helper
 
         batch, q_len, kv_len, heads, _, size = map(int, words[:6])
         rows = {"q": q_len, "k": kv_len, "v": kv_len}
@@ -71,18 +67,9 @@ class Onnxruntime:
         node = helper.make_node(
             "MultiHeadAttention", names, ["out"], domain="com.microsoft", num_heads=heads,
             unidirectional=int("causal" in words))
-        given = [helper.make_tensor_value_info(
-                     name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-                 for name, array in self._feed.items()]
-        out = helper.make_tensor_value_info(
-            "out", TensorProto.FLOAT, (batch, q_len, heads * size))
-        model = helper.make_model(
-            helper.make_graph([node], "attention", given, [out]), ir_version=9,
-            opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)])
-        options = self._library.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = self._library.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        given = {name: (array.dtype.name, array.shape) for name, array in self._feed.items()}
+        out = ("float32", (batch, q_len, heads * size))
+        self._session = one_thread(around([node], given, {"out": out}, {}).SerializeToString())
 
     def time(self, seconds: float) -> float:
         return fastest(lambda: self._session.run(None, self._feed), seconds)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.onnx_files import around
 from bench.small_rows import TURNS
 from pocketformer.compiler.worker import Worker
 
@@ -51,11 +52,11 @@ def race(kind: str, rows: int, size: int, wanted: argparse.Namespace) -> list[fl
 def write_stack(path: Path, kind: str, size: int) -> Path:
     """An ONNX file: x[rows, size], COUNT operators one after the other, y."""
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper
 
     random = np.random.default_rng(0)
     nodes: list[Any] = []
-    weights = []
+    weights = {}
     for at in range(COUNT):
         given, result = "x" if at == 0 else f"h{at}", "y" if at == COUNT - 1 else f"h{at + 1}"
         if kind == "softmax":
@@ -65,14 +66,11 @@ def write_stack(path: Path, kind: str, size: int) -> Path:
             nodes.append(helper.make_node("Add", [given, "x"], [f"sum{at}"]))
             given = f"sum{at}"
         for name in (f"scale{at}", f"bias{at}"):
-            array = random.standard_normal(size).astype("float32")
-            weights.append(numpy_helper.from_array(array, name))
+            weights[name] = random.standard_normal(size).astype("float32")
         nodes.append(helper.make_node(
             "LayerNormalization", [given, f"scale{at}", f"bias{at}"], [result], axis=-1))
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size]) for name in "xy"]
-    graph = helper.make_graph(nodes, "stack", ends[:1], ends[1:], weights)
-    onnx.save(helper.make_model(
-        graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    end = ("float32", ("rows", size))
+    onnx.save(around(nodes, {"x": end}, {"y": end}, weights), path)
     return path
 
 

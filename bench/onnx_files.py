@@ -1,4 +1,7 @@
-"""The ONNX files of a model: as exported, of fixed sizes, and optimized by onnxruntime's tool."""
+"""The ONNX files of a model: as exported, of fixed sizes, and optimized by onnxruntime's tool.
+
+And what benches of single operators share: a model around them, and onnxruntime on one thread.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bench.models import BenchModel
 
 EXAMPLE = {"batch": 2, "seq": 12}
 LONGEST = {"batch": 64, "seq": 512}
+OPSETS = {"": 17, "com.microsoft": 1}
+Ends = Mapping[str, tuple[str, Sequence[int | str]]]    # dtypes and shapes by name
 
 
 def made(output: Path, make: Callable[[Path], object]) -> Path:
@@ -110,3 +117,31 @@ def _optimize(model: BenchModel, output: Path) -> None:
         hidden_size=config.hidden_size,
         opt_level=0,
     ).save_model_to_file(str(output))
+
+
+def around(
+    nodes: Sequence[Any], inputs: Ends, outputs: Ends, weights: Mapping[str, np.ndarray]
+) -> Any:
+    """A ModelProto of `nodes`, of ONNX's operators and of onnxruntime's own."""
+    from onnx import helper, numpy_helper
+
+    given, results = (
+        [helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+         for name, (dtype, shape) in ends.items()]
+        for ends in (inputs, outputs)
+    )
+    kept = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    domains = sorted({"", *(node.domain for node in nodes)})
+    return helper.make_model(
+        helper.make_graph(nodes, "operators", given, results, kept), ir_version=9,
+        opset_imports=[helper.make_opsetid(domain, OPSETS[domain]) for domain in domains])
+
+
+def one_thread(model: str | bytes) -> Any:
+    """onnxruntime's session for a file or the bytes of one, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
