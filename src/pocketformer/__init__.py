@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.session import Session as Session
     from pocketformer.targets import Target as Target
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # TVM alone takes a second to import, so that each name is fetched when it is first asked for.
 _HOMES = {
