@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="of a turn (default: 0.05)")
     wanted = parser.parse_args()
     cache = int(CACHED * targets.load(wanted.target).l2) if wanted.cached else None
-    counts = {stack: layers(*map(int, stack.split("x")), cache=cache)
+    counts = {stack: layers(stack, cache)
               for stack in wanted.stacks or (SMALL if wanted.cached else STACKS)}
     if small := [stack for stack in wanted.stacks if not counts[stack]]:
         parser.error(f"two layers of {small[0]} do not fit into {CACHED:.0%} of the second-level "
@@ -118,8 +118,9 @@ def numbers(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def layers(k: int, n: int, cache: int | None) -> int:
+def layers(stack: str, cache: int | None) -> int:
     """An even number: all that fit into `cache` bytes, or at least 6 that take some BYTES."""
+    k, n = map(int, stack.split("x"))
     if cache is not None:
         return cache // (8 * k * n) * 2
     return max(6, BYTES // (8 * k * n) * 2)
