@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.baselines import iree, litert, mnn, ncnn, onnxruntime, openvino, pocketformer
-from bench.baselines.peer import Peer
+from bench.baselines.peer import Peer, forget_refusals
 from bench.cases import FULL, QUICK, Case, Effort, measure
 from bench.models import HERE, WORK, BenchModel, read_models
 from bench.report import write_results
@@ -35,6 +35,8 @@ def main() -> None:
     cases = [*cases_of(chosen, wanted.batches, wanted.lengths, wanted.threads)]
     todo = [case for case in cases
             if wanted.again or not case.finished(peers, effort, wanted.any_version)]
+    for case in cases if wanted.again else ():
+        forget_refusals(models[case.model], case.sizes)
     print(f"{len(cases)} cases, {len(cases) - len(todo)} of them finished before", file=sys.stderr)
     try:
         run(todo, models, peers, effort, wanted.keep_files)
@@ -60,7 +62,8 @@ def arguments(models: Mapping[str, BenchModel]) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[*THREADS], metavar="N")
     parser.add_argument("--quick", action="store_true",
                         help="seconds a case, for a first look")
-    parser.add_argument("--again", action="store_true", help="measure finished cases, too")
+    parser.add_argument("--again", action="store_true",
+                        help="measure finished cases, too, and ask converters that refused")
     parser.add_argument("--any-version", action="store_true",
                         help="keep finished cases of other versions of an engine or of ours")
     parser.add_argument("--keep-files", action="store_true",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 from bench import onnx_files
-from bench.baselines.peer import Peer, Refuses, Sizes, converted
+from bench.baselines.peer import Peer, Refuses, Sizes, converted, run_converter
 from bench.models import BenchModel
 from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.engines import Engine
@@ -60,7 +59,7 @@ def convert(model: BenchModel, sizes: Sizes, output: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = run_converter(command)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
         told = next((line for line in lines if "error:" in line), lines[-1])

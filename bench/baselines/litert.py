@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.arm.wheels import litert_converter
-from bench.baselines.peer import Peer, Sizes, converted
+from bench.baselines.peer import Peer, Refuses, Sizes, converted
 from bench.models import BenchModel
 from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.engines import Engine
@@ -42,12 +42,22 @@ class LiteRT(Engine):
 
 
 def convert(model: BenchModel, sizes: Sizes, output: Path) -> None:
-    """Write a .tflite file; runs where the converter's packages can be imported."""
+    """Write a .tflite file; runs where the converter's packages can be imported.
+
+    Raises Refuses with what the converter raised, which may be any exception.
+    """
     import litert_torch
     import torch
 
     example = tuple(torch.from_numpy(array) for array in model.arrays(sizes).values())
-    litert_torch.convert(model.module("sdpa"), example).export(str(output))
+    module = model.module("sdpa")
+    try:
+        converted_model = litert_torch.convert(module, example)
+    except (OSError, MemoryError, ImportError):    # the system's, or a package's
+        raise
+    except Exception as error:
+        raise Refuses(f"{type(error).__name__}: {error}") from error
+    converted_model.export(str(output))
 
 
 PEERS = (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from bench import onnx_files
-from bench.baselines.peer import Peer, Refuses, Sizes, converted
+from bench.baselines.peer import Peer, Refuses, Sizes, converted, run_converter
 from bench.models import BenchModel
 from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.engines import Engine
@@ -50,11 +49,9 @@ class MNN(Engine):
 
 def convert(model: BenchModel, sizes: Sizes, output: Path) -> None:
     """Write an .mnn file. Raises Refuses with what the converter said."""
-    done = subprocess.run(
+    done = run_converter(
         [str(Path(sys.executable).with_name("mnnconvert")), "-f", "ONNX", "--bizCode", "bench",
-         "--modelFile", str(onnx_files.fixed(model, sizes)), "--MNNModel", str(output)],
-        capture_output=True, text=True, errors="replace", check=False,
-    )
+         "--modelFile", str(onnx_files.fixed(model, sizes)), "--MNNModel", str(output)])
     if not output.exists():
         lines = (done.stdout + done.stderr).strip().splitlines() or [f"code {done.returncode}"]
         raise Refuses(lines[-1])

@@ -6,14 +6,13 @@ ones here, and what ncnn does not do with it counts in its favour.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from bench.baselines.peer import Peer, Refuses, Sizes, converted
+from bench.baselines.peer import Peer, Refuses, Sizes, converted, run_converter
 from bench.models import BenchModel
 from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.engines import Engine
@@ -73,11 +72,9 @@ def convert(model: BenchModel, sizes: Sizes, output: Path) -> None:
         traced = Path(name) / "model.pt"
         torch.jit.trace(model.module(names=tuple(tensors)), tuple(tensors.values()),
                         check_trace=False).save(traced)
-        done = subprocess.run(
+        done = run_converter(
             [str(Path(sys.executable).with_name("pnnx")), traced.name,
-             f"inputshape={','.join(shapes)}", "fp16=0"],
-            cwd=name, capture_output=True, text=True, errors="replace", check=False,
-        )
+             f"inputshape={','.join(shapes)}", "fp16=0"], cwd=name)
         ends = [traced.with_name(f"model{ending}") for ending in ENDINGS]
         if not all(end.exists() for end in ends):
             lines = (done.stderr + done.stdout).strip().splitlines() or [f"code {done.returncode}"]

@@ -6,23 +6,34 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from bench import onnx_files
 from bench.models import BenchModel
 from pocketformer.compiler.errors import PocketformerError
 
 LIMIT = 1200    # seconds that a converter may take
 MISSING = "not installed"
+REFUSED = 3     # the exit code of bench.convert where the converter itself refused
+KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)    # any other signal: it crashed by itself
+# Converters report these like a refusal, but another time there may be room.
+SHORTAGES = ("no space left on device", "allocate memory", "bad_alloc", "too many open files")
 Sizes = Mapping[str, int]
 
 
 class Refuses(PocketformerError):
     """An engine or its converter does not take a model; the sentence says why."""
+
+
+class ConverterEnded(PocketformerError):
+    """Somebody ended a converter, maybe the system for lack of memory: it did not refuse."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ def converted(
 ) -> Callable[[BenchModel, Sizes], Path]:
     """A `Peer.file` that calls `convert(model, sizes, output)` of `module` in its own process.
 
-    `path` are folders that the process has to find packages in. A refusal is remembered.
+    `path` are folders that the process has to find packages in. What the converter itself refused
+    is remembered until `forget_refusals`; what went wrong around it is tried again.
     """
     name = module.rpartition(".")[2]
 
@@ -78,15 +90,33 @@ def converted(
             raise Refuses(said.read_text())
         reason = _convert(module, model, sizes, output, folders)
         if reason:
-            said.write_text(reason)
+            onnx_files.made_anew(said, lambda part: part.write_text(reason))
             raise Refuses(reason)
         return output
 
     return file
 
 
+def forget_refusals(model: BenchModel, sizes: Sizes) -> None:
+    """Let converters be asked again for these sizes."""
+    for said in model.work.glob(f"{model.sized(sizes).name}-*.refusal"):
+        said.unlink(missing_ok=True)
+
+
+def run_converter(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a converter's program; output is caught. Raises ConverterEnded where it is killed."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
+                          **options)
+    if -done.returncode in KILLED:
+        raise ConverterEnded(f"{Path(command[0]).name} was ended by signal {-done.returncode}")
+    return done
+
+
 def _convert(module: str, model: BenchModel, sizes: Sizes, output: Path, path: list[Path]) -> str:
-    """Convert in a process; returns the converter's reason not to, or nothing."""
+    """Convert in a process; returns the converter's own reason not to, or nothing.
+
+    Raises Refuses where time, a missing package or the system was the cause.
+    """
     root = Path(__file__).parents[2]
     part = output.with_name(f".{os.getpid()}.{output.name}")
     folders = [*map(str, path), str(root), os.environ.get("PYTHONPATH", "")]
@@ -98,14 +128,17 @@ def _convert(module: str, model: BenchModel, sizes: Sizes, output: Path, path: l
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=LIMIT, check=False,
         )
-        if done.returncode < 0:    # maybe for lack of memory: not remembered
+        if done.returncode < 0:
             raise Refuses(f"its converter was ended by signal {-done.returncode}")
         if done.returncode:
-            return _cause(done.stderr)
+            cause = _cause(done.stderr)
+            if done.returncode == REFUSED and not any(x in cause.lower() for x in SHORTAGES):
+                return cause
+            raise Refuses(cause)
         os.replace(part, output)
         return ""
     except subprocess.TimeoutExpired:
-        return f"its converter takes more than {LIMIT // 60} minutes"
+        raise Refuses(f"its converter takes more than {LIMIT // 60} minutes") from None
     finally:
         if part.is_dir():
             shutil.rmtree(part)

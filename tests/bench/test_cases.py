@@ -14,7 +14,14 @@ from onnx import TensorProto, helper
 
 from bench import cases, peak, plots
 from bench.baselines import pocketformer
-from bench.baselines.peer import Peer, Refuses, converted
+from bench.baselines.peer import (
+    ConverterEnded,
+    Peer,
+    Refuses,
+    converted,
+    forget_refusals,
+    run_converter,
+)
 from bench.cases import FULL, QUICK, Case
 from bench.flops import operations
 from bench.models import read_models
@@ -22,6 +29,7 @@ from bench.report import share_limits
 from bench.run import PEERS, cases_of
 from bench.table import model_page, ratio, share, summary
 from pocketformer import targets
+from pocketformer.compiler.errors import MissingPackage
 
 ROOT = Path(__file__).parents[2]
 TINY = Case("tinybert-4", {"batch": 1, "seq": 16}, 1)
@@ -172,9 +180,16 @@ def test_limit_is_measured_and_unknown_without_instructions_for_it():
 
 
 def convert(model, sizes, output):
-    """A converter's, for the tests below: it takes one size."""
+    """A converter's, for the tests below: it takes one size, and 32 to 34 go wrong around it."""
     if sizes["seq"] != 16:
         (model.work / "asked").write_text((model.work / "asked").read_text() + "x")
+    if sizes["seq"] == 32:
+        raise MissingPackage("the package x is missing")
+    if sizes["seq"] == 33:
+        raise OSError("no such tool")
+    if sizes["seq"] == 34:
+        raise Refuses("error: No space left on device")
+    if sizes["seq"] != 16:
         raise Refuses("only 16 tokens")
     output.write_text("converted")
 
@@ -203,6 +218,41 @@ def test_refusal_is_told_and_remembered(converter):
         with pytest.raises(Refuses, match="its converter: only 16 tokens"):
             file(model, {"batch": 1, "seq": 8})
     assert (model.work / "asked").read_text() == "x"
+
+
+def test_refusal_is_asked_anew_once_forgotten(converter):
+    model, file = converter
+    sizes = {"batch": 1, "seq": 8}
+    for _ in range(2):
+        with pytest.raises(Refuses):
+            file(model, sizes)
+        forget_refusals(model, sizes)
+    assert not [*model.work.glob("*.refusal")]
+    assert (model.work / "asked").read_text() == "xx"
+
+
+@pytest.mark.parametrize(("seq", "cause"), [
+    (32, "the package x is missing"), (33, "no such tool"), (34, "No space left"),
+])
+def test_what_goes_wrong_around_a_converter_is_not_remembered(converter, seq, cause):
+    model, file = converter
+    for _ in range(2):
+        with pytest.raises(Refuses, match=cause):
+            file(model, {"batch": 1, "seq": seq})
+    assert (model.work / "asked").read_text() == "xx"
+
+
+def test_timeout_is_not_remembered(converter, monkeypatch):
+    model, file = converter
+    monkeypatch.setattr("bench.baselines.peer.LIMIT", 0)
+    with pytest.raises(Refuses, match="takes more than 0 minutes"):
+        file(model, {"batch": 1, "seq": 16})
+    assert not [*model.work.glob("*.refusal")]
+
+
+def test_killed_program_is_no_refusal():
+    with pytest.raises(ConverterEnded, match="sh was ended by signal 9"):
+        run_converter(["sh", "-c", "kill -9 $$"])
 
 
 def test_missing_package_is_named():
