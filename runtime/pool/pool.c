@@ -22,7 +22,7 @@
 
 enum {
   LINE = 128,            /* bytes; x86 fetches cache lines in pairs of 64, some ARM cores have 128 */
-  TEAMS = 64,            /* runs at once */
+  TEAMS = 64,            /* runs at once; one more works alone */
   TASKS = 64,            /* of a loop at least, so that few are waited for at its end ... */
   TASKS_A_THREAD = 16,   /* ... with many threads, too; a task that has nothing to do takes 5 ns */
   MOST_TASKS = 65535,    /* that a range has bits for */
@@ -43,7 +43,8 @@ typedef struct member {
 typedef struct pool_team {
   _Atomic pid_t owner;    /* the process that has a run in it, 0: none */
   pid_t process;          /* whose threads the workers are */
-  int threads, started;   /* `started` counts the caller */
+  _Atomic int threads;    /* 0: between two sizes */
+  int started;            /* counts the caller */
   int busy;               /* the caller is in a launch */
   _Atomic int running, stopped;
   _Atomic(pool_task) task;
@@ -55,7 +56,7 @@ typedef struct pool_team {
   _Atomic int asleep;
   _Alignas(LINE) _Atomic uint32_t pending;   /* tasks that are not done; the caller sleeps on it */
   _Atomic int waiting;
-  member members[];
+  _Atomic(member*) members;    /* as many as threads */
 } pool_team;
 
 static _Atomic(pool_team*) teams[TEAMS];
@@ -180,16 +181,68 @@ static void reset(pool_team* team, pid_t process) {
   atomic_store(&team->waiting, 0);
 }
 
-static pool_team* new_team(int threads, pid_t process) {
+static void* zeros(size_t bytes) {
   void* memory = NULL;
-  const size_t bytes = sizeof(pool_team) + (size_t)threads * sizeof(member);
   if (posix_memalign(&memory, LINE, bytes)) return NULL;
-  pool_team* const team = memory;
-  __builtin_memset(team, 0, bytes);
-  team->threads = threads;
+  return __builtin_memset(memory, 0, bytes);
+}
+
+static void delete_team(pool_team* team) {
+  free(atomic_load(&team->members));
+  free(team);
+}
+
+static pool_team* new_team(int threads, pid_t process) {
+  pool_team* const team = zeros(sizeof *team);
+  if (!team) return NULL;
+  atomic_store(&team->members, zeros((size_t)threads * sizeof(member)));
+  if (!atomic_load(&team->members)) {
+    delete_team(team);
+    return NULL;
+  }
+  atomic_store(&team->threads, threads);
   atomic_store(&team->owner, process);
   reset(team, process);
   return team;
+}
+
+/* Ends the workers of a team that is this process's. Nobody may be in it. */
+static void stop(pool_team* team) {
+  member* const members = atomic_load(&team->members);
+  atomic_store(&team->stopped, 1);
+  atomic_fetch_add(&team->launch, 1);
+  wake(team);
+  for (int worker = 1; worker < team->started; ++worker) {
+    pthread_join(members[worker].thread, NULL);
+  }
+  team->started = 1;
+}
+
+/* Gives a team that the caller owns another size. Another thread may fork() at any point: no size is
+   told, and no members are, that are not there. */
+static int resize(pool_team* team, int threads, pid_t process) {
+  member* const members = zeros((size_t)threads * sizeof(member));
+  if (!members) return 0;
+  if (team->process == process) stop(team);
+  atomic_store(&team->threads, 0);
+  free(atomic_exchange(&team->members, NULL));
+  atomic_store(&team->members, members);
+  reset(team, process);
+  atomic_store(&team->threads, threads);
+  return 1;
+}
+
+/* A team of another size that nobody is in, made one of so many threads; NULL if there is none. */
+static pool_team* take_other(int threads, pid_t process) {
+  for (int i = 0; i < TEAMS; ++i) {
+    pool_team* const team = atomic_load(&teams[i]);
+    pid_t owner = atomic_load(&team->owner);
+    if (owner == process || !atomic_compare_exchange_strong(&team->owner, &owner, process)) continue;
+    if (resize(team, threads, process)) return team;
+    atomic_store(&team->owner, 0);
+    return NULL;
+  }
+  return NULL;
 }
 
 /* A team of so many threads that nobody is in, NULL if there is none and no place for one. */
@@ -200,15 +253,19 @@ static pool_team* take(int threads) {
     if (!team) {
       pool_team* const made = new_team(threads, process);
       if (!made || atomic_compare_exchange_strong(&teams[i], &team, made)) return made;
-      free(made);    /* another thread was faster: `team` is now that one's */
+      delete_team(made);    /* another thread was faster: `team` is now that one's */
     }
     pid_t owner = atomic_load(&team->owner);
-    if (team->threads != threads || owner == process) continue;
+    if (atomic_load(&team->threads) != threads || owner == process) continue;
     if (!atomic_compare_exchange_strong(&team->owner, &owner, process)) continue;
+    if (atomic_load(&team->threads) != threads) {    /* it has changed hands since */
+      atomic_store(&team->owner, 0);
+      continue;
+    }
     if (team->process != process) reset(team, process);
     return team;
   }
-  return NULL;
+  return take_other(threads, process);
 }
 
 pool_run pool_enter(int threads) {
@@ -287,13 +344,8 @@ __attribute__((destructor)) static void close_pool(void) {
   for (int i = 0; i < TEAMS; ++i) {
     pool_team* const team = atomic_load(&teams[i]);
     if (!team || team->process != getpid() || atomic_load(&team->owner)) continue;
-    atomic_store(&team->stopped, 1);
-    atomic_fetch_add(&team->launch, 1);
-    wake(team);
-    for (int worker = 1; worker < team->started; ++worker) {
-      pthread_join(team->members[worker].thread, NULL);
-    }
-    free(team);
+    stop(team);
+    delete_team(team);
     atomic_store(&teams[i], NULL);
   }
   if (!has_key) return;

@@ -188,6 +188,21 @@ int threads_of_many_loops(int threads) {
   return found;
 }
 
+/* How many runs at once get teams of so many threads; -1 if a loop of one is wrong. */
+int teams_at_once(int threads) {
+  enum { RUNS = 100 };
+  pool_run runs[RUNS];
+  int found = 0, wrong = 0;
+  for (int i = 0; i < RUNS; ++i) {
+    runs[i] = pool_enter(threads);
+    found += runs[i].team != NULL;
+    loop my = {.extent = 40, .fails_at = -1};
+    wrong |= pool_launch(body, &my, 0) || all_once(&my);
+  }
+  for (int i = RUNS; i--;) pool_leave(runs[i]);
+  return wrong ? -1 : found;
+}
+
 /* Runs in a run in a run, of the same thread. */
 int check_runs_within_runs(void) {
   const pool_run outer = pool_enter(2);

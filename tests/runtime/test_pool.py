@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,7 @@ def test_each_iteration_runs_once(
     assert checks.check_loops(threads, launches, nested) == 0
 
 
-@pytest.mark.parametrize(("callers", "threads"), [(4, 2), (3, 3), (80, 1)])
+@pytest.mark.parametrize(("callers", "threads"), [(4, 2), (3, 3), (80, 1), (80, 2)])
 def test_callers_at_once_do_not_meet(callers: int, threads: int, checks: ctypes.CDLL) -> None:
     assert checks.check_callers(callers, threads) == 0
 
@@ -66,6 +68,17 @@ def test_a_thread_that_is_held_up_holds_up_no_other_task(
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_as_many_threads_work_as_were_asked_for(threads: int, checks: ctypes.CDLL) -> None:
     assert checks.threads_of_many_loops(threads) == threads
+
+
+def test_teams_of_another_size_take_the_places_of_idle_ones(checks: ctypes.CDLL) -> None:
+    most = checks.teams_at_once(2)
+    assert most >= 64
+    threads = len(os.listdir("/proc/self/task"))
+    assert [checks.teams_at_once(size) for size in (4, 3, 2)] == [most] * 3
+    end = time.monotonic() + 30    # a thread that was joined may be listed for a moment
+    while len(os.listdir("/proc/self/task")) > threads and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/task")) <= threads
 
 
 def test_a_run_within_a_run_leaves_the_outer_one_as_it_was(checks: ctypes.CDLL) -> None:
