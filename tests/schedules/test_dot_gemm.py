@@ -17,6 +17,7 @@ from pocketformer.schedules.cpu.dot_table import DOTS, dot_named
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.kernel import load, prim_func, store
 from pocketformer.schedules.workloads import Linear
+from tests.schedules.epilogue import finished
 from tests.schedules.running import (
     assert_agrees,
     call,
@@ -45,16 +46,8 @@ def check(workload, isa, m):
     x = random(m, k)
     weight = (random(k, n) / math.sqrt(k)).astype(workload.dtype)
     inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
-    expected = x.astype(workload.dtype).astype("float64") @ weight.astype("float64")
-    if workload.bias:
-        inputs.append(random(n, seed=1))
-        expected = expected + inputs[-1]
-    if workload.activation:
-        assert workload.activation == "relu"
-        expected = np.maximum(expected, 0)
-    if workload.residual:
-        inputs.append(random(m, n, seed=2))
-        expected = expected + inputs[-1]
+    rounded = x.astype(workload.dtype).astype("float64")
+    expected = finished(workload, rounded @ weight.astype("float64"), inputs)
     (result,) = call(workload, isa, inputs, (m, n))
     short = workload.dtype == "float16"     # and so are its sums
     assert_agrees(result, expected, "float16 kernel" if short else "float32 kernel")

@@ -15,6 +15,7 @@ from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.workloads import ACTIVATIONS, Linear
+from tests.schedules.epilogue import finished
 from tests.schedules.running import (
     assert_agrees,
     call,
@@ -27,31 +28,13 @@ from tests.schedules.running import (
 
 ROWS = (1, 2, 7, 8, 9, 33, 127, 128)
 GEMMS = kernels(Linear(None, 96, 37))
-erf = np.vectorize(math.erf)
-EXPECTED = {
-    "": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "silu": lambda x: x / (1 + np.exp(-x)),
-    "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
-}
 
 
 def check(workload, isa, m):
     n, k = workload.n, workload.k
     x, weight = random(m, k), random(k, n) / np.float32(math.sqrt(k))
     inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
-    expected = x.astype("float64") @ weight
-    if workload.bias:
-        inputs.append(random(n, seed=1))
-        expected = expected + inputs[-1]
-    expected = EXPECTED[workload.activation](expected)
-    if workload.residual:
-        inputs.append(random(m, n, seed=2))
-        expected = expected + inputs[-1]
+    expected = finished(workload, x.astype("float64") @ weight, inputs)
     (result,) = call(workload, isa, inputs, (m, n))
     assert_agrees(result, expected)
 

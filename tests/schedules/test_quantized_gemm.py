@@ -11,6 +11,7 @@ from pocketformer import targets
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.workloads import QuantizedLinear
+from tests.schedules.epilogue import finished
 from tests.schedules.running import (
     assert_agrees,
     call,
@@ -45,16 +46,8 @@ def check(work, isa, m):
     inputs += [weight.sum(axis=0, dtype="int32"), x_scale]
     zero = integers("int8", count).astype("int32") if work.zero else np.zeros(count, "int32")
     inputs += [zero] * work.zero
-    expected = ((x.astype("float64") - zero[:, None]) @ weight) * scales * x_scale[:, None]
-    if work.bias:
-        inputs.append(random(n, seed=1))
-        expected = expected + inputs[-1]
-    if work.activation:
-        assert work.activation == "relu"
-        expected = np.maximum(expected, 0)
-    if work.residual:
-        inputs.append(random(m, n, seed=2))
-        expected = expected + inputs[-1]
+    products = ((x.astype("float64") - zero[:, None]) @ weight) * scales * x_scale[:, None]
+    expected = finished(work, products, inputs)
     if work.out_dtype == "float32":
         (result,) = call(work, isa, inputs, (m, n))
         assert_agrees(result, expected)
