@@ -15,6 +15,7 @@ from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.weight_formats import SHIFTS
 from pocketformer.schedules.cpu.weight_only import WeightOnly
 from pocketformer.schedules.workloads import WeightOnlyLinear
+from tests.schedules.epilogue import finished
 from tests.schedules.running import assert_agrees, call, kernel_of, kernels, random, stand_in
 
 HOST = targets.load("host")
@@ -71,17 +72,9 @@ def check(work, isa, m, x=None):
     weight, scale = numbers(work)
     x = random(m, work.k) if x is None else x
     exact = rounded(work, x) if work.round_x else x.astype("float64")
-    expected = exact @ (weight * np.repeat(scale.astype("float64"), work.k // work.groups, 0))
     inputs = [x, *packed_numbers(work, weight, scale, isa)]
-    if work.bias:
-        inputs.append(100 * random(work.n, seed=1))
-        expected = expected + inputs[-1]
-    if work.activation:
-        assert work.activation == "relu"
-        expected = np.maximum(expected, 0)
-    if work.residual:
-        inputs.append(100 * random(m, work.n, seed=2))
-        expected = expected + inputs[-1]
+    products = exact @ (weight * np.repeat(scale.astype("float64"), work.k // work.groups, 0))
+    expected = finished(work, products, inputs, size=100)
     (result,) = call(work, isa, inputs, (m, work.n))
     assert_agrees(result, expected)
 
