@@ -76,11 +76,15 @@ def wait_for_devices(tracker: str, count: int) -> list[dict[str, Any]]:
 
 def test_emulate_prints_the_address_and_what_to_try(phone: Phone) -> None:
     with serving("emulate", "--port", "0") as (process, address):
+        assert process.stdout is not None
+        assert process.stderr is not None
         assert re.fullmatch(r"rpc://127\.0\.0\.1:\d+/pocketformer", address)
         (found,) = listed(address)
         assert (found["state"], found["emulated"]) == ("free", True)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=SECONDS)
+        out = process.stdout.read()     # communicate() would miss what readline() read ahead
+        err = process.stderr.read()
+        process.wait(SECONDS)
     assert f"pocketformer run model.pf --device {address}" in out
     assert (process.returncode, err) == (0, "")
 
