@@ -120,6 +120,23 @@ def measure(
     return record
 
 
+def prepare(case: Case, model: BenchModel, peers: Sequence[Peer], step: Progress) -> list[str]:
+    """Make the files that `peers` load, but for ours: what compiling costs is a figure.
+
+    Returns who refused.
+    """
+    refused = []
+    for number, peer in enumerate(peers):
+        step(f"{case}: preparing {peer.label}", number / len(peers))
+        try:
+            peer.check()
+            if not isinstance(peer, ours.Ours):
+                peer.file(model, case.sizes)
+        except PocketformerError:
+            refused.append(peer.label)
+    return refused
+
+
 def keep(path: Path, record: Record) -> None:
     """Write a record; an interruption leaves the one before it."""
     path.parent.mkdir(parents=True, exist_ok=True)

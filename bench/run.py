@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.baselines import iree, litert, mnn, ncnn, onnxruntime, openvino, pocketformer
 from bench.baselines.peer import Peer, forget_refusals
-from bench.cases import FULL, QUICK, Case, Effort, measure
+from bench.cases import FULL, QUICK, Case, Effort, measure, prepare
 from bench.models import HERE, WORK, BenchModel, read_models
 from bench.report import write_results
 from pocketformer.compiler.cli.common import INTERRUPTED, progress
@@ -38,6 +38,9 @@ def main() -> None:
     for case in cases if wanted.again else ():
         forget_refusals(models[case.model], case.sizes)
     print(f"{len(cases)} cases, {len(cases) - len(todo)} of them finished before", file=sys.stderr)
+    if wanted.prepare:
+        convert(todo, models, peers)
+        return
     try:
         run(todo, models, peers, effort, wanted.keep_files)
     except KeyboardInterrupt:
@@ -62,6 +65,9 @@ def arguments(models: Mapping[str, BenchModel]) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[*THREADS], metavar="N")
     parser.add_argument("--quick", action="store_true",
                         help="seconds a case, for a first look")
+    parser.add_argument("--prepare", action="store_true",
+                        help="only export and convert for the other engines, some GB a model; "
+                             "unlike timing, this may run beside other work")
     parser.add_argument("--again", action="store_true",
                         help="measure finished cases, too, and ask converters that refused")
     parser.add_argument("--any-version", action="store_true",
@@ -93,6 +99,18 @@ def cases_of(
             else [{"batch": batch}]
         for size, count in itertools.product(sizes, threads):
             yield Case(model.name, size, count)
+
+
+def convert(
+    cases: Sequence[Case], models: Mapping[str, BenchModel], peers: Sequence[Peer]
+) -> None:
+    """Make the files that other engines load; timing finds them there, or what was refused."""
+    sizes = {(case.model, *case.sizes.items()): case for case in cases}
+    for number, case in enumerate(sizes.values()):
+        with progress(str(case)) as step:
+            refused = prepare(case, models[case.model], peers, step)
+        print(f"{number + 1}/{len(sizes)} {case.model}, {dict(case.sizes)}: "
+              f"{', '.join(refused) or 'none'} refused", file=sys.stderr, flush=True)
 
 
 def run(

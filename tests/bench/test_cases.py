@@ -22,7 +22,7 @@ from bench.baselines.peer import (
     forget_refusals,
     run_converter,
 )
-from bench.cases import FULL, QUICK, Case
+from bench.cases import FULL, QUICK, Case, prepare
 from bench.flops import operations
 from bench.models import read_models
 from bench.report import share_limits
@@ -240,6 +240,18 @@ def test_what_goes_wrong_around_a_converter_is_not_remembered(converter, seq, ca
         with pytest.raises(Refuses, match=cause):
             file(model, {"batch": 1, "seq": seq})
     assert (model.work / "asked").read_text() == "xx"
+
+
+def test_preparing_converts_and_tells_who_refused(converter):
+    model, file = converter
+    peers = [Peer("takes", "Takes", "x:X", (), file),
+             Peer("lacks", "Lacks", "x:X", ("no-such-package",), file)]
+    case = Case(model.name, {"batch": 1, "seq": 16}, 1)
+    assert prepare(case, model, [*peers, *pocketformer.PEERS], lambda *_: None) == ["Lacks"]
+    (made,) = model.sized(case.sizes).iterdir()     # nothing of ours: its compiling is timed
+    assert made.read_text() == "converted"
+    refused = Case(model.name, {"batch": 1, "seq": 8}, 1)
+    assert prepare(refused, model, peers, lambda *_: None) == ["Takes", "Lacks"]
 
 
 def test_timeout_is_not_remembered(converter, monkeypatch):
