@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,6 +96,7 @@ class Worker:
             stderr=self._log,
             text=True,
             env={**os.environ, **limits},
+            start_new_session=True,     # so that close() finds what an engine's library started
         )
         self.baseline_bytes: int = self._read()["resident_bytes"]
 
@@ -133,8 +135,14 @@ class Worker:
         self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        """End the process and what it started, which may hold the other ends of its pipes."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):     # of a request that it never read
+                pipe.close()
         self._log.close()
 
     def __enter__(self) -> Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bench import onnx_files
@@ -17,6 +18,8 @@ class OpenVINO(Engine):
     precision = "f32"
 
     def __init__(self) -> None:
+        # It would report each model over the network, from a fork that may hang: its stub does not.
+        sys.modules["openvino_telemetry"] = None    # type: ignore[assignment]
         import openvino
 
         self.core = openvino.Core()

@@ -1,9 +1,11 @@
 """Racing engines: only the one whose turn it is runs."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,19 @@ class Spinner(Engine):
             pass
 
 
+class Leaver(Spinner):
+    """Leaves a process behind that shares its pipes, as a library's own may."""
+
+    def load(self, path, inputs, threads, sizes):
+        self.path = path
+        Path(inputs).with_name("left").write_text(str(self.left()))
+
+    def left(self):
+        if (child := os.fork()) == 0:
+            time.sleep(600)
+        return child
+
+
 @pytest.fixture
 def inputs(tmp_path):
     write_arrays(tmp_path / "inputs.npz", INPUTS)
@@ -47,6 +62,17 @@ def inputs(tmp_path):
 def cpu_seconds(process):
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def wait_for_end(process):
+    place = Path(f"/proc/{process}")
+    for _ in range(100):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if " Z " not in (place / "stat").read_text():
+                time.sleep(0.05)
+                continue
+        return
+    pytest.fail("the engine's process is still there")
 
 
 def test_engine_whose_turn_is_over_uses_no_processor_time(inputs):
@@ -71,12 +97,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     started = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    place = Path(f"/proc/{int(started.stdout)}")
-    for _ in range(100):
-        if not place.exists() or " Z " in (place / "stat").read_text():
-            return
-        time.sleep(0.05)
-    pytest.fail("the engine's process is still there")
+    wait_for_end(int(started.stdout))
+
+
+def test_what_an_engine_leaves_behind_ends_with_it(inputs):
+    Racer(Contender("leaver", f"{__name__}:Leaver", Path("x")), inputs).close()
+    wait_for_end(int(inputs.with_name("left").read_text()))
 
 
 def test_outputs_are_kept_under_the_label(inputs, tmp_path):
