@@ -10,6 +10,7 @@ from pocketformer.compiler.machine import Machine, this_machine
 from pocketformer.compiler.manifest import Manifest, version_of
 from pocketformer.compiler.manifest_records import TargetRecord
 from pocketformer.targets.host import WORDS
+from pocketformer.targets.target import BASE
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
@@ -38,19 +39,20 @@ def choose_level(manifest: Manifest, machine: Machine | None = None) -> str:
     """The last level of the bundle that `machine` (this one) runs; "" where it has none.
 
     That is the base where a machine does not tell what it has. POCKETFORMER_LEVEL names another
-    one. Raises BadInput where the bundle does not have it or the machine cannot run it.
+    one; a bundle without levels is the base alone. Raises BadInput where the bundle does not have
+    it or the machine cannot run it.
     """
     machine = machine or this_machine()
     names = [level.name for level in manifest.levels]
+    wanted = os.environ.get(LEVEL_VARIABLE)
+    if wanted and wanted not in (has := names or [BASE]):
+        raise BadInput(f"{LEVEL_VARIABLE} is {wanted!r}, the bundle has {', '.join(has)}")
     if not names:
         return ""
-    wanted = os.environ.get(LEVEL_VARIABLE)
     if not wanted:
         told = machine.words is not None
         runs = [name for name in names if told and not _missing(manifest.at(name), machine)]
         return (runs or names[:1])[-1]
-    if wanted not in names:
-        raise BadInput(f"{LEVEL_VARIABLE} is {wanted!r}, the bundle has {', '.join(names)}")
     if missing := _missing(manifest.at(wanted), machine):
         raise BadInput(
             f"{LEVEL_VARIABLE} is {wanted!r}, this machine's processor lacks {missing}"

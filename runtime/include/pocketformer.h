@@ -91,7 +91,8 @@ PF_API pf_session* pf_open(const char* folder, int threads);
 PF_API void pf_close(pf_session* session);
 
 /* Which of the bundle's levels runs, such as "i8mm": the last that this processor can, or the one that
-   the variable POCKETFORMER_LEVEL names; "" for a bundle with one, NULL for NULL. */
+   the variable POCKETFORMER_LEVEL names; "" for a bundle with one, which that variable may call "base".
+   NULL for NULL. */
 PF_API const char* pf_level(const pf_session* session);
 
 /* How many threads it uses; PF_ERROR for NULL, as the next two. */

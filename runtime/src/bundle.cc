@@ -12,6 +12,7 @@ namespace pocketformer {
 namespace {
 
 constexpr char kLevelVariable[] = "POCKETFORMER_LEVEL";    // for tests, and to compare levels
+constexpr char kBase[] = "base";    // what a bundle without levels has alone
 
 void RefuseMachine(const Manifest& manifest) {
   const TargetRecord& target = manifest.target;
@@ -31,9 +32,10 @@ void RefuseMachine(const Manifest& manifest) {
 
 // compatibility.py's choose_level.
 std::string ChooseLevel(const Manifest& manifest) {
-  if (manifest.levels.empty()) return "";
-  const char* wanted = std::getenv(kLevelVariable);
-  if (!wanted || !*wanted) {
+  const char* variable = std::getenv(kLevelVariable);
+  const std::string wanted = variable ? variable : "";
+  if (manifest.levels.empty() && (wanted.empty() || wanted == kBase)) return "";
+  if (wanted.empty()) {
     std::string best = manifest.levels[0].name;
     if (ProcessorWords().empty()) return best;    // nothing tells what it can run
     for (const Level& level : manifest.levels) {
@@ -43,6 +45,7 @@ std::string ChooseLevel(const Manifest& manifest) {
   }
   const std::string is = std::string(kLevelVariable) + " is " + Quoted(wanted);
   std::vector<std::string> names;
+  if (manifest.levels.empty()) names.push_back(kBase);
   for (const Level& level : manifest.levels) {
     names.push_back(level.name);
     if (level.name != wanted) continue;

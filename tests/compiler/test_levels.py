@@ -77,6 +77,15 @@ def test_a_variable_chooses_another_level(wanted, answer, monkeypatch):
     assert one_sentence(error) == answer
 
 
+def test_a_bundle_of_one_level_is_the_base(monkeypatch):
+    monkeypatch.setenv("POCKETFORMER_LEVEL", "base")
+    assert choose_level(tiny_manifest()) == ""
+    monkeypatch.setenv("POCKETFORMER_LEVEL", "avx512")
+    with pytest.raises(BadInput) as error:
+        choose_level(tiny_manifest())
+    assert one_sentence(error) == "POCKETFORMER_LEVEL is 'avx512', the bundle has base"
+
+
 # Compiled for a target with levels
 
 PROTO = encoder()

@@ -323,6 +323,11 @@ def test_the_last_level_that_the_processor_can_is_opened(damaged: Path, ask: Ask
     )
 
 
+def test_a_bundle_of_one_level_is_the_base(tiny: Path, ask: Ask) -> None:
+    assert ask(c_api.level, tiny, None) == ask(c_api.level, tiny, "base") == ""
+    assert ask(c_api.level, tiny, "i8mm") == "POCKETFORMER_LEVEL is 'i8mm', the bundle has base"
+
+
 def test_a_number_of_threads_below_zero_is_refused(tiny: Path, ask: Ask) -> None:
     assert ask(c_api.refusal, tiny, -1).startswith("threads is -1, it must be a whole number")
 
