@@ -23,9 +23,9 @@ _SIGNS = -0x7F7F7F80      # 0x80808080: turns int8 into uint8, each greater by 1
 class Dot(ABC):
     """Weights lie as [panel, k / group, column, group]; a vector of them has `lanes` words.
 
-    `needs` and `arch` say which targets have it. `tiles`, `unroll` and `by_lane` mean what they do
-    in `Isa`. With `matrix`, one instruction multiplies two rows by two columns: each of the four
-    pairs has a lane of the sums, and a group fills two words.
+    `needs` and `arch` say which targets have it. `tiles`, `panels`, `unroll` and `by_lane` mean
+    what they do in `Isa`. With `matrix`, one instruction multiplies two rows by two columns: each
+    of the four pairs has a lane of the sums, and a group fills two words.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Dot(ABC):
     group: int
     lanes: int
     tiles: tuple[tuple[int, int], ...]
+    panels: tuple[int, ...]
     unroll: int = 1
     by_lane: bool = False
     matrix: bool = False

@@ -29,7 +29,7 @@ from pocketformer.schedules.cpu.kernel import (
     prim_func,
     splat,
 )
-from pocketformer.schedules.cpu.packing import default_tile
+from pocketformer.schedules.cpu.packing import default_panel, part_of_panel
 from pocketformer.schedules.cpu.quantized_epilogue import QuantizedEpilogue
 from pocketformer.schedules.cpu.tiles import Tiles, each_block, worth_sharing
 from pocketformer.schedules.workloads import Linear, QuantizedLinear
@@ -43,12 +43,16 @@ IN_FLIGHT = 8      # sums under way that hide the time which each takes
 
 @dataclass(frozen=True)
 class DotGemm:
-    """A `rows` x `columns` tile; the k loop takes `unroll` groups at a time."""
+    """A `rows` x `columns` tile; the k loop takes `unroll` groups at a time.
+
+    `panel`, a multiple of `columns`, decides how the weights lie, as in `Gemm`.
+    """
 
     dot: str
     dtype: str
     rows: int
     columns: int
+    panel: int
     unroll: int = 1
 
     @property
@@ -64,9 +68,10 @@ class DotGemm:
     def space(cls, target: Target, workload: Linear | QuantizedLinear) -> Iterator[DotGemm]:
         """Every tile of every instruction for the workload."""
         for dot in dots_of(target, workload.dtype):
-            for rows, columns in dot.tiles:
+            panel = default_panel(dot, workload.n)
+            for rows, columns in (tile for tile in dot.tiles if panel % tile[1] == 0):
                 for unroll in (1, 2, 4):
-                    yield cls(dot.name, dot.dtype, rows, columns, unroll)
+                    yield cls(dot.name, dot.dtype, rows, columns, panel, unroll)
 
     @classmethod
     def default(cls, target: Target, workload: Linear | QuantizedLinear) -> DotGemm:
@@ -81,17 +86,18 @@ class DotGemm:
 
     @classmethod
     def best(cls, dot: Dot, workload: Linear | QuantizedLinear) -> DotGemm:
-        """The best tile whose panels waste little of `workload.n`; it depends on n alone."""
-        rows, columns = default_tile(dot, workload.n)
-        return cls(dot.name, dot.dtype, rows, columns, dot.unroll)
+        """The best tile of the panels that waste little of `workload.n`; it depends on n alone."""
+        panel = default_panel(dot, workload.n)
+        rows, columns = next(tile for tile in dot.tiles if panel % tile[1] == 0)
+        return cls(dot.name, dot.dtype, rows, columns, panel, dot.unroll)
 
     def kernel(self, workload: Linear | QuantizedLinear, target: Target) -> Kernel:
         n, k, group = workload.n, workload.k, dot_named(self.dot, self.dtype).group
         return Kernel(
             self.name,
             self.build(workload, target),
-            lambda weight: pack_groups(weight, n, k, self.columns, group),
-            grouped_shape(n, k, self.columns, group),
+            lambda weight: pack_groups(weight, n, k, self.panel, group),
+            grouped_shape(n, k, self.panel, group),
         )
 
     def build(self, workload: Linear | QuantizedLinear, target: Target) -> tirx.PrimFunc:
@@ -115,13 +121,14 @@ class _Writer:
     def __init__(self, point: DotGemm, workload: Linear | QuantizedLinear) -> None:
         self.point, self.workload = point, workload
         self.dot: Dot = dot_named(point.dot, point.dtype)
+        self.words = self.dot.group * _bytes(self.dot.dtype) // _bytes(self.dot.held)
         layer = workload.in_float32 if isinstance(workload, QuantizedLinear) else workload
         self.tiles = Tiles(
             ceil_div(workload.n, point.columns), point.rows, worth_sharing(layer))
 
     def write(self) -> tirx.PrimFunc:
         work, point, dot = self.workload, self.point, self.dot
-        shape = grouped_shape(work.n, work.k, point.columns, dot.group)
+        shape = grouped_shape(work.n, work.k, point.panel, dot.group)
         with prim_func(point.name) as function:
             m = function.size("m", work.m)
             x_dtype = work.x_dtype if isinstance(work, QuantizedLinear) else "float32"
@@ -132,8 +139,8 @@ class _Writer:
                 if isinstance(work, QuantizedLinear)
                 else Epilogue(function, work, m, point.columns, dot.lanes))
             with imported(dot.llvm):
-                width = point.columns * dot.group * _bytes(dot.dtype) // _bytes(dot.held)
-                self.weight = T.decl_buffer((*shape[:2], width), dot.held, data=weight.data)
+                self.weight = T.decl_buffer(
+                    (*shape[:2], point.panel * self.words), dot.held, data=weight.data)
                 self.left: Left = left_of(dot, x, point.rows)
                 each_block(m, point.rows, self._block)
         return function.func
@@ -141,29 +148,29 @@ class _Writer:
     def _block(self, first: Expr, count: Expr) -> None:
         self.left.pack(self.tiles, first, count)
 
-        def begin(panel: Expr) -> None:
-            self.end.begin(panel, self.point.rows)
+        def begin(strip: Expr) -> None:
+            self.end.begin(strip, self.point.rows)
 
-        def compute(panel: Expr, tile: Expr, row: Expr, rows: int) -> None:
-            total = self._sums(panel, tile, row, first + row, rows)
-            self.end.finish(total, panel, first + row, rows)
+        def compute(strip: Expr, tile: Expr, row: Expr, rows: int) -> None:
+            total = self._sums(strip, tile, row, first + row, rows)
+            self.end.finish(total, strip, first + row, rows)
 
         self.tiles.walk(count, begin, compute)
 
-    def _sums(self, panel: Expr, tile: Expr, row: Expr, x_row: Expr, rows: int) -> Tile:
-        """What the epilogue starts with, and the products of a tile of x with a panel.
+    def _sums(self, strip: Expr, tile: Expr, row: Expr, x_row: Expr, rows: int) -> Tile:
+        """What the epilogue starts with, and the products of a tile of x with a strip.
 
         The tile begins at `row` of the block and `x_row` of x.
         """
         dot, groups = self.dot, int(self.weight.shape[1])
         if dot.sums == "float32" and not dot.matrix:
-            return self._products(panel, tile, row, rows, 0, groups, start=True)
+            return self._products(strip, tile, row, rows, 0, groups, start=True)
         total = Tile(rows, self.point.columns)
         self.end.start(total, rows)
         block = dot.block or groups
 
         def add(at: Any, count: int) -> None:
-            sums = self._products(panel, tile, row, rows, at, count)
+            sums = self._products(strip, tile, row, rows, at, count)
             self._convert(sums, total, x_row, rows)
 
         if groups > block:
@@ -185,7 +192,7 @@ class _Writer:
                 total.add(value.astype(f"float32x{dot.lanes}"), r, column)
 
     def _products(
-        self, panel: Expr, tile: Expr, row: Expr, rows: int, at: Any, count: int,
+        self, strip: Expr, tile: Expr, row: Expr, rows: int, at: Any, count: int,
         start: bool = False,
     ) -> Tile:
         """The sums of the products of `count` groups of k from `at` on, `start`ed with the bias.
@@ -202,25 +209,27 @@ class _Writer:
                 each.store(splat(tirx.const(0, dot.sums), dot.lanes), *place)
         if start:
             self.end.start(sums[0], rows)
-        self._multiply(panel, tile, row, rows, at, count, sums)
+        self._multiply(strip, tile, row, rows, at, count, sums)
         for each in sums[1:]:
             for r, column in places:
                 sums[0].add(each.load(r, column, dot.lanes), r, column)
         return sums[0]
 
     def _multiply(
-        self, panel: Expr, tile: Expr, row: Expr, rows: int, first: Any, groups: int,
+        self, strip: Expr, tile: Expr, row: Expr, rows: int, first: Any, groups: int,
         sums: list[Tile],
     ) -> None:
         """Add the products of `groups` groups of k from `first` on, in turn to each of `sums`."""
         unroll = max(self.point.unroll, len(sums))
-        wide = range(0, int(self.weight.shape[2]), self.dot.lanes)
+        width = self.point.columns * self.words
+        panel, start = part_of_panel(strip, width, self.point.panel * self.words)
+        wide = range(0, width, self.dot.lanes)
 
         def steps(at: Any, count: int) -> None:
             left = self.left.read(tile, row, rows, at, count)
             for step in range(count):
                 total = sums[step % len(sums)]
-                words = [load(self.weight, panel, at + step, column, lanes=self.dot.lanes)
+                words = [load(self.weight, panel, at + step, start + column, lanes=self.dot.lanes)
                          for column in wide]
                 right = [self._parts(word) for word in words]
                 for part, factors in enumerate(left[step]):

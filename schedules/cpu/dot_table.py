@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 _X86, _ARM = "x86_64", "aarch64"
-_AVX512, _NEON = isa_named("avx512").tiles, isa_named("neon").tiles
+_AVX512, _NEON = ((isa.tiles, isa.panels) for isa in map(isa_named, ("avx512", "neon")))
 _PAIRS = {
     "avx512": "llvm.x86.avx512.pmaddw.d.512",
     "avx2": "llvm.x86.avx2.pmadd.wd",
@@ -30,26 +30,28 @@ _PAIRS = {
 # A target gets the first row of a dtype that it satisfies. Every machine has one for bfloat16 and
 # for int8.
 DOTS: tuple[Dot, ...] = (
-    BFloat16Dot("vdpbf16ps", _X86, frozenset({"avx512f", "avx512bf16"}), 2, 16, _AVX512,
+    BFloat16Dot("vdpbf16ps", _X86, frozenset({"avx512f", "avx512bf16"}), 2, 16, *_AVX512,
                 intrinsic="llvm.x86.avx512bf16.dpbf16ps.512"),
-    BFloat16Dot("bfmmla", _ARM, frozenset({"bf16"}), 4, 4, _NEON, 2, matrix=True,
+    BFloat16Dot("bfmmla", _ARM, frozenset({"bf16"}), 4, 4, *_NEON, 2, matrix=True,
                 intrinsic="llvm.aarch64.neon.bfmmla"),
-    BFloat16Dot("bfdot", _ARM, frozenset({"bf16"}), 2, 4, _NEON, 4, by_lane=True,
+    BFloat16Dot("bfdot", _ARM, frozenset({"bf16"}), 2, 4, *_NEON, 4, by_lane=True,
                 intrinsic="llvm.aarch64.neon.bfdot.v4f32.v8bf16"),
-    Int8Dot("vpdpbusd", _X86, frozenset({"avx512f", "avx512vnni"}), 4, 16, _AVX512,
+    Int8Dot("vpdpbusd", _X86, frozenset({"avx512f", "avx512vnni"}), 4, 16, *_AVX512,
             intrinsic="llvm.x86.avx512.vpdpbusd.512", unsigned=True),
-    Int8Dot("smmla", _ARM, frozenset({"i8mm"}), 8, 4, _NEON, 2, matrix=True,
+    Int8Dot("smmla", _ARM, frozenset({"i8mm"}), 8, 4, *_NEON, 2, matrix=True,
             intrinsic="llvm.aarch64.neon.smmla.v4i32.v16i8"),
-    Int8Dot("sdot", _ARM, frozenset({"dotprod"}), 4, 4, _NEON, 4, by_lane=True,
+    Int8Dot("sdot", _ARM, frozenset({"dotprod"}), 4, 4, *_NEON, 4, by_lane=True,
             intrinsic="llvm.aarch64.neon.sdot.v4i32.v16i8"),
-    Float16Products("fp16", _ARM, frozenset({"fp16"}), 1, 8, ((8, 24), (8, 16), (8, 8)), 4,
-                    by_lane=True),
-    *(BFloat16Widened(isa.name, isa.arch, isa.needs, 2, isa.lanes, isa.tiles, 1, isa.by_lane)
+    Float16Products("fp16", _ARM, frozenset({"fp16"}), 1, 8, ((8, 24), (8, 16), (8, 8)),
+                    (24, 16, 8), 4, by_lane=True),
+    *(BFloat16Widened(isa.name, isa.arch, isa.needs, 2, isa.lanes, isa.tiles, isa.panels, 1,
+                      isa.by_lane)
       for isa in TABLE),
-    *(Int8Pairs(isa.name, isa.arch, isa.needs, 4, isa.lanes, isa.tiles, 1, isa.by_lane,
-                intrinsic=_PAIRS[isa.name])
+    *(Int8Pairs(isa.name, isa.arch, isa.needs, 4, isa.lanes, isa.tiles, isa.panels, 1,
+                isa.by_lane, intrinsic=_PAIRS[isa.name])
       for isa in TABLE if isa.name in _PAIRS),
-    *(Int8Widened(isa.name, isa.arch, isa.needs, 4, isa.lanes, isa.tiles, 1, isa.by_lane)
+    *(Int8Widened(isa.name, isa.arch, isa.needs, 4, isa.lanes, isa.tiles, isa.panels, 1,
+                  isa.by_lane)
       for isa in TABLE if isa.name not in _PAIRS),
 )
 

@@ -10,15 +10,18 @@ from typing import Protocol
 
 from tvm import relax
 
-from pocketformer.schedules.cpu.intrinsics import Isa
 from pocketformer.schedules.cpu.kernel import Expr, ceil_div
 
 
 class HasTiles(Protocol):
-    """What has register tiles (rows, columns), the best first: an instruction set, or a product."""
+    """What has register tiles (rows, columns) and widths of panels, the best of both first: an
+    instruction set, or a product."""
 
     @property
     def tiles(self) -> tuple[tuple[int, int], ...]: ...
+
+    @property
+    def panels(self) -> tuple[int, ...]: ...
 
 
 def default_tile(isa: HasTiles, n: int) -> tuple[int, int]:
@@ -27,8 +30,8 @@ def default_tile(isa: HasTiles, n: int) -> tuple[int, int]:
     return next(tile for tile in isa.tiles if tile[1] == width)
 
 
-def default_panel(isa: Isa, n: int) -> int:
-    """The columns of the panels in which the float32 weights of `n` columns lie."""
+def default_panel(isa: HasTiles, n: int) -> int:
+    """The columns of the panels in which the weights of `n` columns lie."""
     return _least_waste(n, isa.panels)
 
 

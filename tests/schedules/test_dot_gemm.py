@@ -16,7 +16,7 @@ from pocketformer.schedules.cpu.dot_gemm import DotGemm
 from pocketformer.schedules.cpu.dot_table import DOTS, dot_named
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.kernel import load, prim_func, store
-from pocketformer.schedules.workloads import Linear
+from pocketformer.schedules.workloads import Linear, QuantizedLinear
 from tests.schedules.epilogue import finished
 from tests.schedules.running import (
     assert_agrees,
@@ -107,6 +107,14 @@ def test_the_layout_of_weights_does_not_depend_on_the_rows(dot):
         works = [bfloat16(m, n, 8) for m in (None, 1, 7, 128)]
         assert len({DotGemm.best(dot, work).kernel(work, stand_in(dot)).packed_shape
                     for work in works}) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_all_of_a_processors_levels_read_the_same_layout(dtype):
+    for n in (2, 16, 50, 384, 30522):
+        work = QuantizedLinear(8, n, 30) if dtype == "int8" else bfloat16(8, n, 30)
+        assert len({pick(work, level).packed_shape
+                    for level in targets.load("x86_64-linux").variants}) == 1
 
 
 def test_pack_gives_what_the_kernel_reads():
