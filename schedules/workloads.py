@@ -148,6 +148,9 @@ class Attention:
     A query whose keys are all hidden by -inf, by a boolean mask or by `causal` gives zeros (a plain
     softmax would give NaN); by a finite value such as the lowest float32, the mean of all values,
     as with a plain softmax, also of those that `causal` hides.
+
+    All inputs and the result are float32. With a `dtype` of bfloat16, a kernel may round queries
+    (times scale), keys, weights and values to it before they are multiplied.
     """
 
     batch: int | None
@@ -162,8 +165,10 @@ class Attention:
     mask_dtype: str = "float32"
     causal: bool = False
     packed: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        assert self.dtype in ("float32", "bfloat16"), self.dtype
         assert self.heads % self.kv_heads == 0
         assert self.mask is None or len(self.mask) in (3, 4)
         assert self.mask_dtype in ("float32", "bool")
@@ -181,6 +186,7 @@ class Attention:
         flags = (*(self.mask or (True,) * 3), True)[:4]
         axes = "".join(name for name, full in zip("bhqk", flags, strict=True) if full)
         parts = [f"attention_{sizes}_{heads}x{size}"]
+        parts += [self.dtype] * (self.dtype != "float32")
         if self.mask is not None:
             parts.append(("mask" if self.mask_dtype == "float32" else "keep") + axes)
         return "_".join([*parts, *["causal"] * self.causal, *["packed"] * self.packed])

@@ -19,8 +19,16 @@ from tvm.tirx.script.builder import ir as T
 from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_panels import Keys, Values
+from pocketformer.schedules.cpu.attention_products import (
+    Products,
+    in_float32,
+    instruction_of,
+    tile_of,
+)
 from pocketformer.schedules.cpu.attention_rows import RowWriter
 from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
+from pocketformer.schedules.cpu.dot_gemm import SHORT, imported
+from pocketformer.schedules.cpu.dot_table import dot_named
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
     Kernel,
@@ -45,7 +53,9 @@ TOGETHER = 4                 # rows that read the same keys and are weighed at o
 @dataclass(frozen=True)
 class FusedAttention:
     """`keys` x `queries` scores, later `value_rows` x `columns` of the result, are held in
-    registers; softmax runs over `block` keys at a time."""
+    registers; softmax runs over `block` keys at a time. `dot` is the instruction that multiplies
+    numbers of `dtype`, or empty for float32, as are few queries whatever the dtype.
+    """
 
     isa: str
     keys: int
@@ -53,11 +63,19 @@ class FusedAttention:
     value_rows: int
     columns: int
     block: int
+    dtype: str = "float32"
+    dot: str = ""
 
     @property
     def name(self) -> str:
         scores, result = f"{self.keys}x{self.queries}", f"{self.value_rows}x{self.columns}"
-        return f"f32_attention_{scores}v{result}b{self.block}_{self.isa}"
+        short = SHORT[self.dtype] if self.dot else "f32"
+        return f"{short}_attention_{scores}v{result}b{self.block}_{self.dot or self.isa}"
+
+    @property
+    def products(self) -> Products:
+        """What the kernel multiplies with."""
+        return dot_named(self.dot, self.dtype) if self.dot else in_float32(isa_named(self.isa))
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -71,9 +89,11 @@ class FusedAttention:
 
     @classmethod
     def default(cls, target: Target, workload: Attention) -> FusedAttention:
-        isa = isa_of(target)
-        keys, queries = isa.attention_tile
-        return cls(isa.name, keys, queries, *isa.value_tile, SCORES // queries // keys * keys)
+        isa, dot = isa_of(target), instruction_of(target, workload.dtype)
+        keys, queries = tile_of(isa, dot)
+        block = SCORES // queries // keys * keys
+        point = cls(isa.name, keys, queries, *isa.value_tile, block)
+        return replace(point, dtype=dot.dtype, dot=dot.name) if dot else point
 
     def kernel(self, workload: Attention, target: Target) -> Kernel:
         return Kernel(self.name, self.build(workload, target))
@@ -87,16 +107,17 @@ class FusedAttention:
                 few = tirx.any(few, inputs.kv_len < self.keys)
             else:
                 few = few or inputs.kv_len < self.keys
-            if few is True:
-                self._rows(inputs)
-            elif few is False:
-                self._tiles(inputs)
-            else:
-                with T.If(few):
-                    with T.Then():
-                        self._rows(inputs)
-                    with T.Else():
-                        self._tiles(inputs)
+            with imported(self.products.llvm):
+                if few is True:
+                    self._rows(inputs)
+                elif few is False:
+                    self._tiles(inputs)
+                else:
+                    with T.If(few):
+                        with T.Then():
+                            self._rows(inputs)
+                        with T.Else():
+                            self._tiles(inputs)
         return function.func
 
     def _worthwhile(self, inputs: Inputs) -> bool:
@@ -119,8 +140,8 @@ class FusedAttention:
 
     def _tiles(self, inputs: Inputs) -> None:
         """A task is some of the tiles that read a key head, which is laid out for them first."""
-        work, isa = inputs.workload, isa_named(self.isa)
-        mask = Mask(inputs, self.keys, self.queries, isa.lanes)
+        work, dot = inputs.workload, self.products
+        mask = Mask(inputs, self.keys, self.queries, dot.lanes)
         mask.prepare()
         tiles = ceil_div(inputs.q_len, self.queries)
         total, pairs = tiles * inputs.group, inputs.batch * work.kv_heads
@@ -129,8 +150,8 @@ class FusedAttention:
         with parallel_loop(pairs * parts, self._worthwhile(inputs)) as task:
             pair, part = task // parts, task % parts
             batch, kv_head = pair // work.kv_heads, pair % work.kv_heads
-            keys = Keys(inputs, isa, self.keys)
-            values = Values(inputs, isa, self.columns)
+            keys = Keys(inputs, dot, self.keys)
+            values = Values(inputs, dot, self.columns)
             with when(parts == 1 or part * each < total):
                 keys.fill(batch, kv_head)
                 values.fill(batch, kv_head)

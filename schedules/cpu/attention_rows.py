@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.attention_products import in_float32
 from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger, share
 from pocketformer.schedules.cpu.attention_values import Sums
 from pocketformer.schedules.cpu.intrinsics import Isa, reduce_add, reduce_max
@@ -70,7 +71,8 @@ class RowWriter:
                       batch, at, head, column)
 
         sums = Sums(
-            self.isa, rows, self.columns, lambda r, at, width: splat(0.0, width), finish)
+            in_float32(self.isa), rows, self.columns, lambda r, at, width: splat(0.0, width),
+            finish)
         sums.weigh(
             inputs.workload.value_size, visible,
             lambda key, steps: self._weights(weights, key, steps),

@@ -12,6 +12,11 @@ from tvm.tirx.script.builder import ir as T
 from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_panels import Keys, Values, turn
+from pocketformer.schedules.cpu.attention_products import (
+    padded_columns,
+    padded_words,
+    weight_words,
+)
 from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger, share
 from pocketformer.schedules.cpu.attention_values import STEPS, Sums, each_vector
 from pocketformer.schedules.cpu.intrinsics import isa_named
@@ -33,7 +38,7 @@ from pocketformer.schedules.cpu.kernel import (
 if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention import FusedAttention
 
-WAYS = 4        # vectors of exponentials under way at a time
+WAYS = 4        # vectors of weights under way at a time
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,14 @@ class TileWriter:
         self.point, self.inputs, self.keys, self.values = point, inputs, keys, values
         self.mask = mask
         self.workload, self.isa = inputs.workload, isa_named(point.isa)
-        self.lanes = self.isa.lanes
+        self.dot, self.lanes = keys.dot, self.isa.lanes
         self.columns = range(0, point.queries, self.lanes)
-        kv_len = inputs.kv_len
+        kv_len, value_size = inputs.kv_len, inputs.workload.value_size
+        self.width = padded_columns(self.dot, value_size)
         # All keys at once: nothing is rescaled, and sums go from registers to the output.
         self.single = (
-            isinstance(kv_len, int) and kv_len <= point.block and not inputs.may_lose)
+            isinstance(kv_len, int) and kv_len <= point.block and not inputs.may_lose
+            and self.width == value_size)
 
     def write(self, place: Place) -> None:
         """All keys for one tile of queries."""
@@ -67,6 +74,10 @@ class TileWriter:
         queries = self._queries(place)
         # The last chunk of a block is moved back where it would pass the last key.
         scratch = workspace(point.keys + point.block, point.queries)
+        self.weights, self.first_weight = scratch, point.keys
+        if self.dot.group > 1:
+            shape = point.block // self.dot.group, point.queries
+            self.weights, self.first_weight = workspace(*shape, dtype=self.dot.word), 0
         self.greatest, self.total, self.scale, self.most = (
             registers(point.queries) for _ in range(4))
         for column in self.columns:
@@ -86,15 +97,15 @@ class TileWriter:
         if self.single:
             take(0, visible)
             self._finish()
-            self._weigh(scratch, None, place, 0, visible)
+            self._weigh(None, place, 0, visible)
             return
-        results = workspace(point.queries, inputs.workload.value_size)
-        each_vector(inputs.workload.value_size, self.lanes, point.queries, lambda r, at, width:
+        results = workspace(point.queries, self.width)
+        each_vector(self.width, self.lanes, point.queries, lambda r, at, width:
                     store(results, splat(0.0, width), r, at))
         with loop(ceil_div(visible, point.block)) as block:
             count = tirx.min(visible - block * point.block, point.block)
             take(block, count)
-            self._weigh(scratch, results, place, block * point.block, count)
+            self._weigh(results, place, block * (point.block // self.dot.group), count)
         if inputs.may_lose:
             self._add_later_keys(results, place)
         self._finish()
@@ -102,10 +113,11 @@ class TileWriter:
                     self._write(load(results, r, at, lanes=width), place, r, at))
 
     def _queries(self, place: Place) -> Buffer:
-        """[d, query], the last one repeated past the end."""
-        lanes, size = self.lanes, self.workload.head_size
+        """[word, query], the last one repeated past the end."""
+        size = self.workload.head_size
         fits = self._q_len_fits()
-        turned = workspace(size, self.point.queries)
+        words = padded_words(self.dot, size)
+        turned = workspace(words, self.point.queries, dtype=self.dot.word)
 
         for column in self.columns:
             def query(i: int, d: Expr, width: int, column: int = column) -> Expr:
@@ -113,14 +125,14 @@ class TileWriter:
                 at = at if fits else tirx.min(at, self.inputs.q_len - 1)
                 return self.inputs.q(place.batch, at, place.head, d, width)
 
-            turn(turned, column, size, lanes, query)
+            turn(turned, column, self.dot, size, query)
         return turned
 
     def _scores(
         self, queries: Buffer, scratch: Buffer, place: Place, block: Expr, chunk: Expr
     ) -> None:
         """A chunk of keys: scratch[key, query] = their scores, `most` the greatest so far."""
-        point, lanes, size = self.point, self.lanes, self.workload.head_size
+        point, lanes, dot = self.point, self.lanes, self.dot
         chunk = block * (point.block // point.keys) + chunk
         key = T.bind(self.keys.first(chunk))
         start = self.mask.scores(place, key)
@@ -129,18 +141,20 @@ class TileWriter:
             for column in self.columns:
                 sums.store(start(i, column), i, column)
 
-        def add(d: Expr, steps: int) -> None:
-            for u, numbers in enumerate(self.keys.numbers(chunk, key, d, steps)):
+        def add(word: Expr, steps: int) -> None:
+            for u, numbers in enumerate(self.keys.numbers(chunk, key, word, steps)):
                 for i, number in enumerate(numbers):
                     for column in self.columns:
-                        query = load(queries, d + u, column, lanes=lanes)
-                        sums.add(splat(number, lanes) * query, i, column)
+                        query = load(queries, word + u, column, lanes=lanes)
+                        before = sums.load(i, column, lanes)
+                        sums.store(dot.add(before, splat(number, lanes), query), i, column)
 
+        words = ceil_div(self.workload.head_size, dot.group)
         steps = STEPS if self.isa.by_lane else 1
-        with loop(size // steps) as step:
+        with loop(words // steps) as step:
             add(step * steps, steps)
-        if rest := size % steps:
-            add(size - rest, rest)
+        if rest := words % steps:
+            add(words - rest, rest)
         if self.workload.causal:
             self._hide(sums, key, place.first + self.inputs.past)
         for column in self.columns:
@@ -161,7 +175,7 @@ class TileWriter:
                                            sums.load(i, column, self.lanes)), i, column)
 
     def _softmax(self, scratch: Buffer, count: Expr) -> None:
-        """Turn the scores of `count` keys into exponentials."""
+        """Turn the scores of `count` keys into exponentials, in words as products take them."""
         isa, lanes = self.isa, self.lanes
         tops = []
         for column in self.columns:
@@ -170,24 +184,31 @@ class TileWriter:
                 old = load(self.greatest, column, lanes=lanes)
                 store(self.scale, exp2(isa, old - tops[-1]), column)
                 store(self.greatest, tops[-1], column)
+        group, words = self.dot.group, ceil_div(count, self.dot.group)
+        self._end_word(scratch, count)
         ways = max(1, WAYS // len(self.columns))
         sums = registers(self.point.queries)
         for column in self.columns:
             store(sums, splat(0.0, lanes), column)
 
-        def take(key: Expr, ways: int) -> None:
+        def weight(key: Expr, column: int, top: Expr) -> Expr:
+            score = load(scratch, self.point.keys + key, column, lanes=lanes)
+            weight = T.bind(exp2(isa, score - top))
+            store(sums, load(sums, column, lanes=lanes) + weight, column)
+            return weight
+
+        def take(word: Expr, ways: int) -> None:
             for way in range(ways):
                 for column, top in zip(self.columns, tops, strict=True):
-                    at = self.point.keys + key + way
-                    score = load(scratch, at, column, lanes=lanes)
-                    weight = T.bind(exp2(isa, score - top))
-                    store(scratch, weight, at, column)
-                    store(sums, load(sums, column, lanes=lanes) + weight, column)
+                    key = (word + way) * group
+                    weights = [weight(key + i, column, top) for i in range(group)]
+                    store(self.weights, weight_words(self.dot, weights),
+                          self.first_weight + word + way, column)
 
-        with loop(count // ways) as step:
+        with loop(words // ways) as step:
             take(step * ways, ways)
-        with loop(count % ways) as rest:
-            take(count // ways * ways + rest, 1)
+        with loop(words % ways) as rest:
+            take(words // ways * ways + rest, 1)
         for column in self.columns:
             total = load(sums, column, lanes=lanes)
             if not self.single:
@@ -195,9 +216,17 @@ class TileWriter:
                 total = total + old
             store(self.total, total, column)
 
+    def _end_word(self, scratch: Buffer, count: Expr) -> None:
+        """Where `count` keys end in the middle of a word, nothing is seen of the next one."""
+        if self.dot.group > 1 and (not isinstance(count, int) or count % self.dot.group):
+            with when(isinstance(count, int) or count % self.dot.group > 0):
+                for column in self.columns:
+                    store(scratch, splat(HIDDEN, self.lanes), self.point.keys + count, column)
+
     def _add_later_keys(self, results: Buffer, place: Place) -> None:
         """To the queries that a mask of finite values leaves no other key."""
         inputs, size = self.inputs, self.workload.value_size
+        kv_head = place.head // inputs.group
         with loop(self.point.queries) as r:
             seen = inputs.seen(place.first + r)
             with when(inputs.lost(self.greatest[r], self.total[r])), \
@@ -205,7 +234,7 @@ class TileWriter:
                 store(self.total, self.total[r] + T.float32(1.0), r)
                 each_vector(size, self.lanes, 1, lambda _, at, width: store(
                     results, load(results, r, at, lanes=width)
-                    + self.values.load(seen + later, at, width), r, at))
+                    + inputs.v(place.batch, seen + later, kv_head, at, width), r, at))
 
     def _finish(self) -> None:
         """Every query's `scale` is now what its sums are multiplied with."""
@@ -214,9 +243,12 @@ class TileWriter:
             store(self.scale, share(total, self.lanes), column)
 
     def _weigh(
-        self, scratch: Buffer, results: Buffer | None, place: Place, first: Expr, count: Expr
+        self, results: Buffer | None, place: Place, first: Expr, count: Expr
     ) -> None:
-        """Add weights @ values to the results, or write them where these keys are all."""
+        """Add weights @ values to the results, or write them where these keys are all.
+
+        `first` is a word of keys, `count` a number of keys.
+        """
         point, inputs = self.point, self.inputs
         rows = point.value_rows
         left = tirx.min(inputs.q_len - place.first, point.queries)
@@ -233,24 +265,25 @@ class TileWriter:
                 store(results, value, r, at)
 
         with loop(ceil_div(left, rows)) as part:
-            def weights(key: Expr, steps: int) -> list[list[Expr]]:
+            def weights(word: Expr, steps: int) -> list[list[Expr]]:
+                at = self.first_weight + word
                 if not self.isa.by_lane:
-                    return [[scratch[point.keys + key + u, part * rows + r] for r in range(rows)]
+                    return [[self.weights[at + u, part * rows + r] for r in range(rows)]
                             for u in range(steps)]
-                near = registers(steps, rows)
+                near = registers(steps, rows, dtype=self.dot.word)
                 for u in range(steps):
                     for r in range(0, rows, self.lanes):
-                        store(near, load(scratch, point.keys + key + u, part * rows + r,
+                        store(near, load(self.weights, at + u, part * rows + r,
                                          lanes=self.lanes), u, r)
                 return [[near[u, r] for r in range(rows)] for u in range(steps)]
 
             sums = Sums(
-                self.isa, rows, point.columns,
+                self.dot, rows, point.columns,
                 lambda r, at, width: start(part * rows + r, at, width),
                 lambda value, r, at: finish(value, part * rows + r, at),
             )
-            sums.weigh(self.workload.value_size, count, weights,
-                       lambda key, at, width: self.values.load(first + key, at, width))
+            sums.weigh(self.width, ceil_div(count, self.dot.group), weights,
+                       lambda word, at, width: self.values.load(first + word, at, width))
 
     def _write(self, value: Expr, place: Place, row: Expr, column: Expr) -> None:
         with when(self._q_len_fits() or place.first + row < self.inputs.q_len):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pocketformer.schedules.cpu.intrinsics import Isa
+from pocketformer.schedules.cpu.attention_products import Products
 from pocketformer.schedules.cpu.kernel import Expr, Tile, loop, splat
 
 STEPS = 8       # at a time where a load brings several numbers: loads in pairs, few jumps
 
-# The weights of all rows for some keys, and a vector of a key's values.
+# The weights of all rows for some words of keys, and a vector of the words of their values.
 Weights = Callable[[Expr, int], list[list[Expr]]]
 Values = Callable[[Expr, Expr, int], Expr]
 
@@ -22,15 +22,15 @@ class Sums:
     They begin as `start`(row, column, lanes) and end in `finish`(sum, row, column).
     """
 
-    isa: Isa
+    dot: Products
     rows: int
     columns: int
     start: Callable[[int, Expr, int], Expr]
     finish: Callable[[Expr, int, Expr], None]
 
     def weigh(self, size: int, count: Expr, weights: Weights, values: Values) -> None:
-        """Add the weights of `count` keys @ their values of `size` numbers."""
-        for first, width, vectors, groups in _groups(size, self.isa.lanes, self.columns):
+        """Add the weights of `count` words of keys @ their values of `size` numbers."""
+        for first, width, vectors, groups in _groups(size, self.dot.lanes, self.columns):
             with loop(groups) as group:
                 column = first + group * vectors * width
                 self._weigh(column, width, vectors, count, weights, values)
@@ -43,14 +43,16 @@ class Sums:
             for v in range(vectors):
                 sums.store(self.start(r, first + v * width, width), r, v * width)
 
-        def add(key: Expr, steps: int) -> None:
-            for u, numbers in enumerate(weights(key, steps)):
+        def add(word: Expr, steps: int) -> None:
+            for u, numbers in enumerate(weights(word, steps)):
                 for r, number in enumerate(numbers):
                     for v in range(vectors):
-                        value = values(key + u, first + v * width, width)
-                        sums.add(splat(number, width) * value, r, v * width)
+                        value = values(word + u, first + v * width, width)
+                        before = sums.load(r, v * width, width)
+                        sums.store(
+                            self.dot.add(before, splat(number, width), value), r, v * width)
 
-        steps = STEPS if self.isa.by_lane else 1
+        steps = STEPS if self.dot.by_lane else 1
         with loop(count // steps) as step:
             add(step * steps, steps)
         if steps > 1:

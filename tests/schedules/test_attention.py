@@ -1,15 +1,24 @@
 """Attention kernels against float64: tails, masks of every shape, grouped heads, hidden rows."""
 
+import math
+from dataclasses import replace
+
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketformer import targets
+from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.workloads import Attention
-from tests.schedules.running import TABLE, assert_agrees, call, kernels, random
+from tests.schedules.running import TABLE, assert_agrees, call, instructions, kernels, random
 
 KERNELS = kernels(Attention(None, None, None, 2, 2, 8, 8, 1.0))
 TWO = kernels(Attention(None, None, None, 2, 2, 8, 8, 1.0), "avx512", "neon")
+PAIRS = [pairs for pairs in instructions(
+    Attention(None, None, None, 2, 2, 8, 8, 1.0, dtype="bfloat16"), "bfloat16")
+    if "bfmmla" not in pairs.values[0]]     # attention takes a vector of sums
 LOWEST = np.finfo("float32").min
 
 
@@ -36,22 +45,29 @@ def attention(q, k, v, scale, mask=None, causal=False):
 
 
 def check(isa, sizes, heads=(2, 2), widths=(8, 8), symbolic=False, mask=None, causal=False,
-          packed=False, flags=None, seed=0):
+          packed=False, flags=None, seed=0, dtype="float32"):
     (batch, q_len, kv_len), (h, hkv), (d, dv) = sizes, heads, widths
     known = (None, None, None) if symbolic else sizes
     if mask is not None and flags is None:
         flags = tuple(size != 1 for size in mask.shape[:3])
-    dtype = "float32" if mask is None or mask.dtype != bool else "bool"
-    workload = Attention(*known, h, hkv, d, dv, 0.3, flags, dtype, causal, packed)
+    mask_dtype = "float32" if mask is None or mask.dtype != bool else "bool"
+    workload = Attention(*known, h, hkv, d, dv, 0.3, flags, mask_dtype, causal, packed, dtype)
     q, k, v = (random(batch, length, n, size, seed=i) for i, (length, n, size) in enumerate(
         [(q_len, h, d), (kv_len, hkv, d), (kv_len, hkv, dv)], start=seed))
     inputs = [np.stack([q, k, v], 2)] if packed else [q, k, v]
     if mask is not None:
         inputs.append(mask)
     (result,) = call(workload, isa, inputs, (batch, q_len, h, dv))
+    if dtype == "bfloat16" and q_len >= 8 and kv_len >= 16:     # fewer stay in float32
+        bits = 0.3 * math.log2(math.e)      # of which the kernel takes powers of two
+        q, k, v = rounded(q * np.float32(bits)) / bits, rounded(k), rounded(v)
     expected = attention(q, k, v, 0.3, mask, causal)
-    assert_agrees(result, expected)
+    assert_agrees(result, expected, f"{dtype} kernel")
     return result
+
+
+def rounded(array):
+    return array.astype(ml_dtypes.bfloat16).astype("float64")
 
 
 @pytest.mark.parametrize("isa", KERNELS)
@@ -184,8 +200,60 @@ def test_any_sizes(sizes, widths, causal, symbolic, isa):
     check(isa, sizes, widths=widths, causal=causal, symbolic=symbolic)
 
 
+@pytest.mark.parametrize("isa", PAIRS)
+@pytest.mark.parametrize("widths", [(32, 32), (5, 7), (20, 12), (33, 80)], ids=str)
+def test_bfloat16_head_sizes(isa, widths):
+    check(isa, (1, 19, 21), widths=widths, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+def test_bfloat16_any_lengths(isa):
+    for sizes in [(2, 3, 50), (1, 8, 32), (1, 9, 33), (1, 20, 5), (2, 17, 129), (1, 9, 1101)]:
+        check(isa, sizes, symbolic=True, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
+def test_bfloat16_causal_grouped_heads(isa, symbolic):
+    check(isa, (2, 37, 37), (6, 2), (16, 16), symbolic, causal=True, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+@pytest.mark.parametrize("by_query", [False, True])
+def test_bfloat16_packed_with_a_mask(isa, by_query):
+    mask = np.where(random(2, 1, 29 if by_query else 1, 29) > -0.5, np.float32(0), LOWEST)
+    check(isa, (2, 29, 29), widths=(32, 32), packed=True, mask=mask, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+def test_bfloat16_causal_queries_with_no_key_but_masked_ones(isa):
+    mask = np.zeros((1, 1, 1, 37), "float32")
+    mask[..., :21] = LOWEST
+    check(isa, (1, 19, 37), mask=mask, causal=True, dtype="bfloat16")
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(
+    sizes=st.tuples(st.integers(1, 2), st.integers(8, 40), st.integers(16, 90)),
+    widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    causal=st.booleans(),
+    symbolic=st.booleans(),
+)
+@pytest.mark.parametrize("isa", PAIRS[:1])
+def test_bfloat16_any_sizes(isa, sizes, widths, causal, symbolic):
+    check(isa, sizes, widths=widths, causal=causal, symbolic=symbolic, dtype="bfloat16")
+
+
+def test_bfloat16_stays_float32_where_no_instruction_multiplies_it():
+    target = targets.load("raspberrypi4")
+    known = Attention(1, 32, 32, 2, 2, 8, 8, 1.0)
+    assert pick(replace(known, dtype="bfloat16"), target).name == pick(known, target).name
+
+
 def test_a_workload_names_itself():
     assert str(Attention(1, 128, None, 12, 12, 32, 32, 1.0, (True, False, False))) == (
         "attention_1x128xany_12x32_maskbk")
     assert str(Attention(2, 7, 7, 4, 2, 20, 12, 1.0, causal=True)) == (
         "attention_2x7x7_4of2x20v12_causal")
+    assert str(Attention(1, 8, 8, 4, 4, 32, 32, 1.0, packed=True, dtype="bfloat16")) == (
+        "attention_1x8x8_4x32_bfloat16_packed")
