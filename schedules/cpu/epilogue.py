@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu import math
+from pocketformer.schedules.cpu import math, short_math
 from pocketformer.schedules.cpu.kernel import (
     STACK,
     Buffer,
@@ -34,7 +34,9 @@ class Epilogue:
         self.bias = function.argument("bias", (n,)) if workload.bias else None
         self.residual = function.argument("residual", (m, n)) if workload.residual else None
         self.out = self._output(function, m, n)
+        table = short_math if workload.dtype == "bfloat16" else math
         self.activation = workload.activation
+        self.activate = table.ACTIVATIONS[workload.activation]
         self.columns, self.lanes = columns, lanes
         self.panels = ceil_div(n, columns)
         self.live = n - (self.panels - 1) * columns       # columns of the last panel
@@ -89,8 +91,7 @@ class Epilogue:
         row = row + first
         with loop(rows) as r:
             for column in range(0, self.columns, self.lanes):
-                value = math.ACTIVATIONS[self.activation](
-                    load(staged, r, column, lanes=self.lanes))
+                value = self.activate(load(staged, r, column, lanes=self.lanes))
                 if self._always_full(column):
                     self._write(panel, row + r, column, value)
                     continue

@@ -16,6 +16,8 @@ range where the result is finite (tests/schedules/test_math.py).
     sin, cos         absolute 1e-7 for |x| <= 1e5; beyond 1e6 only within -1..1
     gelu             absolute 3e-7 * |x|
     gelu_tanh, silu, quick_gelu    absolute 2e-7 * |x|
+
+short_math.py has cheaper ones for layers that multiply in bfloat16.
 """
 
 from __future__ import annotations
@@ -80,6 +82,22 @@ def _at_least(low: float, x: Expr) -> Expr:
 def _at_most(high: float, x: Expr) -> Expr:
     assert high != 0.0
     return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.minimum", constant(high, x), x)
+
+
+def fabs(x: Expr) -> Expr:
+    """|x|."""
+    return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.fabs", x)
+
+
+def held(size: Expr, limit: float) -> Expr:
+    """The lesser of `size`, at least 0, and `limit`; `limit` for NaN.
+
+    As integers, which for positive numbers is the same, and one instruction.
+    """
+    integers = _integer_type(size)
+    lesser = tirx.min(tirx.reinterpret(integers, size),
+                      tirx.reinterpret(integers, constant(limit, size)))
+    return tirx.reinterpret(str(size.ty), lesser)
 
 
 def _integer_type(x: Expr) -> str:
@@ -239,20 +257,14 @@ def quick_gelu(x: Expr) -> Expr:
 
 def gelu(x: Expr) -> Expr:
     """x / 2 * (1 + erf(x / sqrt(2))) as |x| * (P(|x|) - 1/2 +- 1/2), P the normal distribution."""
-    integers = _integer_type(x)
-    limit = tirx.reinterpret(integers, constant(_GELU_LIMIT, x))
-
     def above_half(a: Expr) -> Expr:
         quotient = let(a * a, lambda square: (
             a * polynomial(square, _GELU_P) / polynomial(square, _GELU_Q)), "square")
         return _at_most(0.5, quotient)
 
     def body(x: Expr) -> Expr:
-        # The lesser as integers, which for positive numbers is the same, and one instruction.
-        return let(tirx.call_llvm_pure_intrin(str(x.ty), "llvm.fabs", x), lambda size: (
-            size * (_half_like(x) + let(
-                tirx.reinterpret(str(x.ty), tirx.min(tirx.reinterpret(integers, size), limit)),
-                above_half, "held"))), "size")
+        return let(fabs(x), lambda size: (
+            size * (_half_like(x) + let(held(size, _GELU_LIMIT), above_half, "held"))), "size")
 
     return let(x, body, "x")
 

@@ -49,8 +49,12 @@ def check(workload, isa, m):
     rounded = x.astype(workload.dtype).astype("float64")
     expected = finished(workload, rounded @ weight.astype("float64"), inputs)
     (result,) = call(workload, isa, inputs, (m, n))
-    short = workload.dtype == "float16"     # and so are its sums
-    assert_agrees(result, expected, "float16 kernel" if short else "float32 kernel")
+    tolerance = "float32 kernel"
+    if workload.dtype == "float16":     # and so are its sums
+        tolerance = "float16 kernel"
+    elif workload.activation in ("gelu", "gelu_tanh", "silu"):
+        tolerance = "bfloat16 activation"
+    assert_agrees(result, expected, tolerance)
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
@@ -62,6 +66,12 @@ def test_any_number_of_rows(isa):
 @pytest.mark.parametrize("isa", PRODUCTS)
 def test_a_known_number_of_rows(isa):
     check(bfloat16(9, 96, 70, activation="relu"), isa, 9)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+def test_activation(isa, activation):
+    check(bfloat16(10, 53, 16, bias=True, activation=activation, residual=True), isa, 10)
 
 
 @pytest.mark.parametrize("isa", instructions(Linear(None, 53, 37, dtype="float16"), "float16"))

@@ -9,6 +9,7 @@ import tvm
 
 from pocketformer import targets
 from pocketformer.schedules.cpu import math as kernels
+from pocketformer.schedules.cpu import short_math
 from pocketformer.schedules.cpu.kernel import load, loop, prim_func, store
 from tests.schedules import phone
 
@@ -38,12 +39,12 @@ def apply(request):
     return partial(compute, request.param)
 
 
-def compute(machine, name, x):
+def compute(machine, name, x, module=kernels):
     with prim_func("apply") as function:
         source, result = function.argument("x", x.shape), function.argument("y", x.shape)
         with loop(x.size // LANES) as i:
             vector = load(source, i * LANES, lanes=LANES)
-            store(result, getattr(kernels, name)(vector), i * LANES)
+            store(result, getattr(module, name)(vector), i * LANES)
     if machine in phone.CPUS:
         executable = tvm.compile(function.func, target=phone.target_of(machine).tvm())
         (result,) = phone.Functions(executable, machine).call("apply", [x], [x.shape])
@@ -87,6 +88,21 @@ def test_error_relative_to_the_argument(apply, name, limit):
     x = grid(-80.0, 80.0)
     error = np.abs(apply(name, x) - EXACT[name](x.astype("float64")))
     assert (error / np.abs(x)).max() <= limit
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_error_of_the_short_ones(apply, name):
+    x = grid(-80.0, 80.0)
+    error = np.abs(apply(name, x, module=short_math) - EXACT[name](x.astype("float64")))
+    assert (error / np.abs(x)).max() <= 2.3e-4
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_the_short_ones_at_the_ends(apply, name):
+    x = np.zeros(LANES, "float32")
+    x[:8] = [NAN, INF, -INF, 0, 50, -50, GREATEST, -GREATEST]
+    expected = np.float32([NAN, INF, 0, 0, 50, 0, GREATEST, 0])
+    np.testing.assert_array_equal(apply(name, x, module=short_math)[:8], expected)
 
 
 @pytest.mark.parametrize(("name", "x", "expected"), [
