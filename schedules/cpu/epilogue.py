@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu import math, short_math
@@ -37,6 +38,10 @@ class Epilogue:
         table = short_math if workload.dtype == "bfloat16" else math
         self.activation = workload.activation
         self.activate = table.ACTIVATIONS[workload.activation]
+        # LLVM unrolls a loop of known length. With code for every height of a tile, that of a long
+        # activation then costs 5 % of a layer; the limit m, never reached, keeps it a loop.
+        unrolled = isinstance(m, int) or table is short_math or self.activation in ("", "relu")
+        self.limit = None if unrolled else m
         self.columns, self.lanes = columns, lanes
         self.panels = ceil_div(n, columns)
         self.live = n - (self.panels - 1) * columns       # columns of the last panel
@@ -89,7 +94,7 @@ class Epilogue:
             for column in range(0, self.columns, self.lanes):
                 store(staged, total.load(first + r, column, self.lanes), r, column)
         row = row + first
-        with loop(rows) as r:
+        with loop(rows if self.limit is None else tirx.min(rows, self.limit)) as r:
             for column in range(0, self.columns, self.lanes):
                 value = self.activate(load(staged, r, column, lanes=self.lanes))
                 if self._always_full(column):
