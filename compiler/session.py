@@ -121,12 +121,16 @@ class Session:
         """
         given = {**inputs, **named} if inputs else named
         arrays = self._signature.arrays(given)
+        if outputs is None:
+            with self._lock:
+                self._refuse_if_closed()
+                return self._runner.run(arrays)
         names = self._signature.output_names(outputs)
         with self._lock:
             self._refuse_if_closed()
             results = self._runner.run(arrays)
             if not isinstance(outputs, Mapping):
-                return results if outputs is None else {name: results[name] for name in names}
+                return {name: results[name] for name in names}
             check_outputs(outputs, results)
             for name in names:
                 np.copyto(outputs[name], results[name])

@@ -34,14 +34,14 @@ class Signature:
         # The most special entry first; sorted() keeps the manifest's order among equals.
         self._entries = sorted(self.entries, key=lambda entry: -len(entry.dims))
         self._names = tuple(spec.name for spec in manifest.inputs)
-        self._dtypes = tuple(np.dtype(spec.dtype) for spec in manifest.inputs)
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.inputs}
 
     def arrays(self, given: Mapping[str, Any]) -> list[np.ndarray]:
         """The given inputs in their order, as arrays of the right dtype; shapes are unchecked."""
-        if len(given) != len(self._names) or any(name not in given for name in self._names):
+        if given.keys() != self._dtypes.keys():
             raise BadInput(self._name_fault(given))
         arrays = []
-        for name, dtype in zip(self._names, self._dtypes, strict=True):
+        for name, dtype in self._dtypes.items():
             array = given[name]
             if type(array) is not np.ndarray:
                 array = _as_array(name, array)
@@ -118,10 +118,8 @@ class Signature:
         raise BadInput(f"no code was compiled for {got}; the bundle has {made}")
 
     def output_names(self, chosen: object) -> list[str]:
-        """The outputs that `run(outputs=...)` names; None stands for all."""
+        """The outputs that `run(outputs=...)` names."""
         names = [spec.name for spec in self.outputs]
-        if chosen is None:
-            return names
         if isinstance(chosen, str) or not hasattr(chosen, "__iter__"):
             raise BadInput(f"outputs is {chosen!r}, not a list of names or a dict of arrays")
         for name in chosen:

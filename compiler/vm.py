@@ -48,6 +48,7 @@ class Runtime:
         self._extra: ctypes.CDLL = load("tvm", "tvm_runtime_extra", "RTLD_LOCAL", [folder])
         self.load_module: Callable[..., Any] = tvm_ffi.load_module
         self.from_dlpack: Callable[[Any], Any] = tvm_ffi.from_dlpack
+        self.item: Callable[[Any, int], Any] = tvm_ffi.get_global_func("ffi.ArrayGetItem")
         self.shape: Callable[[Sequence[int]], Any] = tvm_ffi.Shape
         self.dtype: Callable[[str], Any] = tvm_ffi.dtype
         self.rpc_connect: Callable[..., Any] = tvm_ffi.get_global_func("rpc.Connect")
@@ -121,10 +122,12 @@ def to_tensor(array: np.ndarray) -> Any:
     return tvm.view(raw, tvm.shape(array.shape), tvm.dtype(array.dtype.name), 0)
 
 
-def to_numpy(tensor: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """TVM's `tensor`, whose dtype is `dtype`, as an array of the same memory."""
-    if dtype.kind != "V":
-        return np.from_dlpack(tensor)
+def reader(dtype: np.dtype[Any]) -> Callable[[Any], np.ndarray]:
+    """What takes TVM's tensor, whose dtype is `dtype`, for an array of the same memory."""
+    return np.from_dlpack if dtype.kind != "V" else partial(_read_bytes, dtype)
+
+
+def _read_bytes(dtype: np.dtype[Any], tensor: Any) -> np.ndarray:
     tvm = runtime()
     raw = tvm.view(tensor, tvm.shape(tensor.shape), tvm.dtype(f"uint{8 * dtype.itemsize}"), 0)
     return np.from_dlpack(raw).view(dtype)
