@@ -14,7 +14,7 @@ from tvm.ir import IRModule
 from tvm.relax import backend, transform
 
 from pocketformer.compiler.recipe import Float32, Recipe
-from pocketformer.passes.cast_linears import CastLinears
+from pocketformer.passes.cast_products import CastProducts
 from pocketformer.passes.fold_arithmetic import FoldArithmetic
 from pocketformer.passes.fuse_attention import FuseAttention
 from pocketformer.passes.fuse_gelu import FuseGelu
@@ -74,7 +74,7 @@ def graph() -> Iterator[Step]:
 def precision(recipe: Recipe) -> Iterator[Step]:
     """Casts and quantisation; nothing for float32."""
     if not isinstance(recipe, Float32):
-        yield Step("cast_linears", CastLinears(recipe.name))
+        yield Step("cast_products", CastProducts(recipe.name))
 
 
 def kernels(target: Target) -> Iterator[Step]:

@@ -20,10 +20,10 @@ class Float32:
 
 @dataclass(frozen=True)
 class BFloat16:
-    """Linear layers multiply in bfloat16 and add up in float32; all else stays float32.
+    """Linear layers and attention multiply in bfloat16 and add up in float32; all else is float32.
 
-    Their weights are stored in half the bytes. Works on every target, fast on those with
-    instructions for bfloat16.
+    The weights of linear layers are stored in half the bytes. Works on every target, fast on those
+    with instructions for bfloat16; attention stays in float32 on those without.
     """
 
     name = "bfloat16"

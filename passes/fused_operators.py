@@ -27,13 +27,15 @@ def attention(
     *,
     scale: float,
     causal: bool = False,
+    dtype: str = "float32",
 ) -> relax.Expr:
     """softmax(query @ key.T * scale + mask) @ value in plain operators.
 
     Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
     divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
     `causal` hides key j from query i where j > i + key length - length, unless finite values mask
-    all others: then they weigh the same.
+    all others: then they weigh the same. What is multiplied is rounded to `dtype` before; kernels
+    round the query times scale, and weights before they are divided by their sum.
     Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
     """
     q_len, kv_len = query.ty.shape[1], key.ty.shape[1]
@@ -41,9 +43,9 @@ def attention(
     if repeats > 1:
         key = relax.op.repeat(key, repeats, axis=2)
         value = relax.op.repeat(value, repeats, axis=2)
-    q_bhsd = relax.op.permute_dims(query, BSHD_OF_BHSD)
-    k_bhds = relax.op.permute_dims(key, [0, 2, 3, 1])
-    v_bhsd = relax.op.permute_dims(value, BSHD_OF_BHSD)
+    q_bhsd = relax.op.permute_dims(_rounded(query, dtype), BSHD_OF_BHSD)
+    k_bhds = relax.op.permute_dims(_rounded(key, dtype), [0, 2, 3, 1])
+    v_bhsd = relax.op.permute_dims(_rounded(value, dtype), BSHD_OF_BHSD)
     scores = relax.op.multiply(relax.op.matmul(q_bhsd, k_bhds), relax.const(scale, "float32"))
     if mask is not None:
         scores = relax.op.add(scores, mask)
@@ -51,7 +53,13 @@ def attention(
         scores = _without_later_keys(scores, q_len, kv_len)
     weights = relax.op.nn.softmax(scores, axis=-1)
     weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
+    weights = _rounded(weights, dtype)
     return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
+
+
+def _rounded(x: relax.Expr, dtype: str) -> relax.Expr:
+    """x in float32, rounded to `dtype`."""
+    return x if dtype == "float32" else relax.op.astype(relax.op.astype(x, dtype), "float32")
 
 
 def _without_later_keys(scores: relax.Expr, q_len: Size, kv_len: Size) -> relax.Expr:
@@ -68,13 +76,18 @@ def _without_later_keys(scores: relax.Expr, q_len: Size, kv_len: Size) -> relax.
 
 
 def packed_attention(
-    qkv: relax.Expr, mask: relax.Expr | None = None, *, scale: float, causal: bool = False
+    qkv: relax.Expr,
+    mask: relax.Expr | None = None,
+    *,
+    scale: float,
+    causal: bool = False,
+    dtype: str = "float32",
 ) -> relax.Expr:
     """`attention` of query, key and value that are one tensor [batch, length, 3, heads, size]."""
     builder = relax.BlockBuilder.current()
     parts = builder.emit(relax.op.split(qkv, 3, axis=2))
     query, key, value = (builder.emit(relax.op.squeeze(parts[i], axis=[2])) for i in range(3))
-    return attention(query, key, value, mask, scale=scale, causal=causal)
+    return attention(query, key, value, mask, scale=scale, causal=causal, dtype=dtype)
 
 
 def linear(
@@ -93,8 +106,7 @@ def linear(
     """
     extra = list(rest)
     if dtype != "float32":
-        x = relax.op.astype(relax.op.astype(x, dtype), "float32")
-        weight = relax.op.astype(weight, "float32")
+        x, weight = _rounded(x, dtype), relax.op.astype(weight, "float32")
     out = relax.op.matmul(x, weight)
     if bias:
         out = relax.op.add(out, extra.pop(0))

@@ -89,6 +89,7 @@ def _attention(
         mask=tuple(not is_one(axis) for axis in shape(masks[0])[:3]) if masks else None,
         causal=bool(options.get("causal")),
         packed=packed,
+        dtype=options.get("dtype", "float32"),
     )
     return Plan(workload, list(call.args), [batch, q_len, heads, value_size])
 

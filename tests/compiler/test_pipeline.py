@@ -33,7 +33,7 @@ def test_the_steps_and_their_order():
 
 
 def test_bfloat16_casts_after_fusion():
-    assert [step.name for step in shared(BFloat16())] == [*SHARED_STEPS, "cast_linears"]
+    assert [step.name for step in shared(BFloat16())] == [*SHARED_STEPS, "cast_products"]
 
 
 def test_watch_sees_every_step_with_its_module():

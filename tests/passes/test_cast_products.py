@@ -1,4 +1,4 @@
-"""Linears with weights of short numbers: what is rounded, and that nothing else changes."""
+"""Linears and attention on short numbers: what is rounded, and that nothing else changes."""
 
 from dataclasses import replace
 
@@ -8,7 +8,8 @@ import tvm
 from tvm.relax import op
 
 from pocketformer import targets
-from pocketformer.passes.cast_linears import CastLinears
+from pocketformer.passes.cast_products import CastProducts
+from pocketformer.passes.fuse_attention import FuseAttention
 from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.pick_kernels import PickKernels
 from tests.numerics.tolerance import TOLERANCE
@@ -23,7 +24,7 @@ def linear(x, r, w, b):
 
 
 def cast(before):
-    return CastLinears("bfloat16")(FuseLinear()(before))
+    return CastProducts("bfloat16")(FuseLinear()(before))
 
 
 def rounded(array):
@@ -56,3 +57,34 @@ def test_the_kernel_rounds_both_factors_and_nothing_else():
 def test_a_product_of_activations_stays_in_float32():
     before = module({"x": (2, 3, S, 8), "y": (2, 3, 8, 5)}, {}, op.matmul)
     tvm.ir.assert_structural_equal(cast(before), before)
+
+
+def attention(q, k, v):
+    weights = op.nn.softmax(op.matmul(q, op.permute_dims(k, [0, 1, 3, 2])))
+    return op.matmul(weights, v)
+
+
+HEADS = {name: (1, 2, 19, 8) for name in ("q", "k", "v")}
+
+
+def test_attention_says_what_its_factors_are_rounded_to():
+    before = FuseAttention()(module(HEADS, {}, attention))
+    after = CastProducts("bfloat16")(before)
+    [(name, options)] = composites(before)
+    assert composites(after) == [(name, {**options, "dtype": "bfloat16"})]
+    arrays = random(*HEADS.values())
+    expected = run(before, *arrays)[0]
+    limit = TOLERANCE["bfloat16"] * abs(expected).max()
+    np.testing.assert_allclose(run(after, *arrays)[0], expected, rtol=0, atol=limit)
+
+
+def test_attention_is_not_computed_in_float16():
+    before = FuseAttention()(module(HEADS, {}, attention))
+    tvm.ir.assert_structural_equal(CastProducts("float16")(before), before)
+
+
+def test_the_kernel_multiplies_attention_in_the_same_dtype():
+    pairs = replace(targets.load("host"), arch="x86_64", isa=frozenset({"avx512f", "avx512bf16"}))
+    cast = CastProducts("bfloat16")(FuseAttention()(module(HEADS, {}, attention)))
+    names = [gvar.name_hint for gvar in PickKernels(pairs)(cast).get_global_vars()]
+    assert [name.startswith("bf16_attention_") for name in names if "attention_" in name] == [True]
