@@ -93,7 +93,8 @@ def attention(words: list[str]) -> Case:
     batch, q_len, kv_len, heads, kv_heads, size = map(int, words[:6])
     mask = (True, False, False) if "mask" in words else None
     work = Attention(batch, q_len, kv_len, heads, kv_heads, size, size, size**-0.5, mask,
-                     causal="causal" in words)
+                     causal="causal" in words,
+                     dtype="bfloat16" if "bfloat16" in words else "float32")
     queries, keys = (batch, q_len, heads, size), (batch, kv_len, kv_heads, size)
     shapes: Shapes = [queries, keys, keys, *[(batch, 1, 1, kv_len)] * (mask is not None), queries]
     seen = [min(kv_len, i + 1 + kv_len - q_len) if work.causal else kv_len for i in range(q_len)]
@@ -158,7 +159,7 @@ def precision_of(workload: Workload) -> str:
         return "int8"
     if isinstance(workload, WeightOnlyLinear):
         return "int8" if workload.round_x else "float32"
-    return workload.dtype if isinstance(workload, Linear) else "float32"
+    return workload.dtype if isinstance(workload, Linear | Attention) else "float32"
 
 
 if __name__ == "__main__":
