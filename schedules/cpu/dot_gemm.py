@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tvm import DataType, tirx
 from tvm.tirx.script.builder import ir as T
 
+from pocketformer.schedules.cpu import prefetch
 from pocketformer.schedules.cpu.dot import Dot
 from pocketformer.schedules.cpu.dot_left import Left, left_of
 from pocketformer.schedules.cpu.dot_table import dot_named, dots_of
@@ -121,6 +122,7 @@ class _Writer:
     def __init__(self, point: DotGemm, workload: Linear | QuantizedLinear) -> None:
         self.point, self.workload = point, workload
         self.dot: Dot = dot_named(point.dot, point.dtype)
+        self.gaps = point.panel != point.columns
         self.words = self.dot.group * _bytes(self.dot.dtype) // _bytes(self.dot.held)
         layer = workload.in_float32 if isinstance(workload, QuantizedLinear) else workload
         self.tiles = Tiles(
@@ -138,7 +140,7 @@ class _Writer:
                 QuantizedEpilogue(function, work, m, point.columns, dot)
                 if isinstance(work, QuantizedLinear)
                 else Epilogue(function, work, m, point.columns, dot.lanes))
-            with imported(dot.llvm):
+            with imported(dot.llvm + (prefetch.LLVM if self.gaps else "")):
                 self.weight = T.decl_buffer(
                     (*shape[:2], point.panel * self.words), dot.held, data=weight.data)
                 self.left: Left = left_of(dot, x, point.rows)
@@ -231,6 +233,8 @@ class _Writer:
                 total = sums[step % len(sums)]
                 words = [load(self.weight, panel, at + step, start + column, lanes=self.dot.lanes)
                          for column in wide]
+                if self.gaps:
+                    prefetch.prefetch(self.weight, panel, at + step, start)
                 right = [self._parts(word) for word in words]
                 for part, factors in enumerate(left[step]):
                     for r, factor in enumerate(factors):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
 
+from pocketformer.schedules.cpu import prefetch
+from pocketformer.schedules.cpu.dot_gemm import imported
 from pocketformer.schedules.cpu.epilogue import Epilogue
 from pocketformer.schedules.cpu.gemv import single_row
 from pocketformer.schedules.cpu.intrinsics import Isa, isa_named, isa_of
@@ -105,6 +107,7 @@ class _Writer:
     def __init__(self, point: Gemm, workload: Linear) -> None:
         self.point, self.workload = point, workload
         self.isa: Isa = isa_named(point.isa)
+        self.gaps = point.panel != point.columns
         self.tiles = Tiles(
             ceil_div(workload.n, point.columns), point.rows, worth_sharing(workload))
         self.x: Buffer = None
@@ -118,10 +121,11 @@ class _Writer:
             self.weight = function.argument(
                 "weight", packed_shape(work.n, work.k, point.panel))
             self.end = Epilogue(function, work, self.m, point.columns, self.isa.lanes)
-            if self.isa.by_lane and work.m != 1:
-                self._packed_blocks()
-            else:
-                self._multiply(0, self.m, None)
+            with imported(prefetch.LLVM if self.gaps else ""):
+                if self.isa.by_lane and work.m != 1:
+                    self._packed_blocks()
+                else:
+                    self._multiply(0, self.m, None)
         return function.func
 
     def _packed_blocks(self) -> None:
@@ -171,6 +175,10 @@ class _Writer:
         def right(k: Expr, column: int, lanes: int) -> Expr:
             return load(self.weight, panel, k, start + column, lanes=lanes)
 
+        def begin_step(k: Expr) -> None:
+            if self.gaps:
+                prefetch.prefetch(self.weight, panel, k, start)
+
         if rows == 1:
             total = single_row(self.isa, self.x, row, self.point.columns, self.end, right)
         else:
@@ -178,7 +186,7 @@ class _Writer:
             self.end.start(total, rows)
             left = (self._from_memory(row, rows) if packed is None
                     else self._from_lanes(packed, tile, rows))
-            self._accumulate(total, rows, left, right)
+            self._accumulate(total, rows, begin_step, left, right)
         self.end.finish(total, strip, row, rows)
 
     def _from_memory(self, row: Expr, rows: int) -> Left:
@@ -198,12 +206,15 @@ class _Writer:
             return [held[u, r] for u in range(steps) for r in range(rows)]
         return left
 
-    def _accumulate(self, total: Tile, rows: int, left: Left, right: Right) -> None:
+    def _accumulate(
+        self, total: Tile, rows: int, begin_step: Callable[[Expr], None], left: Left, right: Right
+    ) -> None:
         lanes, k, unroll = self.isa.lanes, self.workload.k, self.point.unroll
 
         def steps(at: Any, count: int) -> None:
             numbers = left(at, count)
             for u in range(count):
+                begin_step(at + u)
                 for r in range(rows):
                     for column in range(0, self.point.columns, lanes):
                         factor = splat(numbers[u * rows + r], lanes)

@@ -11,6 +11,7 @@ from typing import Protocol
 from tvm import relax
 
 from pocketformer.schedules.cpu.kernel import Expr, ceil_div
+from pocketformer.schedules.cpu.tiles import hidden
 
 
 class HasTiles(Protocol):
@@ -46,7 +47,10 @@ def _least_waste(n: int, widths: Sequence[int]) -> int:
 def part_of_panel(strip: Expr, columns: int, panel: int) -> tuple[Expr, Expr]:
     """The panel of a strip of `columns` columns, and the column where it begins in that."""
     parts = panel // columns
-    return (strip, 0) if parts == 1 else (strip // parts, strip % parts * columns)
+    if parts == 1:
+        return strip, 0
+    # In 64 bits: TVM's 32 would be widened for every address.
+    return hidden(strip // parts), hidden(strip % parts * columns)
 
 
 def packed_shape(n: int, k: int, columns: int) -> tuple[int, int, int]:
