@@ -27,12 +27,13 @@ from pocketformer.schedules.cpu.attention_products import (
 )
 from pocketformer.schedules.cpu.attention_rows import RowWriter
 from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
-from pocketformer.schedules.cpu.dot_gemm import SHORT, imported
+from pocketformer.schedules.cpu.dot_gemm import SHORT
 from pocketformer.schedules.cpu.dot_table import dot_named
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
     Kernel,
     ceil_div,
+    imported,
     loop,
     parallel_loop,
     prim_func,

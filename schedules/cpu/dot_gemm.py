@@ -7,7 +7,6 @@ rows of x are rounded and packed first, a block at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from pocketformer.schedules.cpu.kernel import (
     Kernel,
     Tile,
     ceil_div,
+    imported,
     load,
     loop,
     prim_func,
@@ -104,16 +104,6 @@ class DotGemm:
     def build(self, workload: Linear | QuantizedLinear, target: Target) -> tirx.PrimFunc:
         """x[m, k], weight, the scales of integers, bias[n]?, residual[m, n]? -> out[m, n]."""
         return _Writer(self, workload).write()
-
-
-@contextmanager
-def imported(text: str) -> Iterator[None]:
-    """The body may call the functions of an LLVM module."""
-    if text:
-        with T.attr("llvm", "pragma_import_llvm", text):
-            yield
-    else:
-        yield
 
 
 class _Writer:

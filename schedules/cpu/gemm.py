@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 
 from pocketformer.schedules.cpu import prefetch
-from pocketformer.schedules.cpu.dot_gemm import imported
 from pocketformer.schedules.cpu.epilogue import Epilogue
 from pocketformer.schedules.cpu.gemv import single_row
 from pocketformer.schedules.cpu.intrinsics import Isa, isa_named, isa_of
@@ -24,6 +23,7 @@ from pocketformer.schedules.cpu.kernel import (
     Kernel,
     Tile,
     ceil_div,
+    imported,
     load,
     loop,
     prim_func,

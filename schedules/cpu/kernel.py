@@ -66,6 +66,16 @@ def prim_func(name: str) -> Iterator[Builder]:
         builder.func = ir_builder.get()
 
 
+@contextmanager
+def imported(text: str) -> Iterator[None]:
+    """The body may call the functions of an LLVM module, by its text; none where that is empty."""
+    if text:
+        with T.attr("llvm", "pragma_import_llvm", text):
+            yield
+    else:
+        yield
+
+
 def registers(*shape: int, dtype: str = "float32") -> Buffer:
     """A small buffer: on the stack, or in registers where every index is a constant.
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from tvm import tirx
 
 from pocketformer.schedules.cpu.dot import Int8Dot
-from pocketformer.schedules.cpu.dot_gemm import imported
 from pocketformer.schedules.cpu.dot_table import dot_named, dots_of
 from pocketformer.schedules.cpu.epilogue import Epilogue
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
-from pocketformer.schedules.cpu.kernel import Expr, Kernel, Tile, ceil_div, prim_func
+from pocketformer.schedules.cpu.kernel import Expr, Kernel, Tile, ceil_div, imported, prim_func
 from pocketformer.schedules.cpu.packing import default_tile
 from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
 from pocketformer.schedules.cpu.weight_formats import (
