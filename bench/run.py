@@ -38,19 +38,20 @@ def main() -> None:
     for case in cases if wanted.again else ():
         forget_refusals(models[case.model], case.sizes)
     print(f"{len(cases)} cases, {len(cases) - len(todo)} of them finished before", file=sys.stderr)
-    if wanted.prepare:
-        convert(todo, models, peers)
-        return
     try:
-        run(todo, models, peers, effort, wanted.keep_files)
+        if wanted.prepare:
+            convert(todo, models, peers)
+        else:
+            run(todo, models, peers, effort, wanted.keep_files)
     except KeyboardInterrupt:
-        print("Interrupted; finished cases are kept, and the same command goes on.",
+        print("Interrupted; what is finished is kept, and the same command goes on.",
               file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        everything = wanted.all and not wanted.quick
-        output = wanted.output or (HERE if everything else WORK) / "results"
-        print(write_results(cases, output), flush=True)
+        if not wanted.prepare:
+            everything = wanted.all and not wanted.quick
+            output = wanted.output or (HERE if everything else WORK) / "results"
+            print(write_results(cases, output), flush=True)
 
 
 def arguments(models: Mapping[str, BenchModel]) -> argparse.Namespace:

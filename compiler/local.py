@@ -150,17 +150,20 @@ class LocalSession:
     def _find_copied(
         self, plan: _Plan, values: Any, arrays: list[np.ndarray]
     ) -> tuple[bool, ...]:
-        """Which results are small, or may be memory that the next run or a weight needs."""
+        """Which results are small, or may be memory of another one, of a weight or the next run."""
         held = [*arrays, *(buffer for buffer, _ in self._buffers), *self._weights.values()]
         constants = not self._weights       # inside the library, where they cannot be recognised
-        results = [read(value) for value, (_, read) in zip(values, self._outputs, strict=True)]
-        plan.copied = tuple(
-            constants
-            or result.nbytes < _SMALL_OUTPUT
-            or not result.flags.writeable
-            or any(np.may_share_memory(result, array) for array in held)
-            for result in results
-        )
+        copied = []
+        for value, (_, read) in zip(values, self._outputs, strict=True):
+            result = read(value)
+            copied.append(
+                constants
+                or result.nbytes < _SMALL_OUTPUT
+                or not result.flags.writeable
+                or any(np.may_share_memory(result, array) for array in held)
+            )
+            held.append(result)     # another output may be a view of it
+        plan.copied = tuple(copied)
         return plan.copied
 
 

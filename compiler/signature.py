@@ -38,7 +38,7 @@ class Signature:
 
     def arrays(self, given: Mapping[str, Any]) -> list[np.ndarray]:
         """The given inputs in their order, as arrays of the right dtype; shapes are unchecked."""
-        if given.keys() != self._dtypes.keys():
+        if set(given) != self._dtypes.keys():
             raise BadInput(self._name_fault(given))
         arrays = []
         for name, dtype in self._dtypes.items():

@@ -136,6 +136,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process and what it started, which may hold the other ends of its pipes."""
+        if self._log.closed:
+            return      # the process's number may be another's by now
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

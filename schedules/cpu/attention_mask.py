@@ -74,16 +74,18 @@ class Mask:
         return lambda i, column: load(self.tile, i, column, lanes=lanes)
 
     def _fill(self, place: Place, key: Expr) -> None:
-        lanes = self.lanes
+        side = self.lanes
+        while side > self.keys:
+            side //= 2
 
         def row(at: Expr, first: Expr, width: int) -> Expr:
             at = tirx.min(place.first + at, self.inputs.q_len - 1)
             return self.inputs.masked(place.batch, place.head, at, first, width)
 
-        squares = self.keys // lanes * lanes
-        for column in range(0, self.queries, lanes):
-            for i in range(0, squares, lanes):
-                square = [row(column + r, key + i, lanes) for r in range(lanes)]
+        squares = self.keys // side * side
+        for column in range(0, self.queries, side):
+            for i in range(0, squares, side):
+                square = [row(column + r, key + i, side) for r in range(side)]
                 for u, vector in enumerate(transpose(square)):
                     store(self.tile, vector, i + u, column)
         if squares < self.keys:

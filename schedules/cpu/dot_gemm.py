@@ -67,7 +67,7 @@ class DotGemm:
 
     @classmethod
     def space(cls, target: Target, workload: Linear | QuantizedLinear) -> Iterator[DotGemm]:
-        """Every tile of every instruction for the workload."""
+        """Of every instruction for the workload, every tile that its panels allow."""
         for dot in dots_of(target, workload.dtype):
             panel = default_panel(dot, workload.n)
             for rows, columns in (tile for tile in dot.tiles if panel % tile[1] == 0):

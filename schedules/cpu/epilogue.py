@@ -40,7 +40,9 @@ class Epilogue:
         self.activate = table.ACTIVATIONS[workload.activation]
         # LLVM unrolls a loop of known length. With code for every height of a tile, that of a long
         # activation then costs 5 % of a layer; the limit m, never reached, keeps it a loop.
-        unrolled = isinstance(m, int) or table is short_math or self.activation in ("", "relu")
+        short = self.activation in ("", "relu") or (
+            self.activate is not math.ACTIVATIONS[self.activation])
+        unrolled = isinstance(m, int) or short
         self.limit = None if unrolled else m
         self.columns, self.lanes = columns, lanes
         self.panels = ceil_div(n, columns)

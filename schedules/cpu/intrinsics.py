@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Isa:
     """`tiles` are the GEMM register tiles (rows, columns), from the best to the narrowest.
 
-    `panels` are the widths in which float32 weights may lie, from the best to the narrowest; the
+    `panels` are the widths in which weights may lie, from the best to the narrowest; the
     same for all rows of an `arch`, so that a library for several of them has its weights once.
     `by_lane` says that multiply-add can take one factor from a lane of a register, so that the
     left matrix is best read as vectors; elsewhere one of its numbers is broadcast from memory.

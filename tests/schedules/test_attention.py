@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 
 from pocketformer import targets
 from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu.attention import FEW, FusedAttention
 from pocketformer.schedules.workloads import Attention
-from tests.schedules.running import TABLE, assert_agrees, call, instructions, kernels, random
+from tests.schedules.running import (
+    INSTRUCTIONS,
+    TABLE,
+    assert_agrees,
+    call,
+    instructions,
+    kernels,
+    random,
+    stand_in,
+)
 
 KERNELS = kernels(Attention(None, None, None, 2, 2, 8, 8, 1.0))
 TWO = kernels(Attention(None, None, None, 2, 2, 8, 8, 1.0), "avx512", "neon")
@@ -58,12 +68,18 @@ def check(isa, sizes, heads=(2, 2), widths=(8, 8), symbolic=False, mask=None, ca
     if mask is not None:
         inputs.append(mask)
     (result,) = call(workload, isa, inputs, (batch, q_len, h, dv))
-    if dtype == "bfloat16" and q_len >= 8 and kv_len >= 16:     # fewer stay in float32
+    if dtype == "bfloat16" and q_len >= FEW and kv_len >= keys_of(isa, workload):
         bits = 0.3 * math.log2(math.e)      # of which the kernel takes powers of two
         q, k, v = rounded(q * np.float32(bits)) / bits, rounded(k), rounded(v)
     expected = attention(q, k, v, 0.3, mask, causal)
     assert_agrees(result, expected, f"{dtype} kernel")
     return result
+
+
+def keys_of(isa, workload):
+    """How many keys a tile of the kernel for an instruction has; fewer stay in float32."""
+    dot = INSTRUCTIONS[isa.partition("@")[0]]
+    return FusedAttention.default(stand_in(dot), workload).keys
 
 
 def rounded(array):
@@ -208,7 +224,8 @@ def test_bfloat16_head_sizes(isa, widths):
 
 @pytest.mark.parametrize("isa", PAIRS)
 def test_bfloat16_any_lengths(isa):
-    for sizes in [(2, 3, 50), (1, 8, 32), (1, 9, 33), (1, 20, 5), (2, 17, 129), (1, 9, 1101)]:
+    for sizes in [(2, 3, 50), (1, 8, 32), (1, 9, 33), (1, 20, 5), (2, 17, 129), (1, 9, 1101),
+                  (1, 8, 8), (1, 9, 13), (1, 9, 15)]:
         check(isa, sizes, symbolic=True, dtype="bfloat16")
 
 
@@ -242,6 +259,15 @@ def test_bfloat16_causal_queries_with_no_key_but_masked_ones(isa):
 @pytest.mark.parametrize("isa", PAIRS[:1])
 def test_bfloat16_any_sizes(isa, sizes, widths, causal, symbolic):
     check(isa, sizes, widths=widths, causal=causal, symbolic=symbolic, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+def test_bfloat16_numbers_are_rounded_before_they_are_multiplied(isa):
+    workload = Attention(1, 16, 16, 1, 1, 8, 8, 1.0, dtype="bfloat16")
+    zeros = np.zeros((1, 16, 1, 8), "float32")
+    value = np.full_like(zeros, 1 + 2.0**-9)        # half of the last place is rounded to even
+    (result,) = call(workload, isa, [zeros, zeros, value], (1, 16, 1, 8))
+    np.testing.assert_allclose(result, 1.0, rtol=1e-6)
 
 
 def test_bfloat16_stays_float32_where_no_instruction_multiplies_it():
