@@ -1,4 +1,4 @@
-"""Kernels for processors: `pick` the one for a workload."""
+"""Kernels for processors: `pick` the one for a workload, of a point of its template's space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pocketformer.schedules.workloads import Workload
 if TYPE_CHECKING:
     from pocketformer.targets import Target
 
-__all__ = ["TEMPLATES", "Kernel", "pick"]
+__all__ = ["TEMPLATES", "Kernel", "pick", "template_of"]
 
 # The first whose `matches` holds is taken.
 TEMPLATES: tuple[Any, ...] = (
@@ -33,13 +33,21 @@ TEMPLATES: tuple[Any, ...] = (
 )
 
 
-def pick(workload: Workload, target: Target) -> Kernel:
-    """The untuned kernel for `workload`, its PrimFunc named after the kernel.
-
-    Its arguments are the workload's inputs in the order that its docstring gives (a weight packed),
-    then its outputs. Raises LookupError if no template matches.
-    """
+def template_of(workload: Workload) -> Any:
+    """The template (a class) whose points compute `workload`; LookupError if there is none."""
     for template in TEMPLATES:
         if template.matches(workload):
-            return template.default(target, workload).kernel(workload, target)
+            return template
     raise LookupError(f"no kernel computes {workload}")
+
+
+def pick(workload: Workload, target: Target, point: Any = None) -> Kernel:
+    """The kernel of `point`, or the untuned one, for `workload`; its PrimFunc has its name.
+
+    `point` is one of `template_of(workload).space(target, workload)`. The arguments are the
+    workload's inputs in the order that its docstring gives (a weight packed), then its outputs.
+    Raises LookupError if no template matches.
+    """
+    kernel: Kernel = (point or template_of(workload).default(target, workload)).kernel(
+        workload, target)
+    return kernel
