@@ -1,22 +1,26 @@
 """Untrusted JSON -> frozen dataclasses: every field present, of its type, and no other field.
 
-Fields that are marked as optional may be missing, as they are in the files of older versions.
+Fields that are marked as optional may be missing, as they are in the files of older versions. A
+field's metadata may name a function (value, where) that reads it: {"decode": function}.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 import types
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pocketformer.compiler.errors import BadBundle, PocketformerError
 
 T = TypeVar("T")
 OPTIONAL = {"optional": True}    # metadata of a field that older files lack: it has its default
-_NAMES = {int: "a whole number", str: "text", bool: "true or false"}
+_LARGEST = sys.float_info.max
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -54,8 +58,9 @@ def decode(kind: type[T], value: object, where: str) -> T:
     for name in hints:
         if name not in value and name not in _optional(kind):    # type: ignore[arg-type]
             raise BadBundle(f"{where} lacks the field {name!r}")
+    readers = _readers(kind)                # type: ignore[arg-type]
     fields = {
-        name: _decode(hint, value[name], f"{where}.{name}")
+        name: readers.get(name, partial(_decode, hint))(value[name], f"{where}.{name}")
         for name, hint in hints.items() if name in value
     }
     try:
@@ -77,11 +82,17 @@ def _optional(kind: type) -> frozenset[str]:
     )
 
 
+@cache
+def _readers(kind: type) -> dict[str, Any]:
+    return {
+        field.name: field.metadata["decode"]
+        for field in dataclasses.fields(kind) if "decode" in field.metadata
+    }
+
+
 def _decode(hint: Any, value: object, where: str) -> Any:
     if hint in _NAMES:
-        if type(value) is not hint:                 # a bool is an int for isinstance
-            raise BadBundle(f"{where} is {_show(value)}, not {_NAMES[hint]}")
-        return value
+        return _decode_plain((hint,), value, where)
     if dataclasses.is_dataclass(hint):
         return decode(hint, value, where)           # type: ignore[arg-type]
     origin, of = get_origin(hint), get_args(hint)
@@ -100,13 +111,22 @@ def _decode(hint: Any, value: object, where: str) -> Any:
 def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
-    plain = [kind for kind in kinds if kind in _NAMES]
-    if type(value) in plain:
-        return value
+    plain = tuple(kind for kind in kinds if kind in _NAMES)
     rest = [kind for kind in kinds if kind not in plain and kind is not type(None)]
-    if rest:
+    if rest and type(value) not in plain:
         return _decode(rest[0], value, where)
-    raise BadBundle(f"{where} is {_show(value)}, not {' or '.join(_NAMES[kind] for kind in plain)}")
+    return _decode_plain(plain, value, where)
+
+
+def _decode_plain(kinds: tuple[Any, ...], value: object, where: str) -> Any:
+    """`value`, which must be of one of `kinds`; a whole number counts as a number as well."""
+    if float in kinds and type(value) in (int, float):
+        number = float(value) if abs(value) <= _LARGEST else math.inf    # type: ignore[arg-type]
+        if math.isfinite(number):                   # JSON's 1e999 is not
+            return value if int in kinds and type(value) is int else number
+    elif type(value) in kinds:                      # a bool is an int for isinstance
+        return value
+    raise BadBundle(f"{where} is {_show(value)}, not {' or '.join(_NAMES[kind] for kind in kinds)}")
 
 
 def _show(value: object) -> str:

@@ -21,6 +21,14 @@ class BadRecipe(PocketformerError):
     """A recipe's option is out of its range or does not fit the target."""
 
 
+class BadWorkload(PocketformerError):
+    """A workload's sizes or options are out of their range or do not fit one another."""
+
+
+class BadRecords(PocketformerError):
+    """A tuning record, or a file of them, cannot be read."""
+
+
 class UnknownTarget(PocketformerError):
     """No target has this name."""
 

@@ -1,0 +1,112 @@
+"""A record: how fast one point of a workload's kernel was, on which processor. One JSON line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pocketformer.compiler.decode import OPTIONAL, decode, parse_object
+from pocketformer.compiler.errors import BadBundle, BadRecords
+from pocketformer.compiler.tuning.points import (
+    Point,
+    decode_point,
+    decode_workload,
+    encode_point,
+    encode_workload,
+)
+from pocketformer.schedules.workloads import Workload
+
+LONGEST = 1 << 16          # bytes of a line
+SOURCES = ("measured", "estimated")
+
+
+@dataclass(frozen=True)
+class DeviceNote:
+    """The device that a point was timed on; what it did not tell is None."""
+
+    name: str
+    core: str
+    emulated: bool = field(default=False, metadata=OPTIONAL)
+    celsius: float | None = field(default=None, metadata=OPTIONAL)
+    mhz: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class Record:
+    """`point` takes `median_us` where the default point took `default_us` in the same run.
+
+    `sizes` are those of the workload's axes that are known only at run time, empty where it has
+    none. `core` is LLVM's name of the processor, `target` what was compiled for. `spread` is the
+    times' median deviation from their median, as a share of it, over `runs` of them. An estimate
+    (`source`) has no device. `confirmed` times are of the last race of a task's best points, not of
+    the search. A point that failed has an `error` in place of times. `time` is ISO 8601 in UTC.
+    """
+
+    workload: Workload = field(metadata={"decode": decode_workload})
+    point: Point = field(metadata={"decode": decode_point})
+    sizes: Mapping[str, int]
+    target: str
+    core: str
+    threads: int
+    source: str
+    median_us: float | None
+    default_us: float | None
+    spread: float
+    runs: int
+    device: DeviceNote | None
+    tvm: str
+    pocketformer: str
+    time: str
+    confirmed: bool = field(default=False, metadata=OPTIONAL)
+    error: str = field(default="", metadata=OPTIONAL)
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise BadRecords(f"source is {self.source!r}, not {' or '.join(SOURCES)}")
+        if not self.error and not (_positive(self.median_us) and _positive(self.default_us)):
+            raise BadRecords("a record without an error needs times above 0")
+        if self.threads < 1 or any(size < 1 for size in self.sizes.values()):
+            raise BadRecords("threads and sizes are at least 1")
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the default point; 0.0 for a point that failed."""
+        if self.error or not self.median_us or not self.default_us:
+            return 0.0
+        return self.default_us / self.median_us
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the times are an emulator's, which say nothing about a processor."""
+        return self.device is not None and self.device.emulated
+
+
+def encode_record(record: Record) -> str:
+    """`record` as one line of JSON, without the end of the line."""
+    plain = {each.name: getattr(record, each.name) for each in fields(record)}
+    device = record.device
+    plain |= {
+        "workload": encode_workload(record.workload),
+        "point": encode_point(record.point),
+        "sizes": dict(sorted(record.sizes.items())),
+        "device": device and {each.name: getattr(device, each.name) for each in fields(device)},
+    }
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False)
+
+
+def decode_record(text: str, where: str) -> Record:
+    """The record that the line `text` holds; `where` names it in an error. Raises BadRecords.
+
+    Its point need not be legal, nor its processor known: see `Records.fitting`.
+    """
+    try:
+        return decode(Record, parse_object(text, where), where)
+    except BadBundle as error:
+        raise BadRecords(str(error)) from None
+
+
+def _positive(value: Any) -> bool:
+    return value is not None and value > 0 and math.isfinite(value)
