@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tvm.ir import IRModule
-from tvm.relax.utils import copy_with_new_vars
 
 from pocketformer.compiler import frontends
 from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.dims import specialise
-from pocketformer.compiler.errors import BadDim
+from pocketformer.compiler.entries import entries_of
 from pocketformer.compiler.explain import Explanation
 from pocketformer.compiler.folding import Folding
 from pocketformer.compiler.levels import LevelCode, LevelPasses, Watch
@@ -29,9 +25,6 @@ from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
-
-# Each combination of buckets is code of its own; beyond this the library grows for little.
-MAX_ENTRIES = 64
 
 
 def compile(
@@ -86,7 +79,7 @@ def _build(
     watch = Watch(tell, 2 * steps, dump_ir)
     explanation = Explanation()
     with explanation.listening():
-        module, fixed = _entries(model)
+        module, fixed = entries_of(model)
         module = run(module, first, target, watch.of(explanation))
     folding = Folding(model.weights)
     several = len(variants) > 1
@@ -131,30 +124,3 @@ def _bundle(
             levels=library.records(linker.code, sizes),
         )
         return Bundle.create(file, {} if embed_weights else weights, manifest)
-
-
-def _entries(model: Model) -> tuple[IRModule, dict[str, dict[str, int]]]:
-    """The module with one more entry for every combination of buckets, and each entry's sizes."""
-    bucketed = {name: dim.buckets for name, dim in model.dims.items() if dim.buckets}
-    combinations = [
-        dict(zip(bucketed, sizes, strict=True)) for sizes in itertools.product(*bucketed.values())
-    ]
-    if len(combinations) >= MAX_ENTRIES:
-        raise BadDim(
-            f"the buckets of {', '.join(bucketed)} give {len(combinations)} combinations, "
-            f"at most {MAX_ENTRIES - 1} can be compiled"
-        )
-    functions = {}
-    fixed: dict[str, dict[str, int]] = {}
-    main = model.module["main"]
-    bounds = {name: dim.high for name, dim in model.dims.items() if dim.high is not None}
-    if bounds:
-        main = main.with_attr("tir_var_upper_bound", bounds)
-    functions["main"], fixed["main"] = main, {}
-    for sizes in combinations if bucketed else []:
-        name = "main_" + "_".join(f"{axis}_{size}" for axis, size in sizes.items())
-        # FuseOps wants no variable in two functions, not even one that has none of these sizes.
-        copy = copy_with_new_vars(specialise(model, sizes)["main"])
-        functions[name] = copy.with_attr("global_symbol", name)
-        fixed[name] = sizes
-    return IRModule(functions), fixed

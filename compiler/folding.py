@@ -71,7 +71,7 @@ class Folding:
         return rebuild(func, [*aliases, *kept], [*func.params[:inputs], *params.values()])
 
     def _keep(self, graph: Graph, var: relax.Var) -> str:
-        key = self._key(graph, var)
+        key = expression_text(graph, var)
         if key not in self._names:
             name = var.name
             while name in self.kept:
@@ -79,23 +79,6 @@ class Folding:
             self._names[key] = name
             self.kept[name] = self._evaluate(graph, var)
         return self._names[key]
-
-    def _key(self, graph: Graph, expr: relax.Expr) -> str:
-        """What `expr` computes from which weights, as a string."""
-        value = graph.value(expr)
-        match value:
-            case GenericConst():
-                return hashlib.sha256(constant(value).tobytes()).hexdigest() + str(value.ty)
-            case relax.Tuple():
-                return "(" + ",".join(self._key(graph, item) for item in value.fields) + ")"
-            case relax.TupleGetItem():
-                return f"{self._key(graph, value.tuple_value)}[{value.index}]"
-            case relax.Call():
-                args = ",".join(self._key(graph, arg) for arg in value.args)
-                return f"{value.op}({args};{value.attrs};{value.ty})"
-            case relax.Var():
-                return str(value.name)
-        return str(value)    # a shape
 
     def _evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
         value = graph.value(expr)
@@ -113,6 +96,24 @@ class Folding:
             case relax.Var():
                 return self._weights[value.name]
         return value    # a shape
+
+
+def expression_text(graph: Graph, expr: relax.Expr) -> str:
+    """What `expr` computes from which weights, as a string."""
+    value = graph.value(expr)
+    match value:
+        case GenericConst():
+            return hashlib.sha256(constant(value).tobytes()).hexdigest() + str(value.ty)
+        case relax.Tuple():
+            return "(" + ",".join(expression_text(graph, item) for item in value.fields) + ")"
+        case relax.TupleGetItem():
+            return f"{expression_text(graph, value.tuple_value)}[{value.index}]"
+        case relax.Call():
+            args = ",".join(expression_text(graph, arg) for arg in value.args)
+            return f"{value.op}({args};{value.attrs};{value.ty})"
+        case relax.Var():
+            return str(value.name)
+    return str(value)    # a shape
 
 
 def _foldable(graph: Graph) -> set[relax.Var]:

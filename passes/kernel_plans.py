@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import relax
+from tvm.ir import IRModule
 
+from pocketformer.passes.composite import composite_of, options_of
 from pocketformer.passes.graph import (
+    Graph,
     Size,
     dtype,
     emit,
     is_one,
+    op_name,
     same_sizes,
     shape,
 )
@@ -30,6 +34,8 @@ from pocketformer.schedules.workloads import (
 class Plan:
     """A workload, its kernel's arguments (the one to pack stands at `packed`) and result shape.
 
+    `axes` are the sizes of the workload that may be symbolic, by their names in the kernel.
+
     The result may take over the memory of the argument at `in_place`: each of its elements is
     written after the same element of that argument was read for the last time.
     """
@@ -37,6 +43,7 @@ class Plan:
     workload: Workload
     args: list[relax.Expr]
     out: list[Size]
+    axes: Mapping[str, Size] = field(default_factory=dict)
     packed: int | None = None
     in_place: int | None = None
 
@@ -62,7 +69,8 @@ def _linear(
         dtype=options.get("dtype", "float32"),
     )
     last = len(args) - 1
-    return Plan(workload, args, [rows, n], packed=1, in_place=last if workload.residual else None)
+    in_place = last if workload.residual else None
+    return Plan(workload, args, [rows, n], {"m": rows}, packed=1, in_place=in_place)
 
 
 def _attention(
@@ -91,7 +99,8 @@ def _attention(
         packed=packed,
         dtype=options.get("dtype", "float32"),
     )
-    return Plan(workload, list(call.args), [batch, q_len, heads, value_size])
+    axes = {"batch": batch, "kv_len": kv_len} | ({} if packed else {"q_len": q_len})
+    return Plan(workload, list(call.args), [batch, q_len, heads, value_size], axes)
 
 
 def _norm(
@@ -112,7 +121,7 @@ def _norm(
         bias=options["kind"] == "layer",
     )
     args = [x, *extra[-1:], *extra[:-1]] if options["residual"] else [x, *extra]
-    return Plan(workload, args, [rows, size])
+    return Plan(workload, args, [rows, size], {"rows": rows})
 
 
 def _softmax(
@@ -122,7 +131,8 @@ def _softmax(
         return None
     rows, x = _rows(before, call.args[0], f"{name}_x")
     size = shape(call)[-1]
-    return Plan(Softmax(rows=_known(rows), size=_known(size)), [x], [rows, size])
+    workload = Softmax(rows=_known(rows), size=_known(size))
+    return Plan(workload, [x], [rows, size], {"rows": rows, "size": size})
 
 
 def _batch_matmul(
@@ -143,7 +153,7 @@ def _batch_matmul(
     workload = BatchMatmul(
         batch=_known(batch), m=_known(m), n=_known(n), k=_known(k), transpose_b=False
     )
-    return Plan(workload, args, [batch, m, n])
+    return Plan(workload, args, [batch, m, n], {"batch": batch, "m": m, "n": n, "k": k})
 
 
 PLANS: dict[str, Callable[..., Plan]] = {
@@ -155,6 +165,31 @@ OPERATOR_PLANS: dict[str, Callable[..., Plan | None]] = {
     "relax.nn.softmax": _softmax,
     "relax.matmul": _batch_matmul,
 }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The binding of `var`, what a kernel is to compute for it, and what is to be bound before."""
+
+    var: relax.Var
+    value: relax.Call
+    plan: Plan
+    before: list[relax.VarBinding]
+
+
+def plans(mod: IRModule, graph: Graph) -> Iterator[Planned]:
+    """The fused operators of a function of `mod` that some template may compute, in order."""
+    for var, value in graph:
+        before: list[relax.VarBinding] = []
+        if found := composite_of(mod, value):
+            name, composite = found
+            plan = PLANS[name](before, var.name, value, options_of(composite))
+        elif (make := OPERATOR_PLANS.get(op_name(value))) is not None:
+            plan = make(before, var.name, value, {})
+        else:
+            continue
+        if plan is not None:
+            yield Planned(var, value, plan, before)
 
 
 def _rows(before: list[relax.VarBinding], x: relax.Expr, name: str) -> tuple[Size, relax.Expr]:

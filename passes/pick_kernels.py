@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from tvm import relax
 from tvm.ir import GlobalVar, IRModule
 
-from pocketformer.passes.composite import composite_of, options_of
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
@@ -15,18 +16,15 @@ from pocketformer.passes.graph import (
     emit,
     entry_functions,
     normalize,
-    op_name,
     same_sizes,
     shape,
     with_entries,
 )
-from pocketformer.passes.kernel_plans import OPERATOR_PLANS, PLANS, Plan
+from pocketformer.passes.kernel_plans import Plan, Planned, plans
 from pocketformer.passes.pack_memory import IN_PLACE
 from pocketformer.passes.refusal import Refused, note_refusal
 from pocketformer.schedules.cpu import Kernel, pick
-from pocketformer.schedules.workloads import (
-    Workload,
-)
+from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 
 WORKLOAD = "pocketformer.workload"    # a PrimFunc's attribute: what it computes, as text
@@ -34,21 +32,25 @@ WORKLOAD = "pocketformer.workload"    # a PrimFunc's attribute: what it computes
 
 @dataclass(frozen=True)
 class PickKernels:
-    """Every fused operator gets the kernel of the first template that matches it."""
+    """Every fused operator gets the kernel of the first template that matches it.
+
+    `points` are the templates' points for some workloads; the others get the untuned kernel.
+    """
 
     target: Target
+    points: Mapping[Workload, Any] = field(default_factory=dict)
 
     def __call__(self, mod: IRModule) -> IRModule:
-        picker = _Picker(mod, self.target)
+        picker = _Picker(mod, self)
         return picker.module({gvar: picker.function(f) for gvar, f in entry_functions(mod)})
 
 
 class _Picker:
     """The kernels picked so far; the same workload is built once."""
 
-    def __init__(self, mod: IRModule, target: Target) -> None:
+    def __init__(self, mod: IRModule, options: PickKernels) -> None:
         self._mod = mod
-        self._target = target
+        self._options = options
         self._builder = relax.BlockBuilder(mod)
         self._kernels: dict[Workload, tuple[Kernel, GlobalVar]] = {}
 
@@ -58,28 +60,15 @@ class _Picker:
     def function(self, func: relax.Function) -> relax.Function:
         graph = Graph(func)
         replacements = {}
-        for var, value in graph:
-            before: list[relax.VarBinding] = []
-            if (plan := self._plan(graph, before, var, value)) is None:
-                continue
+        for planned in plans(self._mod, graph):
             try:
-                replacements[var] = self._call(before, plan, var, value)
+                replacements[planned.var] = self._call(planned)
             except Refused as reason:
-                note_refusal("pick_kernels", value, reason)
+                note_refusal("pick_kernels", planned.value, reason)
         return graph.replaced(replacements)
 
-    def _plan(
-        self, graph: Graph, before: list[relax.VarBinding], var: relax.Var, value: relax.Expr
-    ) -> Plan | None:
-        if found := composite_of(self._mod, value):
-            name, composite = found
-            return PLANS[name](before, var.name, value, options_of(composite))
-        plan = OPERATOR_PLANS.get(op_name(value))
-        return plan(before, var.name, value, {}) if plan else None
-
-    def _call(
-        self, before: list[relax.VarBinding], plan: Plan, var: relax.Var, value: relax.Call
-    ) -> Replacement:
+    def _call(self, planned: Planned) -> Replacement:
+        plan, var, value, before = planned.plan, planned.var, planned.value, planned.before
         kernel, gvar = self._kernel(plan)
         args = list(plan.args)
         if plan.packed is not None and kernel.pack is not None:
@@ -97,7 +86,8 @@ class _Picker:
         workload = plan.workload
         if workload not in self._kernels:
             try:
-                kernel = pick(workload, self._target)
+                kernel = pick(
+                    workload, self._options.target, self._options.points.get(workload))
             except LookupError as error:
                 raise Refused(str(error)) from None
             # A name of its own in this module, as two workloads may run the same kernel.
