@@ -100,6 +100,11 @@ def finish(target: Target) -> Iterator[Step]:
     yield Step("remove_purity", transform.RemovePurityChecking())
     yield Step("lower_calls", transform.CallTIRRewrite())
     yield Step("pack_memory", PackMemory())
+    yield from machine_code()
+
+
+def machine_code() -> Iterator[Step]:
+    """From calls that write into memory which is there to the virtual machine's code."""
     yield Step("lower_alloc", transform.LowerAllocTensor())
     yield Step("free_after_last_use", transform.KillAfterLastUse())
     yield Step("lower_builtins", transform.LowerRuntimeBuiltin())
