@@ -26,6 +26,14 @@ from pocketformer.schedules.cpu.attention_products import (
     tile_of,
 )
 from pocketformer.schedules.cpu.attention_rows import RowWriter
+from pocketformer.schedules.cpu.attention_space import (
+    blocks,
+    rows_together,
+    score_tiles,
+    tasks,
+    value_tiles,
+    widths,
+)
 from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
 from pocketformer.schedules.cpu.dot_gemm import SHORT
 from pocketformer.schedules.cpu.dot_table import dot_named
@@ -47,15 +55,16 @@ if TYPE_CHECKING:
 WORTH_SHARING = 1 << 16      # multiply-adds
 SCORES = 1 << 12             # of a tile and a block of keys: half of a first cache of 32 KiB
 FEW = 8                      # from this many queries on, filling a tile with them pays
-TASKS = 8                    # at least, as many as phones have cores
-TOGETHER = 4                 # rows that read the same keys and are weighed at once
+WAYS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
 class FusedAttention:
     """`keys` x `queries` scores, later `value_rows` x `columns` of the result, are held in
-    registers; softmax runs over `block` keys at a time. `dot` is the instruction that multiplies
-    numbers of `dtype`, or empty for float32, as are few queries whatever the dtype.
+    registers; softmax runs over `block` keys at a time, `ways` vectors of exponentials under way.
+    There are at least `tasks` tasks: as many as phones have cores. `dot` is the instruction that
+    multiplies numbers of `dtype`, or empty for float32, as are few queries whatever the dtype; of
+    their rows that read the same keys, `together` are weighed at once.
     """
 
     isa: str
@@ -66,12 +75,18 @@ class FusedAttention:
     block: int
     dtype: str = "float32"
     dot: str = ""
+    ways: int = 4
+    tasks: int = 8
+    together: int = 4
 
     @property
     def name(self) -> str:
         scores, result = f"{self.keys}x{self.queries}", f"{self.value_rows}x{self.columns}"
         short = SHORT[self.dtype] if self.dot else "f32"
-        return f"{short}_attention_{scores}v{result}b{self.block}_{self.dot or self.isa}"
+        others = f"_w{self.ways}" * (self.ways != FusedAttention.ways)
+        others += f"_t{self.tasks}" * (self.tasks != FusedAttention.tasks)
+        others += f"_r{self.together}" * (self.together != FusedAttention.together)
+        return f"{short}_attention_{scores}v{result}b{self.block}_{self.dot or self.isa}{others}"
 
     @property
     def products(self) -> Products:
@@ -84,9 +99,53 @@ class FusedAttention:
 
     @classmethod
     def space(cls, target: Target, workload: Attention) -> Iterator[FusedAttention]:
+        """The default first, then every tile and block, and other shares of each."""
         default = cls.default(target, workload)
-        for blocks in (4, 8, 16, 32):
-            yield replace(default, block=blocks * default.keys)
+        yield from dict.fromkeys((default, *default._others(target, workload)))
+
+    def _others(self, target: Target, workload: Attention) -> Iterator[FusedAttention]:
+        """What may be done otherwise where this is the default point."""
+        few, many = self._taken(workload)
+        for point in self._tilings(target, workload) if many else self._widths(workload):
+            yield point
+            if many:
+                vectors = point.queries // point.products.lanes
+                yield from (replace(point, ways=ways) for ways in WAYS if ways >= vectors)
+                for count in tasks(target, workload, point.queries, self.tasks):
+                    yield replace(point, tasks=count)
+            if few:
+                for together in rows_together(workload, self.together):
+                    yield replace(point, together=together)
+
+    def _widths(self, workload: Attention) -> Iterator[FusedAttention]:
+        for columns in dict.fromkeys((self.columns, *widths(self.products, workload))):
+            yield replace(self, columns=columns)
+
+    def _tilings(self, target: Target, workload: Attention) -> Iterator[FusedAttention]:
+        isa, dot = isa_named(self.isa), self.products
+        own = self.keys, self.queries
+        for keys, queries in dict.fromkeys((own, *score_tiles(isa, dot, workload))):
+            values = list(value_tiles(isa, dot, workload, queries))
+            if (keys, queries) == own:
+                values.append((self.value_rows, self.columns))
+            for block in blocks(target, workload, keys, queries):
+                for rows, columns in values:
+                    yield replace(self, keys=keys, queries=queries, value_rows=rows,
+                                  columns=columns, block=self._like(keys, queries, block, workload))
+
+    def _like(self, keys: int, queries: int, block: int, workload: Attention) -> int:
+        """`block`, or this point's where both hold all keys: the code would be the same."""
+        if (keys, queries) == (self.keys, self.queries) and (
+                workload.kv_len and min(block, self.block) >= workload.kv_len):
+            return self.block
+        return block
+
+    def _taken(self, workload: Attention) -> tuple[bool, bool]:
+        """Whether there may be few queries or keys, and whether there may be many of both."""
+        q_len, kv_len = workload.q_len, workload.kv_len
+        few = q_len is None or kv_len is None or q_len < FEW or kv_len < self.keys
+        many = (q_len is None or q_len >= FEW) and (kv_len is None or kv_len >= self.keys)
+        return few, many
 
     @classmethod
     def default(cls, target: Target, workload: Attention) -> FusedAttention:
@@ -133,7 +192,7 @@ class FusedAttention:
         kv_heads = inputs.workload.kv_heads
         known = inputs.q_len if isinstance(inputs.q_len, int) else 1
         writer = RowWriter(
-            isa_named(self.isa), inputs, min(TOGETHER, known * inputs.group), self.columns)
+            isa_named(self.isa), inputs, min(self.together, known * inputs.group), self.columns)
         parts = ceil_div(inputs.q_len * inputs.group, writer.rows)
         with parallel_loop(inputs.batch * kv_heads * parts, self._worthwhile(inputs)) as task:
             pair, part = task // parts, task % parts
@@ -146,7 +205,7 @@ class FusedAttention:
         mask.prepare()
         tiles = ceil_div(inputs.q_len, self.queries)
         total, pairs = tiles * inputs.group, inputs.batch * work.kv_heads
-        parts = ceil_div(TASKS, pairs if isinstance(pairs, int) else work.kv_heads)
+        parts = ceil_div(self.tasks, pairs if isinstance(pairs, int) else work.kv_heads)
         each = ceil_div(total, parts)
         with parallel_loop(pairs * parts, self._worthwhile(inputs)) as task:
             pair, part = task // parts, task % parts

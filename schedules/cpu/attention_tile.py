@@ -38,8 +38,6 @@ from pocketformer.schedules.cpu.kernel import (
 if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention import FusedAttention
 
-WAYS = 4        # vectors of weights under way at a time
-
 
 @dataclass(frozen=True)
 class Place:
@@ -186,7 +184,7 @@ class TileWriter:
                 store(self.greatest, tops[-1], column)
         group, words = self.dot.group, ceil_div(count, self.dot.group)
         self._end_word(scratch, count)
-        ways = max(1, WAYS // len(self.columns))
+        ways = max(1, self.point.ways // len(self.columns))
         sums = registers(self.point.queries)
         for column in self.columns:
             store(sums, splat(0.0, lanes), column)

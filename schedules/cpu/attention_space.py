@@ -1,0 +1,103 @@
+"""What an attention kernel may do otherwise: the tiles, blocks and shares that are worth a try.
+
+All are legal for every workload: they only cut the same sums into other pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pocketformer.schedules.cpu.attention_products import Products, padded_columns
+from pocketformer.schedules.cpu.intrinsics import Isa
+from pocketformer.schedules.cpu.kernel import ceil_div
+from pocketformer.schedules.workloads import Attention
+
+if TYPE_CHECKING:
+    from pocketformer.targets import Target
+
+MOST_KEYS = 24          # of a tile; a buffer of eight steps of them stays on the stack
+MOST_VECTORS = 4        # of queries
+WASTE = 1.1             # a tile may make so much more of a length that is known
+NUMBER = 4              # bytes of a score
+TASKS = (1, 8, 24)      # at least; one a key head lays nothing out twice
+TOGETHER = (1, 2, 4, 8)
+
+
+def score_tiles(isa: Isa, dot: Products, workload: Attention) -> Iterator[tuple[int, int]]:
+    """(keys, queries) that fill at least half of the registers, beside the factors of a step.
+
+    Keys are even, as pairs of them are multiplied at once, and whole vectors where such are loaded.
+    """
+    for vectors in range(1, MOST_VECTORS + 1):
+        queries = vectors * isa.lanes
+        step = isa.lanes if dot.by_lane else 4 if vectors == 1 else 2
+        for keys in range(4, MOST_KEYS + 1, step):
+            factors = vectors + (keys // isa.lanes if dot.by_lane else 1)
+            fits = isa.registers // 2 <= keys * vectors <= isa.registers - factors
+            if (workload.kv_len or keys) < keys or not _even(workload.kv_len, keys):
+                continue
+            if fits and _even(workload.q_len, queries):
+                yield keys, queries
+
+
+def value_tiles(
+    isa: Isa, dot: Products, workload: Attention, queries: int
+) -> Iterator[tuple[int, int]]:
+    """(rows, columns) of the result that fill the registers likewise.
+
+    `queries` are whole rows of tiles: what is read beside them is the next key's.
+    """
+    for columns in widths(dot, workload):
+        vectors = columns // dot.lanes
+        for rows in range(1, min(queries, isa.registers) + 1):
+            factors = vectors + (rows // dot.lanes if dot.by_lane else 1)
+            fits = isa.registers // 2 <= rows * vectors <= isa.registers - factors
+            if fits and queries % rows == 0 and (not dot.by_lane or rows % dot.lanes == 0):
+                yield rows, columns
+
+
+def widths(dot: Products, workload: Attention) -> list[int]:
+    """Columns of a value's groups: those that leave no narrower group."""
+    vectors = ceil_div(padded_columns(dot, workload.value_size), dot.lanes)
+    return [v * dot.lanes for v in range(1, 9) if vectors % v == 0]
+
+
+def blocks(target: Target, workload: Attention, keys: int, queries: int) -> Iterator[int]:
+    """Keys whose scores take a part of a cache; all of them where they are few enough."""
+    whole = workload.kv_len and ceil_div(workload.kv_len, keys) * keys
+    row = NUMBER * queries
+    for size in (target.l1d // 8, target.l1d // 4, target.l1d // 2, target.l1d, target.l2 // 4):
+        block = max(1, size // row // keys) * keys
+        if not whole or block < whole:
+            yield block
+    if whole and whole * row <= target.l2 // 2:
+        yield whole
+
+
+def tasks(target: Target, workload: Attention, queries: int, default: int) -> Iterator[int]:
+    """Numbers of tasks that cut a key head's tiles into other parts than the default's."""
+    pairs = (workload.batch or 1) * workload.kv_heads
+    tiles = workload.q_len and ceil_div(workload.q_len, queries)
+    most = tiles and tiles * workload.heads // workload.kv_heads
+    seen = {ceil_div(default, pairs)}
+    for count in TASKS if target.threads > 1 else TASKS[:1]:
+        parts = ceil_div(count, pairs)
+        if parts not in seen and (not most or parts <= most):
+            seen.add(parts)
+            yield count
+
+
+def rows_together(workload: Attention, default: int) -> Iterator[int]:
+    """Numbers of rows that few queries take at once, other than the default's."""
+    most = (workload.q_len or 1) * (workload.heads // workload.kv_heads)
+    seen = {min(default, most)}
+    for count in TOGETHER:
+        if (rows := min(count, most)) not in seen:
+            seen.add(rows)
+            yield count
+
+
+def _even(size: int | None, step: int) -> bool:
+    """Whether pieces of `step` cover `size` with little left over."""
+    return size is None or ceil_div(size, step) * step <= WASTE * size
