@@ -1,14 +1,34 @@
 """Workloads: what a kernel computes. How it is computed is the business of the templates in cpu/.
 
 A size of None is known only at run time. `str` of a workload is short, stable and usable in names.
+What cannot be computed is a BadWorkload, since workloads are also read from files of records.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pocketformer.compiler.errors import BadWorkload
+
+MOST = (1 << 31) - 1     # of a size: the product of two of them is an index of 64 bits
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "quick_gelu")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise BadWorkload(otherwise)
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        _require(size is None or 1 <= size <= MOST, f"{name} is {size}, not 1 to {MOST}")
+
+
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    _require(value in choices, f"{name} is {value!r}, not one of {choices!r}")
 
 
 def _text(size: int | None) -> str:
@@ -31,8 +51,9 @@ class Linear:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        assert self.activation in ACTIVATIONS, self.activation
-        assert self.dtype in ("float32", "bfloat16", "float16"), self.dtype
+        _check_sizes(m=self.m, n=self.n, k=self.k)
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
     def __str__(self) -> str:
         parts = [self.dtype] * (self.dtype != "float32")
@@ -70,9 +91,10 @@ class QuantizedLinear:
     dtype: ClassVar[str] = "int8"    # of the weight
 
     def __post_init__(self) -> None:
-        assert self.activation in ACTIVATIONS, self.activation
-        assert self.x_dtype in ("int8", "uint8"), self.x_dtype
-        assert self.out_dtype in ("float32", "int8", "uint8"), self.out_dtype
+        _check_sizes(m=self.m, n=self.n, k=self.k)
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("x_dtype", self.x_dtype, ("int8", "uint8"))
+        _check_choice("out_dtype", self.out_dtype, ("float32", "int8", "uint8"))
 
     @property
     def in_float32(self) -> Linear:
@@ -109,14 +131,15 @@ class WeightOnlyLinear:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        assert self.activation in ACTIVATIONS, self.activation
-        assert self.bits in (4, 8), self.bits
-        if self.bits == 4:
-            assert self.group is not None
-            assert self.group % 8 == 0, self.group
-            assert self.k % self.group == 0, (self.k, self.group)
-        else:
-            assert self.group is None
+        _check_sizes(m=self.m, n=self.n, k=self.k, group=self.group)
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("bits", self.bits, (4, 8))
+        _require((self.group is not None) == (self.bits == 4), "4 bits have a group, 8 have none")
+        if self.group is not None:
+            _require(
+                self.group % 8 == 0 and self.k % self.group == 0,
+                f"group is {self.group}, not a multiple of 8 that divides k ({self.k})",
+            )
 
     def __str__(self) -> str:
         sizes = f"{_text(self.m)}x{self.n}x{self.k}"
@@ -168,14 +191,24 @@ class Attention:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        assert self.dtype in ("float32", "bfloat16"), self.dtype
-        assert self.heads % self.kv_heads == 0
-        assert self.mask is None or len(self.mask) in (3, 4)
-        assert self.mask_dtype in ("float32", "bool")
+        _check_sizes(
+            batch=self.batch, q_len=self.q_len, kv_len=self.kv_len, heads=self.heads,
+            kv_heads=self.kv_heads, head_size=self.head_size, value_size=self.value_size,
+        )
+        _check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        _check_choice("mask_dtype", self.mask_dtype, ("float32", "bool"))
+        _require(math.isfinite(self.scale), f"scale is {self.scale}")
+        _require(
+            self.heads % self.kv_heads == 0,
+            f"{self.heads} heads cannot share {self.kv_heads} of keys evenly",
+        )
+        _require(self.mask is None or len(self.mask) in (3, 4), "a mask has 3 or 4 axes")
         if self.packed:
-            assert self.heads == self.kv_heads
-            assert self.head_size == self.value_size
-            assert self.q_len == self.kv_len
+            same = (self.heads, self.head_size, self.q_len)
+            _require(
+                same == (self.kv_heads, self.value_size, self.kv_len),
+                "packed queries, keys and values have the same sizes",
+            )
 
     def __str__(self) -> str:
         sizes = "x".join(map(_text, (self.batch, self.q_len, self.kv_len)))
@@ -208,8 +241,10 @@ class Norm:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        assert self.kind in ("layer", "rms"), self.kind
-        assert self.residual or not self.keep_sum
+        _check_sizes(rows=self.rows, size=self.size)
+        _check_choice("kind", self.kind, ("layer", "rms"))
+        _require(math.isfinite(self.eps), f"eps is {self.eps}")
+        _require(self.residual or not self.keep_sum, "a sum that is kept needs a residual")
 
     def __str__(self) -> str:
         parts = ["residual"] * self.residual + ["sum"] * self.keep_sum + ["bias"] * self.bias
@@ -222,6 +257,9 @@ class Softmax:
 
     rows: int | None
     size: int | None
+
+    def __post_init__(self) -> None:
+        _check_sizes(rows=self.rows, size=self.size)
 
     def __str__(self) -> str:
         return f"softmax_{_text(self.rows)}x{_text(self.size)}"
@@ -236,6 +274,9 @@ class BatchMatmul:
     n: int | None
     k: int | None
     transpose_b: bool = False
+
+    def __post_init__(self) -> None:
+        _check_sizes(batch=self.batch, m=self.m, n=self.n, k=self.k)
 
     def __str__(self) -> str:
         sizes = "x".join(map(_text, (self.batch, self.m, self.n, self.k)))
