@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 WORTH_SHARING = 1 << 14     # numbers: some 4 us of one core
-TOGETHER = 2                # rows
 
 
 @dataclass(frozen=True)
 class RowSoftmax:
-    """Two rows at a time, in steps of `unroll` vectors."""
+    """`together` rows at a time, in steps of `unroll` vectors."""
 
     isa: str
     unroll: int = 8
+    together: int = 2
 
     @property
     def name(self) -> str:
-        return f"f32_softmax_{TOGETHER}x{self.unroll * isa_named(self.isa).lanes}_{self.isa}"
+        return f"f32_softmax_{self.together}x{self.unroll * isa_named(self.isa).lanes}_{self.isa}"
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -51,8 +51,11 @@ class RowSoftmax:
 
     @classmethod
     def space(cls, target: Target, workload: Softmax) -> Iterator[RowSoftmax]:
-        for unroll in (1, 2, 4, 8):
-            yield cls(isa_of(target).name, unroll)
+        default = cls.default(target, workload)
+        points = [replace(default, unroll=unroll, together=together)
+                  for together in (1, 2, 4) if together <= (workload.rows or together)
+                  for unroll in (1, 2, 4, 8)]
+        yield from dict.fromkeys((default, *points))
 
     @classmethod
     def default(cls, target: Target, workload: Softmax) -> RowSoftmax:
@@ -71,8 +74,9 @@ class RowSoftmax:
             known = workload.rows is not None and workload.size is not None
             row = Row(size, isa_named(self.isa).lanes, self.unroll)
             share = not known or rows * size >= WORTH_SHARING
-            with parallel_loop(ceil_div(rows, TOGETHER), share) as group:
-                _softmax(row, x, y, rows, [group * TOGETHER + i for i in range(TOGETHER)])
+            with parallel_loop(ceil_div(rows, self.together), share) as group:
+                first = group * self.together
+                _softmax(row, x, y, rows, [first + i for i in range(self.together)])
         return function.func
 
 
