@@ -1,20 +1,60 @@
-"""A job as a bundle: kernels of one workload, called in turns with weights that are not in cache."""
+"""A job as a bundle: kernels of one workload, called in turns with weights that are in no cache."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.tuning.job import Job
+from tvm import relax
 
-__all__ = ["Job", "build", "unpack"]
+from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.link import Linker
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.manifest_records import Entry, KernelRecord
+from pocketformer.compiler.model import Dim
+from pocketformer.compiler.pipeline import Step, machine_code, run
+from pocketformer.compiler.pool import pool_objects
+from pocketformer.compiler.tuning.bundle_files import pack
+from pocketformer.compiler.tuning.job import Job
+from pocketformer.compiler.tuning.turns import turns
+from pocketformer.passes.lower_math import LowerMath
+from pocketformer.schedules.cpu import pick
 
 
 def build(job: Job) -> bytes:
-    """The bundle of `job` as an uncompressed tar; `unpack` opens it."""
-    raise AssertionError("part E is writing this")
+    """The bundle of `job` as an uncompressed tar, which bundle_files.py unpacks.
+
+    Raises LinkFailed, or LookupError for a workload without a template.
+    """
+    return pack(kernel_bundle(job))
 
 
-def unpack(data: bytes, folder: Path) -> Bundle:
-    """The bundle that `build` made, its files written to `folder`, which is empty."""
-    raise AssertionError("part E is writing this")
+def kernel_bundle(job: Job) -> Bundle:
+    """One whose `main` calls the kernels of all points in turns; see `turns`.
+
+    The kernels that its manifest lists are those of `job.points`, in their order; points with the
+    same code have one function. Raises as `build` does.
+    """
+    target = job.target
+    kernels = [pick(job.workload, target, point) for point in job.points]
+    written = turns(kernels, [name for name, _ in job.sizes], job.cold_bytes)
+    manifest = Manifest.describe(
+        name="kernels",
+        target=target,
+        recipe="float32",
+        inputs=written.inputs,
+        outputs=(),
+        dims={name: Dim() for name, _ in job.sizes},
+        entries=(Entry("main", {}, ()),),
+        kernels=tuple(
+            KernelRecord("main", function, kernel.name, "", str(job.workload), (), None, None)
+            for function, kernel in zip(written.functions, kernels, strict=True)
+        ),
+    )
+    module = run(written.module, [Step("lower_math", LowerMath()), *machine_code()], target)
+    executable = relax.build(module, target.tvm(), relax_pipeline=None)
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "model.so"
+        linker = Linker(target, also=pool_objects(target))
+        executable.export_library(str(library), fcompile=linker)
+        return Bundle.create(library, {}, manifest)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pocketformer.compiler.errors import DeviceFailed
+from pocketformer.compiler.instrument import TimedCall
 from pocketformer.compiler.session import Session
+from pocketformer.compiler.tuning.inputs import inputs_of
 from pocketformer.compiler.tuning.job import Job
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
+
+LEAST_ROUNDS = 16
+_BLOCK = 0.2            # seconds of runs between two looks at the clock
+_NORMAL = 1.4826        # standard deviations in a median of deviations
+_MEDIAN = 1.2533        # standard errors of a mean in that of a median
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,52 @@ class Measured:
 def measure(
     session: Session, job: Job, *, target_spread: float = 0.01, seconds: float = 1.0
 ) -> Measured:
-    """Time the bundle of `job`, which `session` has opened, for at most about `seconds`.
+    """Time the bundle of `job`, which `session` has opened, for about `seconds` at most.
 
-    Ends when every point's spread is at most `target_spread`. Raises what Session.profile does.
+    Ends earlier when every point's spread is at most `target_spread`. Raises what Session.profile
+    does.
     """
-    raise AssertionError("part E is writing this")
+    functions = [kernel.function for kernel in session.bundle.manifest.kernels]
+    inputs = inputs_of(job, session.inputs)
+    until = time.monotonic() + seconds
+    session.profile(inputs, 1)      # fills the weights, and touches all memory for the first time
+    begun = time.monotonic()
+    rounds = _rounds(session.profile(inputs, 1), functions)
+    each = time.monotonic() - begun
+    while True:
+        timings = _timings(rounds, functions)
+        spread = max(timing.spread for timing in timings)
+        enough = len(rounds[functions[0]]) >= LEAST_ROUNDS and spread <= target_spread
+        left = until - time.monotonic()
+        if enough or (left < each and len(rounds[functions[0]]) >= LEAST_ROUNDS):
+            return Measured(timings, session.threads, session.level, session.device)
+        count = max(1, int(min(_BLOCK, max(left, each)) / each))
+        for name, times in _rounds(session.profile(inputs, count), functions).items():
+            rounds[name] += times
+
+
+def _rounds(
+    runs: Sequence[Sequence[TimedCall]], functions: Sequence[str]
+) -> dict[str, list[float]]:
+    """Microseconds of each function's calls, one a round."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for run in runs:
+        for call in run:
+            if call.name in times:
+                times[call.name].append((call.end_ns - call.start_ns) / 1e3)
+    if len({len(each) for each in times.values()}) != 1 or not times[functions[0]]:
+        raise DeviceFailed("a profile of kernels lacks some of their calls")
+    return times
+
+
+def _timings(times: dict[str, list[float]], functions: Sequence[str]) -> tuple[Timing, ...]:
+    reference = np.array(times[functions[0]])
+    unit = float(np.median(reference))
+    return tuple(_timing(np.array(times[name]) / reference, unit) for name in functions)
+
+
+def _timing(ratios: np.ndarray, unit: float) -> Timing:
+    ratio = float(np.median(ratios))
+    deviation = float(np.median(np.abs(ratios - ratio))) * _NORMAL
+    spread = _MEDIAN * deviation / np.sqrt(len(ratios)) / ratio
+    return Timing(unit * ratio, ratio, float(spread), len(ratios))
