@@ -71,6 +71,7 @@ def test_no_name_leads_out_of_the_folder(server, tmp_path, name):
     for call in (
         lambda: device.device_stored(name, 1), lambda: device.device_begin(name, 1),
         lambda: device.device_append(name, b""), lambda: device.device_commit(name),
+        lambda: device.device_forget(name),
     ):
         with pytest.raises(tvm.error.RPCError) as caught:
             call()
@@ -251,6 +252,19 @@ def opened(server: Server, tiny: Path) -> tuple[Device, int]:
     for name in ("model.so", "weights.safetensors"):
         device.upload((tiny / name).read_bytes())
     return device, device.session_open((tiny / "manifest.json").read_bytes(), 1)
+
+
+def test_what_a_client_lets_it_forget_is_not_kept(server, opened, tiny):
+    device, handle = opened
+    for file in (tiny / "model.so", tiny / "weights.safetensors"):
+        data = file.read_bytes()
+        for _ in range(2):      # what is not there any more may be forgotten again
+            device.device_forget(hashlib.sha256(data).hexdigest())
+        assert not device.device_stored(hashlib.sha256(data).hexdigest(), len(data))
+    assert not list(server.folder.glob("files/*"))
+    for i, array in enumerate(inputs().values()):
+        device.session_set(handle, i, array.tobytes(), "x".join(map(str, array.shape)))
+    device.session_run(handle, 0, 1)        # it stays open
 
 
 def test_a_bundle_runs_from_the_store(opened):

@@ -14,6 +14,7 @@
 #include "device/bundles.h"
 #include "device/define.h"
 #include "device/folder.h"
+#include "device/state.h"
 #include "device/store.h"
 #include "device/work_folder.h"
 #include "error.h"
@@ -81,6 +82,8 @@ void DefineStoreFunctions(Store& store) {
   }));
   Define("pocketformer.device.commit",
          std::function([&](std::string sha256) { store.Commit(sha256); }));
+  Define("pocketformer.device.forget",
+         std::function([&](std::string sha256) { store.Forget(sha256); }));
 }
 
 void DefineBundleFunctions(Bundles& bundles) {
@@ -142,6 +145,7 @@ void DefineFunctions(const std::string& work, const std::string& files,
   static Store store(files);
   static Bundles bundles(folder, store);
   Define("pocketformer.device.info", std::move(info));
+  Define("pocketformer.device.state", std::function([] { return StateJson(); }));
   DefineFileFunctions(folder);
   DefineStoreFunctions(store);
   DefineBundleFunctions(bundles);

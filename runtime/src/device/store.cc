@@ -104,6 +104,10 @@ void Store::Place(const std::string& sha256, const std::string& folder,
   if (link(path.c_str(), (folder + "/" + name).c_str()) != 0) CopyFile(path, folder, name);
 }
 
+void Store::Forget(const std::string& sha256) const {
+  unlink((folder_ + "/" + CheckedSha256(sha256)).c_str());
+}
+
 void Store::DropIfDamaged(const std::string& sha256) const {
   const std::string path = folder_ + "/" + CheckedSha256(sha256);
   struct stat status;

@@ -33,6 +33,9 @@ class Store {
   // Removes the file if a disk has damaged it, so that it is uploaded again.
   void DropIfDamaged(const std::string& sha256) const;
 
+  // Removes the file, which a later session would not ask for again; it may be absent.
+  void Forget(const std::string& sha256) const;
+
   // Removes what a process left of its uploads.
   static void Clean(const std::string& folder, int pid);
   // Removes what all processes left.
