@@ -69,5 +69,9 @@ class DeviceLost(PocketformerError):
     """A device cannot be reached, stopped answering, or ended the connection in the middle."""
 
 
+class DeviceCrashed(DeviceLost):
+    """What was run has ended the process that serves this client; the device itself goes on."""
+
+
 class DeviceFailed(PocketformerError):
     """A device answered that it cannot do what was asked: its disk is full, a kernel failed."""

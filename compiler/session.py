@@ -18,6 +18,7 @@ from pocketformer.compiler.model import TensorSpec
 from pocketformer.compiler.signature import Signature, check_outputs
 
 if TYPE_CHECKING:
+    from pocketformer.compiler.device.connection import Connection
     from pocketformer.compiler.device.info import DeviceInfo
     from pocketformer.compiler.device.remote import RemoteSession
 
@@ -32,11 +33,12 @@ class Session:
     that the process may use. Runs of one session wait for one another; those of two sessions in two
     threads do not, and have threads of their own. All of them sleep when no run is under way.
 
-    With `device`, such as "rpc://host:port/key" of a device or of a tracker, the bundle is uploaded
-    where the device lacks it and runs there; `progress` is called with a step and a fraction.
-    `token` lets the client in (None takes POCKETFORMER_TOKEN, else this user's own). A device that
-    does not answer a call within `timeout` seconds is given up. The device serves nobody else until
-    `close()`, the end of a `with` block, or the session's last reference.
+    With `device`, such as "rpc://host:port/key" of a device or of a tracker, or a connection that
+    is open already, the bundle is uploaded where the device lacks it and runs there; `progress` is
+    called with a step and a fraction. `token` lets the client in (None takes POCKETFORMER_TOKEN,
+    else this user's own). A device that does not answer a call within `timeout` seconds is given
+    up. The device serves nobody else until `close()`, the end of a `with` block, or the session's
+    last reference.
 
     Raises BadBundle for a bundle that this machine cannot run; DeviceRefused, DeviceLost and
     DeviceFailed for what goes wrong with a device.
@@ -47,7 +49,7 @@ class Session:
         bundle: Bundle | str | os.PathLike[str],
         threads: int | None = None,
         *,
-        device: str | None = None,
+        device: str | Connection | None = None,
         token: str | None = None,
         timeout: float = 60.0,
         progress: Callable[[str, float], None] | None = None,

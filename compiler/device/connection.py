@@ -19,7 +19,13 @@ from pocketformer.compiler.device.channel import (
 from pocketformer.compiler.device.handshake import PATIENCE, ask, is_tracker
 from pocketformer.compiler.device.info import DeviceInfo
 from pocketformer.compiler.device.tracker_client import Tracker
-from pocketformer.compiler.errors import DeviceFailed, DeviceLost, DeviceRefused, PocketformerError
+from pocketformer.compiler.errors import (
+    DeviceCrashed,
+    DeviceFailed,
+    DeviceLost,
+    DeviceRefused,
+    PocketformerError,
+)
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.progress import Progress, silent
 
@@ -54,8 +60,8 @@ class Connection:
 
         Raises DeviceFailed with the device's own sentence where the function fails, DeviceRefused
         where there is none of this name, and DeviceLost, after which the connection is closed, if
-        there is no answer within `timeout` seconds or the connection breaks off. An interruption
-        (Ctrl-C) closes the connection as well.
+        there is no answer within `timeout` seconds or the connection breaks off (DeviceCrashed
+        where the call was the reason). An interruption (Ctrl-C) closes the connection as well.
         """
         with self._lock:
             if self._closing or not self._hang_up.alive:
@@ -86,7 +92,7 @@ class Connection:
                     f"{self.name} did not answer within {self.timeout:g} s in `{_short(name)}`; "
                     "the connection is closed"
                 )
-            raise DeviceLost(_why_it_ended(self.address, self._token, self.name, _short(name)))
+            raise _why_it_ended(self.address, self._token, self.name, _short(name))
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
@@ -176,26 +182,32 @@ def _sentence(text: str) -> str:
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
-def _why_it_ended(address: Address, token: str, name: str, call: str) -> str:
-    """A sentence on why the device dropped a session in the middle of `call`, as it tells now."""
+def _why_it_ended(address: Address, token: str, name: str, call: str) -> DeviceLost:
+    """Why the device dropped a session in the middle of `call`, as it tells now."""
     until = time.monotonic() + FREED
     found: DeviceInfo | None = None
     while time.monotonic() < until:
         try:
             found = ask(address, token, FREED)[0]
         except PocketformerError:
-            return f"{name} is gone: its connection broke off in `{call}` and it answers no more"
+            return DeviceLost(
+                f"{name} is gone: its connection broke off in `{call}` and it answers no more"
+            )
         if found is None or not found.busy:
             break
         time.sleep(0.05)
     how = found.last_session.how if found and found.last_session else ""
     kind, _, number = how.partition(" ")
     if how == "timed out":
-        return f"{name} ended the session in `{call}`: its time was up"
+        return DeviceLost(f"{name} ended the session in `{call}`: its time was up")
     if kind == "signal" and number == "9":
-        return f"the process on {name} was killed in `{call}`, perhaps for want of memory"
+        return DeviceLost(
+            f"the process on {name} was killed in `{call}`, perhaps for want of memory"
+        )
     if kind == "signal":
-        return f"the process on {name} ended with {how} in `{call}`; a kernel crashed"
+        return DeviceCrashed(
+            f"the process on {name} ended with {how} in `{call}`; a kernel crashed"
+        )
     if kind == "exit":
-        return f"the process on {name} ended with {how} in `{call}`"
-    return f"{name} broke off the connection in `{call}`"
+        return DeviceCrashed(f"the process on {name} ended with {how} in `{call}`")
+    return DeviceLost(f"{name} broke off the connection in `{call}`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,27 @@ class DeviceInfo:
         """The key and what is known of the processor: `pixel8 (4x cortex-a76, 2x cortex-a55)`."""
         cores = ", ".join(f"{core.count}x {core.name}" for core in self.cores if core.name)
         return f"{self.key} ({cores})" if cores else self.key
+
+
+@dataclass(frozen=True)
+class State:
+    """The processor's hottest sensor and the clock of its fastest core that may be used; None for
+    what the device does not tell."""
+
+    celsius: float | None
+    mhz: float | None
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """What `text` tells, which a device sent: nothing at all if that is no state."""
+        try:
+            data = json.loads(text)
+            found = cls(_or_none(float, data["celsius"]), _or_none(float, data["mhz"]))
+            if all(math.isfinite(value or 0.0) for value in (found.celsius, found.mhz)):
+                return found
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            pass
+        return cls(None, None)
 
 
 def _core(data: Mapping[str, Any]) -> Core:

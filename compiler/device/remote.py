@@ -12,7 +12,7 @@ import numpy as np
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.compatibility import refuse_device
 from pocketformer.compiler.device.address import Address
-from pocketformer.compiler.device.connection import connect
+from pocketformer.compiler.device.connection import Connection, connect
 from pocketformer.compiler.device.store import upload_bundle
 from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.errors import DeviceRefused
@@ -27,7 +27,7 @@ _MOST_RUNS = 100_000
 
 
 class RemoteSession:
-    """The bundle on the device at `device`, with the connection that it needs to itself.
+    """The bundle on `device`, an address or an open connection, which it then has to itself.
 
     Arrays are those of the bundle's signature, in its order. Raises DeviceRefused before anything
     is sent to a device that cannot run it; see Connection for the other errors.
@@ -38,13 +38,15 @@ class RemoteSession:
         bundle: Bundle,
         threads: int | None,
         *,
-        device: str,
+        device: str | Connection,
         token: str | None = None,
         timeout: float = 60.0,
         progress: Progress | None = None,
     ) -> None:
         self._manifest, self._signature = bundle.manifest, Signature(bundle.manifest)
-        self._connection = connect(Address.parse(device), find_token(token), timeout, progress)
+        if isinstance(device, str):
+            device = connect(Address.parse(device), find_token(token), timeout, progress)
+        self._connection = device
         self.info = self._connection.info
         try:
             refuse_device(bundle.manifest, self.info)
