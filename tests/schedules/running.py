@@ -85,7 +85,11 @@ def _on_phone(workload: Workload, isa: Isa | Dot) -> Any:
 
 @cache
 def compiled(workload: Workload, isa: str) -> Any:
-    kernel = kernel_of(workload, isa)
+    return compiled_here(kernel_of(workload, isa))
+
+
+def compiled_here(kernel: Kernel) -> Any:
+    """The kernel as a function of this machine."""
     func = kernel.func.with_attr("global_symbol", "kernel")
     return tvm.compile(func, target=targets.load("host").tvm())["kernel"]
 
@@ -103,10 +107,17 @@ def call(
     """The kernel's outputs, of these shapes; it must not touch what lies around them."""
     if cpu := isa.partition("@")[2]:
         return on_phone(workload, isa, cpu).call("kernel", inputs, shapes, dtype)
+    return call_here(compiled(workload, isa), inputs, *shapes, dtype=dtype)
+
+
+def call_here(
+    function: Any, inputs: Sequence[np.ndarray], *shapes: Sequence[int], dtype: str = "float32"
+) -> list[np.ndarray]:
+    """As `call`, of a function that `compiled_here` gave."""
     given = [framed(array, np.nan) for array in inputs]
     before = np.nan if np.dtype(dtype).kind == "f" else 0
     results = [framed(np.full(shape, before, dtype), mark(dtype)) for shape in shapes]
-    compiled(workload, isa)(*(_tensor(array) for array, _ in given + results))
+    function(*(_tensor(array) for array, _ in given + results))
     for array, frame in results:
         around = np.concatenate([frame[:MARGIN], frame[MARGIN + array.size :]])
         assert (around == mark(dtype)).all(), "the kernel wrote past its output"
