@@ -7,7 +7,7 @@ rows of x are rounded and packed first, a block at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import DataType, tirx
@@ -20,6 +20,7 @@ from pocketformer.schedules.cpu.dot_table import dot_named, dots_of
 from pocketformer.schedules.cpu.epilogue import Epilogue
 from pocketformer.schedules.cpu.group_packing import grouped_shape, pack_groups
 from pocketformer.schedules.cpu.kernel import (
+    STACK,
     Expr,
     Kernel,
     Tile,
@@ -30,9 +31,17 @@ from pocketformer.schedules.cpu.kernel import (
     prim_func,
     splat,
 )
-from pocketformer.schedules.cpu.packing import default_panel, part_of_panel
+from pocketformer.schedules.cpu.packing import default_panel, part_of_panel, told
 from pocketformer.schedules.cpu.quantized_epilogue import QuantizedEpilogue
-from pocketformer.schedules.cpu.tiles import Tiles, each_block, worth_sharing
+from pocketformer.schedules.cpu.spaces import (
+    distinct,
+    height,
+    one_at_a_time,
+    panels_of,
+    sharing_of,
+    tiles_of,
+)
+from pocketformer.schedules.cpu.tiles import TASKS, Tiles, each_block, worth_sharing
 from pocketformer.schedules.workloads import Linear, QuantizedLinear
 
 if TYPE_CHECKING:
@@ -46,7 +55,7 @@ IN_FLIGHT = 8      # sums under way that hide the time which each takes
 class DotGemm:
     """A `rows` x `columns` tile; the k loop takes `unroll` groups at a time.
 
-    `panel`, a multiple of `columns`, decides how the weights lie, as in `Gemm`.
+    The other choices are those of `Gemm`; how the weights lie depends on the instruction as well.
     """
 
     dot: str
@@ -55,11 +64,23 @@ class DotGemm:
     columns: int
     panel: int
     unroll: int = 1
+    ahead: int = 0
+    tasks: int = TASKS
+    by_rows: bool = False
+
+    def named(self, workload: Linear | QuantizedLinear) -> str:
+        """The kernel's name; different points for a workload have different ones."""
+        dot = dot_named(self.dot, self.dtype)
+        tile = f"{self.rows}x{self.columns}k{self.unroll * dot.group}"
+        return f"{SHORT[self.dtype]}_gemm_{tile}_{self.dot}" + told(
+            p=(self.panel, default_panel(dot, workload.n)),
+            a=(self.ahead, prefetch.usual(self.columns, self.panel)),
+            t=(self.tasks, TASKS)) + "_rows" * self.by_rows
 
     @property
-    def name(self) -> str:
-        step = self.unroll * dot_named(self.dot, self.dtype).group
-        return f"{SHORT[self.dtype]}_gemm_{self.rows}x{self.columns}k{step}_{self.dot}"
+    def layout(self) -> tuple[int, ...]:
+        """How the weights lie: kernels for which it is equal can share them."""
+        return (self.panel, dot_named(self.dot, self.dtype).group)
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -67,12 +88,21 @@ class DotGemm:
 
     @classmethod
     def space(cls, target: Target, workload: Linear | QuantizedLinear) -> Iterator[DotGemm]:
-        """Of every instruction for the workload, every tile that its panels allow."""
-        for dot in dots_of(target, workload.dtype):
-            panel = default_panel(dot, workload.n)
-            for rows, columns in (tile for tile in dot.tiles if panel % tile[1] == 0):
-                for unroll in (1, 2, 4):
-                    yield cls(dot.name, dot.dtype, rows, columns, panel, unroll)
+        """Of every instruction for the workload, what `Gemm.space` yields; the default first.
+
+        Raises LookupError where `target` has none.
+        """
+        cls.default(target, workload)
+        registers, m = target.vector_registers, workload.m
+        tiles = (cls._of(dot, panel, *tile) for dot in dots_of(target, workload.dtype)
+                 for panel in panels_of(dot, workload.n)
+                 for tile in (cls._best(dot, panel),
+                              *tiles_of(dot, registers, panel, m, dot.matrix)))
+        for tile in distinct(tiles, lambda each: replace(each, rows=height(m, each.rows))):
+            yield from one_at_a_time(tile, {
+                "unroll": tile._unrolls(),
+                "ahead": (0, 8, 16, 32),
+                **sharing_of(tile.tiles(workload), m, target.threads)})
 
     @classmethod
     def default(cls, target: Target, workload: Linear | QuantizedLinear) -> DotGemm:
@@ -89,13 +119,37 @@ class DotGemm:
     def best(cls, dot: Dot, workload: Linear | QuantizedLinear) -> DotGemm:
         """The best tile of the panels that waste little of `workload.n`; it depends on n alone."""
         panel = default_panel(dot, workload.n)
-        rows, columns = next(tile for tile in dot.tiles if panel % tile[1] == 0)
-        return cls(dot.name, dot.dtype, rows, columns, panel, dot.unroll)
+        return cls._of(dot, panel, *cls._best(dot, panel))
+
+    @classmethod
+    def _of(cls, dot: Dot, panel: int, rows: int, columns: int) -> DotGemm:
+        ahead = prefetch.usual(columns, panel)
+        return cls(dot.name, dot.dtype, rows, columns, panel, dot.unroll, ahead)
+
+    @staticmethod
+    def _best(dot: Dot, panel: int) -> tuple[int, int]:
+        return next(tile for tile in dot.tiles if panel % tile[1] == 0)
+
+    def _unrolls(self) -> list[int]:
+        """Those that a tile of all rows does not reach anyway by its several sums, and whose
+        factors fit the stack where they are read as vectors of rows."""
+        dot = dot_named(self.dot, self.dtype)
+        tall = ceil_div(self.rows, dot.lanes) * dot.lanes
+        factors = tall * dot.parts * _bytes(dot.word)
+        return [each for each in (1, 2, 4)
+                if (each == 1 or each > _ways(dot, self.rows, self.columns))
+                and not (dot.by_lane and each * factors >= STACK)]
+
+    def tiles(self, workload: Linear | QuantizedLinear) -> Tiles:
+        """How the kernel covers the result."""
+        layer = workload.in_float32 if isinstance(workload, QuantizedLinear) else workload
+        strips = int(ceil_div(workload.n, self.columns))
+        return Tiles(strips, self.rows, worth_sharing(layer), self.tasks, self.by_rows)
 
     def kernel(self, workload: Linear | QuantizedLinear, target: Target) -> Kernel:
         n, k, group = workload.n, workload.k, dot_named(self.dot, self.dtype).group
         return Kernel(
-            self.name,
+            self.named(workload),
             self.build(workload, target),
             lambda weight: pack_groups(weight, n, k, self.panel, group),
             grouped_shape(n, k, self.panel, group),
@@ -112,16 +166,13 @@ class _Writer:
     def __init__(self, point: DotGemm, workload: Linear | QuantizedLinear) -> None:
         self.point, self.workload = point, workload
         self.dot: Dot = dot_named(point.dot, point.dtype)
-        self.gaps = point.panel != point.columns
         self.words = self.dot.group * _bytes(self.dot.dtype) // _bytes(self.dot.held)
-        layer = workload.in_float32 if isinstance(workload, QuantizedLinear) else workload
-        self.tiles = Tiles(
-            ceil_div(workload.n, point.columns), point.rows, worth_sharing(layer))
+        self.tiles = point.tiles(workload)
 
     def write(self) -> tirx.PrimFunc:
         work, point, dot = self.workload, self.point, self.dot
         shape = grouped_shape(work.n, work.k, point.panel, dot.group)
-        with prim_func(point.name) as function:
+        with prim_func(point.named(work)) as function:
             m = function.size("m", work.m)
             x_dtype = work.x_dtype if isinstance(work, QuantizedLinear) else "float32"
             x = function.argument("x", (m, work.k), x_dtype)
@@ -130,7 +181,7 @@ class _Writer:
                 QuantizedEpilogue(function, work, m, point.columns, dot)
                 if isinstance(work, QuantizedLinear)
                 else Epilogue(function, work, m, point.columns, dot.lanes))
-            with imported(dot.llvm + (prefetch.LLVM if self.gaps else "")):
+            with imported(dot.llvm + (prefetch.LLVM if point.ahead else "")):
                 self.weight = T.decl_buffer(
                     (*shape[:2], point.panel * self.words), dot.held, data=weight.data)
                 self.left: Left = left_of(dot, x, point.rows)
@@ -193,8 +244,7 @@ class _Writer:
         """
         dot, columns = self.dot, self.point.columns
         high, wide = (ceil_div(rows, 2), 2 * columns) if dot.matrix else (rows, columns)
-        sums = [Tile(high, wide, dot.sums)
-                for _ in range(ceil_div(IN_FLIGHT, high * wide // dot.lanes))]
+        sums = [Tile(high, wide, dot.sums) for _ in range(_ways(dot, rows, columns))]
         places = [(r, column) for r in range(high) for column in range(0, wide, dot.lanes)]
         for each in sums:
             for place in places:
@@ -223,8 +273,9 @@ class _Writer:
                 total = sums[step % len(sums)]
                 words = [load(self.weight, panel, at + step, start + column, lanes=self.dot.lanes)
                          for column in wide]
-                if self.gaps:
-                    prefetch.prefetch(self.weight, panel, at + step, start)
+                if self.point.ahead:
+                    prefetch.prefetch(
+                        self.weight, panel, at + step, start, width, self.point.ahead)
                 right = [self._parts(word) for word in words]
                 for part, factors in enumerate(left[step]):
                     for r, factor in enumerate(factors):
@@ -240,6 +291,12 @@ class _Writer:
     def _parts(self, words: Expr) -> list[Expr]:
         parts = self.dot.right(words)
         return parts if len(parts) == 1 else [T.bind(part) for part in parts]
+
+
+def _ways(dot: Dot, rows: int, columns: int) -> int:
+    """How many sums of everything there are, so that enough are in flight."""
+    high, wide = (ceil_div(rows, 2), 2 * columns) if dot.matrix else (rows, columns)
+    return int(ceil_div(IN_FLIGHT, high * wide // dot.lanes))
 
 
 def _of_matrices(sums: Tile, row: int, column: int) -> Expr:

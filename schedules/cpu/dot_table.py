@@ -14,7 +14,7 @@ from pocketformer.schedules.cpu.dot import (
     Int8Pairs,
     Int8Widened,
 )
-from pocketformer.schedules.cpu.intrinsics import TABLE, isa_named
+from pocketformer.schedules.cpu.intrinsics import TABLE, isa_named, isa_of
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
@@ -57,9 +57,12 @@ DOTS: tuple[Dot, ...] = (
 
 
 def dots_of(target: Target, dtype: str) -> Iterator[Dot]:
-    """The rows for weights of `dtype` that `target` satisfies, the best first."""
+    """The rows for weights of `dtype` that `target` satisfies, the best first: the machine's own
+    products, and arithmetic with its longest vectors."""
+    shorter = {isa.name for isa in TABLE} - {isa_of(target).name}
     for dot in DOTS:
-        if (dot.dtype, dot.arch) == (dtype, target.arch) and dot.needs <= target.isa:
+        fits = (dot.dtype, dot.arch) == (dtype, target.arch) and dot.needs <= target.isa
+        if fits and dot.name not in shorter:
             yield dot
 
 

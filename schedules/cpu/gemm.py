@@ -8,7 +8,7 @@ brings the same k of several rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
@@ -33,8 +33,22 @@ from pocketformer.schedules.cpu.kernel import (
     transpose,
     workspace,
 )
-from pocketformer.schedules.cpu.packing import default_panel, pack, packed_shape, part_of_panel
-from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
+from pocketformer.schedules.cpu.packing import (
+    default_panel,
+    pack,
+    packed_shape,
+    part_of_panel,
+    told,
+)
+from pocketformer.schedules.cpu.spaces import (
+    distinct,
+    height,
+    one_at_a_time,
+    panels_of,
+    sharing_of,
+    tiles_of,
+)
+from pocketformer.schedules.cpu.tiles import TASKS, Tiles, block_rows, each_block, worth_sharing
 from pocketformer.schedules.workloads import Linear
 
 if TYPE_CHECKING:
@@ -49,7 +63,8 @@ class Gemm:
     """A `rows` x `columns` tile; the k loop takes `unroll` steps at a time.
 
     `panel`, a multiple of `columns`, decides how the weights lie, so it must be the same for all
-    kernels that share them.
+    kernels that share them. Weights are asked for `ahead` steps before their use, 0: not at all.
+    `tasks` and `by_rows` say how threads share the tiles, as in `Tiles`.
     """
 
     isa: str
@@ -57,10 +72,21 @@ class Gemm:
     columns: int
     panel: int
     unroll: int = 1
+    ahead: int = 0
+    tasks: int = TASKS
+    by_rows: bool = False
+
+    def named(self, workload: Linear) -> str:
+        """The kernel's name; different points for a workload have different ones."""
+        panel = default_panel(isa_named(self.isa), workload.n)
+        return f"f32_gemm_{self.rows}x{self.columns}k{self.unroll}_{self.isa}" + told(
+            p=(self.panel, panel), a=(self.ahead, prefetch.usual(self.columns, self.panel)),
+            t=(self.tasks, TASKS)) + "_rows" * self.by_rows
 
     @property
-    def name(self) -> str:
-        return f"f32_gemm_{self.rows}x{self.columns}k{self.unroll}_{self.isa}"
+    def layout(self) -> tuple[int, ...]:
+        """How the weights lie: kernels for which it is equal can share them."""
+        return (self.panel,)
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -68,29 +94,43 @@ class Gemm:
 
     @classmethod
     def space(cls, target: Target, workload: Linear) -> Iterator[Gemm]:
-        """Every tile that fits the registers of `target`."""
-        isa = isa_of(target)
-        panel = default_panel(isa, workload.n)
-        for columns in range(isa.lanes, panel + 1, isa.lanes):
-            vectors = columns // isa.lanes
-            for rows in range(1, 17 if panel % columns == 0 else 1):
-                spare = 1 + (ceil_div(rows, isa.lanes) if isa.by_lane else vectors)
-                if 4 <= rows * vectors <= isa.registers - spare:
-                    for unroll in (1, 2, 4):
-                        yield cls(isa.name, rows, columns, panel, unroll)
+        """The default, then every panel that wastes little with every tile that fits registers.
+
+        The first point of a panel has the tile that suits it best.
+        """
+        isa, m = isa_of(target), workload.m
+        tiles = [cls._of(isa, panel, *tile) for panel in panels_of(isa, workload.n)
+                 for tile in (cls._best(isa, panel), *tiles_of(isa, isa.registers, panel, m))]
+        for point in distinct(tiles, lambda each: replace(each, rows=height(m, each.rows))):
+            yield from one_at_a_time(point, {
+                "unroll": (2, 4, 8) if isa.by_lane else (1, 2, 4),
+                "ahead": (0, 8, 16, 32),
+                **sharing_of(point.tiles(workload), m, target.threads)})
 
     @classmethod
     def default(cls, target: Target, workload: Linear) -> Gemm:
         """The best tile of the panels that waste little of `workload.n`."""
         isa = isa_of(target)
         panel = default_panel(isa, workload.n)
-        rows, columns = next(tile for tile in isa.tiles if panel % tile[1] == 0)
-        return cls(isa.name, rows, columns, panel, isa.unroll)
+        return cls._of(isa, panel, *cls._best(isa, panel))
+
+    @classmethod
+    def _of(cls, isa: Isa, panel: int, rows: int, columns: int) -> Gemm:
+        return cls(isa.name, rows, columns, panel, isa.unroll, prefetch.usual(columns, panel))
+
+    @staticmethod
+    def _best(isa: Isa, panel: int) -> tuple[int, int]:
+        return next(tile for tile in isa.tiles if panel % tile[1] == 0)
+
+    def tiles(self, workload: Linear) -> Tiles:
+        """How the kernel covers the result."""
+        strips = int(ceil_div(workload.n, self.columns))
+        return Tiles(strips, self.rows, worth_sharing(workload), self.tasks, self.by_rows)
 
     def kernel(self, workload: Linear, target: Target) -> Kernel:
         n, k = workload.n, workload.k
         return Kernel(
-            self.name,
+            self.named(workload),
             self.build(workload, target),
             lambda weight: pack(weight, n, k, self.panel),
             packed_shape(n, k, self.panel),
@@ -107,21 +147,19 @@ class _Writer:
     def __init__(self, point: Gemm, workload: Linear) -> None:
         self.point, self.workload = point, workload
         self.isa: Isa = isa_named(point.isa)
-        self.gaps = point.panel != point.columns
-        self.tiles = Tiles(
-            ceil_div(workload.n, point.columns), point.rows, worth_sharing(workload))
+        self.tiles = point.tiles(workload)
         self.x: Buffer = None
         self.weight: Buffer = None
 
     def write(self) -> tirx.PrimFunc:
         work, point = self.workload, self.point
-        with prim_func(point.name) as function:
+        with prim_func(point.named(work)) as function:
             self.m = function.size("m", work.m)
             self.x = function.argument("x", (self.m, work.k))
             self.weight = function.argument(
                 "weight", packed_shape(work.n, work.k, point.panel))
             self.end = Epilogue(function, work, self.m, point.columns, self.isa.lanes)
-            with imported(prefetch.LLVM if self.gaps else ""):
+            with imported(prefetch.LLVM if point.ahead else ""):
                 if self.isa.by_lane and work.m != 1:
                     self._packed_blocks()
                 else:
@@ -176,8 +214,9 @@ class _Writer:
             return load(self.weight, panel, k, start + column, lanes=lanes)
 
         def begin_step(k: Expr) -> None:
-            if self.gaps:
-                prefetch.prefetch(self.weight, panel, k, start)
+            if self.point.ahead:
+                prefetch.prefetch(
+                    self.weight, panel, k, start, self.point.columns, self.point.ahead)
 
         if rows == 1:
             total = single_row(self.isa, self.x, row, self.point.columns, self.end, right)

@@ -53,6 +53,12 @@ def part_of_panel(strip: Expr, columns: int, panel: int) -> tuple[Expr, Expr]:
     return hidden(strip // parts), hidden(strip % parts * columns)
 
 
+def told(**fields: tuple[int, int]) -> str:
+    """What a kernel's name says of `fields`, (value, usual value) by letter: the unusual ones."""
+    return "".join(f"_{letter}{value}" for letter, (value, usual) in fields.items()
+                   if value != usual)
+
+
 def packed_shape(n: int, k: int, columns: int) -> tuple[int, int, int]:
     """[panel, k, column]."""
     return (ceil_div(n, columns), k, columns)

@@ -35,12 +35,16 @@ class Tiles:
     """`strips` strips by tiles of at most `rows` rows; by several threads where `shared`.
 
     The tiles of a strip are as even as can be: nine rows are five and four, not eight and one. Each
-    height that can occur gets code of its own.
+    height that can occur gets code of its own. Strips are cut into groups of tiles until there are
+    `tasks`, of which each thread takes neighbours: those of a strip, or `by_rows` the same rows of
+    many strips.
     """
 
     strips: int
     rows: int
     shared: bool
+    tasks: int = TASKS
+    by_rows: bool = False
 
     def walk(self, count: Expr, begin: Begin, compute: Compute) -> None:
         """Cover `count` rows, a number or an expression, of at least 1.
@@ -49,12 +53,15 @@ class Tiles:
         `compute(strip, tile, row, rows)`: the `rows` rows from `row` on.
         """
         tiles = ceil_div(count, self.rows)
-        groups = ceil_div(TASKS, self.strips)
+        groups = ceil_div(self.tasks, self.strips)
         if isinstance(tiles, int):
             groups = min(groups, tiles)
         per_group = ceil_div(tiles, groups)
         with parallel_loop(self.strips * groups, self.shared) as task:
-            strip, group = task // groups, task % groups
+            if self.by_rows:
+                strip, group = task % self.strips, task // self.strips
+            else:
+                strip, group = task // groups, task % groups
             begin(strip)
             start = group * per_group
             with loop(tirx.min(per_group, tiles - start) if groups > 1 else tiles) as i:
