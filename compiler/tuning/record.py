@@ -19,7 +19,6 @@ from pocketformer.compiler.tuning.points import (
 )
 from pocketformer.schedules.workloads import Workload
 
-LONGEST = 1 << 16          # bytes of a line
 SOURCES = ("measured", "estimated")
 
 
@@ -106,6 +105,8 @@ def decode_record(text: str, where: str) -> Record:
         return decode(Record, parse_object(text, where), where)
     except BadBundle as error:
         raise BadRecords(str(error)) from None
+    except RecursionError:
+        raise BadRecords(f"{where} is nested too deeply") from None
 
 
 def _positive(value: Any) -> bool:

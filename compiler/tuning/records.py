@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from pocketformer.compiler.tuning.record import (
-    DeviceNote,
-    Record,
-    decode_record,
-    encode_record,
-)
-from pocketformer.compiler.tuning.record_file import RecordFile, merge, prune
+from pocketformer.compiler.manifest import version_of
+from pocketformer.compiler.tuning.points import Point, legal, workload_key
+from pocketformer.compiler.tuning.ranking import ranked
+from pocketformer.compiler.tuning.record import DeviceNote, Record, decode_record, encode_record
+from pocketformer.compiler.tuning.record_file import Line, RecordFile, read_lines
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets.target import Target
 
-__all__ = ["DeviceNote", "Record", "RecordFile", "Records", "Skipped", "decode_record",
-           "encode_record", "merge", "prune"]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A line that is no record of this version, and why."""
-
-    file: str
-    line: int
-    reason: str
+__all__ = [
+    "DeviceNote", "Point", "Record", "RecordFile", "Records", "core_of", "decode_record",
+    "encode_record", "unfit",
+]
 
 
 @dataclass(frozen=True)
 class Records:
-    """Records in the order of their files; `skipped` are the lines that could not be read."""
+    """Records in the order of their files.
+
+    `skipped` are the lines of those files that are no records of this version.
+    """
 
     records: tuple[Record, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[Line, ...] = ()
+    origins: tuple[str, ...] = ()       # the file of each record, where they come from files
 
     @classmethod
     def load(cls, paths: str | Path | Iterable[str | Path]) -> Records:
-        """All records of the files. Raises BadRecords where one is missing or no text."""
-        return cls()
+        """All records of the files. Raises BadRecords where one cannot be read."""
+        files = [paths] if isinstance(paths, str | Path) else paths
+        lines = [line for file in files for line in read_lines(file)]
+        return cls(
+            tuple(line.record for line in lines if line.record),
+            tuple(line for line in lines if not line.record),
+            tuple(line.file for line in lines if line.record),
+        )
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -48,17 +51,97 @@ class Records:
         return len(self.records)
 
     def fitting(
-        self, workload: Workload, target: Target, sizes: Mapping[str, int] | None = None
+        self,
+        workload: Workload,
+        target: Target,
+        sizes: Mapping[str, int] | None = None,
+        core: str = "",
     ) -> list[Record]:
-        """The records that say how to compute `workload` on `target`, the best first."""
-        return []
+        """The records that say how to compute `workload` on `target`, the best first.
+
+        They are of `core` (by default the one that `target` is tuned for) and of this TVM, have no
+        error and a point that is legal for `target`; with `sizes`, they are of these. Of several
+        records of a point there is one, with their middle gain.
+        """
+        of_workload = self._by_workload.get((type(workload), workload_key(workload)), [])
+        core = core or core_of(target)
+        fit = [
+            record for record in of_workload
+            if (sizes is None or record.sizes == sizes)
+            and not unfit(record, core) and legal(record.point, workload, target)
+        ]
+        return ranked(fit, target.threads, _our_version())
 
     def best(
-        self, workload: Workload, target: Target, sizes: Mapping[str, int] | None = None
+        self,
+        workload: Workload,
+        target: Target,
+        sizes: Mapping[str, int] | None = None,
+        core: str = "",
     ) -> Record | None:
         """The first of `fitting`, None where nothing fits."""
-        return next(iter(self.fitting(workload, target, sizes)), None)
+        return next(iter(self.fitting(workload, target, sizes, core)), None)
 
     def origin(self, record: Record) -> str:
         """The file that one of these records was read from, "" where from none."""
-        return ""
+        return self._origins.get(id(record), "")
+
+    def unused(self, target: Target) -> tuple[str, ...]:
+        """Why records and lines are of no use for `target`, a text for each reason.
+
+        Whether a point is legal shows only where a model has its workload; it is not asked here.
+        """
+        whys = Counter(filter(None, (unfit(record, core_of(target)) for record in self)))
+        said = [f"{_count(number, 'record')} not used: {why}" for why, number in sorted(whys.items())]
+        files = Counter(line.file for line in self.skipped)
+        for file, number in files.items():
+            first = next(line for line in self.skipped if line.file == file)
+            said.append(
+                f"{_count(number, 'line')} of {file} not used by this version: "
+                f"line {first.number}, {first.reason}"
+            )
+        return tuple(said)
+
+    @cached_property
+    def _by_workload(self) -> Mapping[tuple[type[Workload], str], list[Record]]:
+        found: dict[tuple[type[Workload], str], list[Record]] = defaultdict(list)
+        for record in self:
+            found[type(record.workload), workload_key(record.workload)].append(record)
+        return found
+
+    @cached_property
+    def _origins(self) -> Mapping[int, str]:
+        return {
+            id(record): origin for record, origin in zip(self.records, self.origins, strict=False)
+        }
+
+
+def core_of(target: Target) -> str:
+    """LLVM's name of the processor that code for `target` is tuned for."""
+    return target.cores[0].mcpu
+
+
+def unfit(record: Record, core: str) -> str:
+    """Why `record` says nothing about `core` with this TVM, "" if it does.
+
+    Whether its point is legal is another question.
+    """
+    if record.error:
+        return "the point failed"
+    if record.emulated:
+        return "timed on an emulator"
+    if record.core != core:
+        return f"of {record.core}, not of {core}"
+    if record.tvm != (ours := version_of("apache-tvm")):
+        return f"of TVM {record.tvm}, this is {ours}"
+    return ""
+
+
+def _our_version() -> str:
+    from pocketformer import __version__
+
+    return __version__
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
