@@ -20,7 +20,8 @@ def task_of(record: Record) -> Key:
     """What records must share to be compared: workload, sizes, processor, threads, TVM."""
     workload = record.workload
     sizes = tuple(sorted(record.sizes.items()))
-    return type(workload), workload_key(workload), sizes, record.core, record.threads, record.tvm
+    name = type(workload).__name__, workload_key(workload)
+    return *name, sizes, record.core, record.threads, record.tvm
 
 
 def ranked(records: Iterable[Record], threads: int, version: str) -> list[Record]:
@@ -40,7 +41,7 @@ def ranked(records: Iterable[Record], threads: int, version: str) -> list[Record
             _text(record),
         )
 
-    return sorted(_middles(records), key=rank)      # type: ignore[arg-type, return-value]
+    return sorted(_middles(records), key=rank)      
 
 
 def best_of_each(records: Iterable[Record], keep: int = 1) -> list[Record]:

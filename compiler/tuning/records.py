@@ -92,7 +92,7 @@ class Records:
         Whether a point is legal shows only where a model has its workload; it is not asked here.
         """
         whys = Counter(filter(None, (unfit(record, core_of(target)) for record in self)))
-        said = [f"{_count(number, 'record')} not used: {why}" for why, number in sorted(whys.items())]
+        said = [f"{_count(whys[why], 'record')} not used: {why}" for why in sorted(whys)]
         files = Counter(line.file for line in self.skipped)
         for file, number in files.items():
             first = next(line for line in self.skipped if line.file == file)
