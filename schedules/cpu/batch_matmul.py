@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm import tirx
@@ -26,6 +26,13 @@ from pocketformer.schedules.cpu.kernel import (
     when,
     workspace,
 )
+from pocketformer.schedules.cpu.spaces import (
+    distinct,
+    height,
+    one_at_a_time,
+    tiles_of,
+    widths_of,
+)
 from pocketformer.schedules.workloads import BatchMatmul
 
 if TYPE_CHECKING:
@@ -37,15 +44,17 @@ UNKNOWN = 64                # what a size known only at run time is taken for
 
 @dataclass(frozen=True)
 class TiledBatchMatmul:
-    """A `rows` x `columns` tile of the result in registers."""
+    """A `rows` x `columns` tile of the result in registers; `unroll` steps of k at a time."""
 
     isa: str
     rows: int
     columns: int
+    unroll: int = 1
 
     @property
     def name(self) -> str:
-        return f"f32_batch_matmul_{self.rows}x{self.columns}_{self.isa}"
+        steps = f"k{self.unroll}" if self.unroll > 1 else ""
+        return f"f32_batch_matmul_{self.rows}x{self.columns}{steps}_{self.isa}"
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -53,9 +62,12 @@ class TiledBatchMatmul:
 
     @classmethod
     def space(cls, target: Target, workload: BatchMatmul) -> Iterator[TiledBatchMatmul]:
-        isa = isa_of(target)
-        for rows, columns in isa.tiles:
-            yield cls(isa.name, rows, columns)
+        """The default, then every tile that fits registers and wastes little of `workload.n`."""
+        isa, m = replace(isa_of(target), by_lane=False), workload.m     # numbers are broadcast
+        tiles = tiles_of(isa, isa.registers, widths_of(isa.lanes, workload.n), m)
+        points = [cls.default(target, workload), *(cls(isa.name, *tile) for tile in tiles)]
+        for point in distinct(points, lambda each: replace(each, rows=height(m, each.rows))):
+            yield from one_at_a_time(point, {"unroll": (1, 2, 4)})
 
     @classmethod
     def default(cls, target: Target, workload: BatchMatmul) -> TiledBatchMatmul:
@@ -126,12 +138,21 @@ class TiledBatchMatmul:
         for r in range(self.rows):
             for column in range(0, self.columns, lanes):
                 sums.store(splat(0.0, lanes), r, column)
-        with loop(k) as at:
+
+        def step(at: Expr) -> None:
             for r in range(self.rows):
                 number = splat(a[batch, tirx.min(row + r, m - 1), at], lanes)
                 for column in range(0, self.columns, lanes):
                     right = load(packed, batch, panel, at, column, lanes=lanes)
                     sums.add(number * right, r, column)
+
+        whole = k // self.unroll
+        with loop(whole) as at:
+            for u in range(self.unroll):
+                step(at * self.unroll + u if self.unroll > 1 else at)
+        if self.unroll > 1:
+            with loop(k % self.unroll) as at:
+                step(whole * self.unroll + at)
         first = panel * self.columns
         for r in range(self.rows):
             with when(row + r < m), T.If(first + self.columns <= n):

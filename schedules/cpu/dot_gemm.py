@@ -38,6 +38,7 @@ from pocketformer.schedules.cpu.spaces import (
     height,
     one_at_a_time,
     panels_of,
+    parts_of,
     sharing_of,
     tiles_of,
 )
@@ -93,16 +94,17 @@ class DotGemm:
         Raises LookupError where `target` has none.
         """
         cls.default(target, workload)
-        registers, m = target.vector_registers, workload.m
-        tiles = (cls._of(dot, panel, *tile) for dot in dots_of(target, workload.dtype)
-                 for panel in panels_of(dot, workload.n)
-                 for tile in (cls._best(dot, panel),
-                              *tiles_of(dot, registers, panel, m, dot.matrix)))
-        for tile in distinct(tiles, lambda each: replace(each, rows=height(m, each.rows))):
-            yield from one_at_a_time(tile, {
-                "unroll": tile._unrolls(),
-                "ahead": (0, 8, 16, 32),
-                **sharing_of(tile.tiles(workload), m, target.threads)})
+        m = workload.m
+        for dot in dots_of(target, workload.dtype):
+            tiles = (cls._of(dot, panel, *tile) for panel in panels_of(dot, workload.n)
+                     for tile in (cls._best(dot, panel),
+                                  *tiles_of(dot, target.vector_registers,
+                                            parts_of(panel, dot.lanes), m, dot.matrix)))
+            for point in distinct(tiles, lambda each: replace(each, rows=height(m, each.rows))):
+                yield from one_at_a_time(point, {
+                    "unroll": point._unrolls(),
+                    "ahead": (0, 8, 16, 32),
+                    **sharing_of(point.tiles(workload), m, target.threads)})
 
     @classmethod
     def default(cls, target: Target, workload: Linear | QuantizedLinear) -> DotGemm:

@@ -45,6 +45,7 @@ from pocketformer.schedules.cpu.spaces import (
     height,
     one_at_a_time,
     panels_of,
+    parts_of,
     sharing_of,
     tiles_of,
 )
@@ -99,8 +100,9 @@ class Gemm:
         The first point of a panel has the tile that suits it best.
         """
         isa, m = isa_of(target), workload.m
-        tiles = [cls._of(isa, panel, *tile) for panel in panels_of(isa, workload.n)
-                 for tile in (cls._best(isa, panel), *tiles_of(isa, isa.registers, panel, m))]
+        tiles = (cls._of(isa, panel, *tile) for panel in panels_of(isa, workload.n)
+                 for tile in (cls._best(isa, panel),
+                              *tiles_of(isa, isa.registers, parts_of(panel, isa.lanes), m)))
         for point in distinct(tiles, lambda each: replace(each, rows=height(m, each.rows))):
             yield from one_at_a_time(point, {
                 "unroll": (2, 4, 8) if isa.by_lane else (1, 2, 4),

@@ -39,26 +39,37 @@ def panels_of(isa: HasTiles, n: int) -> list[int]:
     several of them can have its weights once.
     """
     step = min(isa.panels)      # the longest vector of the family
-    widths = range(step, MOST_VECTORS * step + 1, step)
-    padded = {width: ceil_div(n, width) * width for width in widths}
-    least = min(padded.values())
-    fitting = [width for width in widths if padded[width] <= MORE_WASTE * least]
-    return list(dict.fromkeys([default_panel(isa, n), *fitting]))
+    return list(dict.fromkeys([default_panel(isa, n), *widths_of(step, n)]))
+
+
+def widths_of(lanes: int, n: int | None) -> list[int]:
+    """The vectors, in columns, that pad `n` columns little; all where it is not known."""
+    widths = range(lanes, MOST_VECTORS * lanes + 1, lanes)
+    if n is None:
+        return list(widths)
+    padded = [ceil_div(n, width) * width for width in widths]
+    return [width for width, size in zip(widths, padded, strict=True)
+            if size <= MORE_WASTE * min(padded)]
+
+
+def parts_of(panel: int, lanes: int) -> list[int]:
+    """The whole vectors, in columns, that divide a panel, the widest first."""
+    return [columns for columns in range(panel, 0, -lanes) if panel % columns == 0]
 
 
 def tiles_of(
-    isa: Multiplies, registers: int, panel: int, m: int | None, matrix: bool = False
+    isa: Multiplies, registers: int, widths: Iterable[int], m: int | None, matrix: bool = False
 ) -> Iterator[tuple[int, int]]:
-    """(rows, columns) of the tiles of a panel whose sums and factors fit `registers`.
+    """(rows, columns) of the tiles of such widths whose sums and factors fit `registers`.
 
     No two cover `m` rows with the same tiles. Where m is not known, heights are even, as each up
     to the highest has code of its own.
     """
     heights = [rows for rows in range(1, MOST_ROWS + 1)
                if (rows % 2 == 0 if m is None else rows == height(m, rows))]
-    for vectors in range(1, min(MOST_VECTORS, panel // isa.lanes) + 1):
-        columns = vectors * isa.lanes
-        for rows in heights if panel % columns == 0 else ():
+    for columns in widths:
+        vectors = columns // isa.lanes
+        for rows in heights:
             left = ceil_div(rows, 2 if matrix else isa.lanes)
             factors = 1 + (left if matrix or isa.by_lane else vectors)
             busy = rows * vectors >= registers // 4 or rows == m

@@ -18,6 +18,7 @@ from pocketformer.schedules.cpu.epilogue import Epilogue
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import Expr, Kernel, Tile, ceil_div, imported, prim_func
 from pocketformer.schedules.cpu.packing import default_tile
+from pocketformer.schedules.cpu.spaces import one_at_a_time
 from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
 from pocketformer.schedules.cpu.weight_formats import (
     DTYPE,
@@ -52,6 +53,11 @@ class WeightOnly:
     columns: int
     dot: str = ""
 
+    @property
+    def layout(self) -> tuple[int, ...]:
+        """How the weights lie: kernels for which it is equal can share them."""
+        return (self.columns,)
+
     def named(self, work: WeightOnlyLinear) -> str:
         """The kernel's name."""
         x = "i8" if work.round_x else "f32"
@@ -64,12 +70,12 @@ class WeightOnly:
 
     @classmethod
     def space(cls, target: Target, workload: WeightOnlyLinear) -> Iterator[WeightOnly]:
-        """Every panel's width of `target`, with one row and with as many as registers hold."""
-        isa = isa_of(target)
-        for columns in sorted({columns for _, columns in isa.tiles}):
-            widest = cls._of(target, workload, columns)
-            for rows in sorted({1, widest.rows}):
-                yield replace(widest, rows=rows)
+        """The default, then every panel's width of `target`, with as many rows as registers hold
+        and with one."""
+        default = cls.default(target, workload)
+        widths = [default.columns, *(columns for _, columns in isa_of(target).tiles)]
+        for columns in dict.fromkeys(widths):
+            yield from one_at_a_time(cls._of(target, workload, columns), {"rows": [1]})
 
     @classmethod
     def default(cls, target: Target, workload: WeightOnlyLinear) -> WeightOnly:
