@@ -15,6 +15,7 @@ from pocketformer.compiler.cli.profile import profile
 from pocketformer.compiler.cli.run import run
 from pocketformer.compiler.cli.runtime import app as runtime
 from pocketformer.compiler.cli.targets import targets
+from pocketformer.compiler.cli.tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compiles Transformers for phones.",
 )
-for command in (compile, run, bench, profile, inspect, targets):
+for command in (compile, run, bench, profile, tune, inspect, targets):
     app.command()(command)
 app.add_typer(device, name="device")
 app.add_typer(runtime, name="runtime")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ def guarded(command: Command) -> Command:
         except (typer.Exit, BrokenPipeError):
             raise
         except (KeyboardInterrupt, Exception) as error:
-            if _is_interruption(error):
+            if is_interruption(error):
                 err.print("[yellow]Interrupted; nothing was written.[/]")
                 raise typer.Exit(INTERRUPTED) from None
             if options.get("debug"):
@@ -95,7 +96,7 @@ def guarded(command: Command) -> Command:
     return run    # type: ignore[return-value]
 
 
-def _is_interruption(error: BaseException | None) -> bool:
+def is_interruption(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind `error`: an import that it breaks off may raise another error."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
@@ -133,6 +134,20 @@ def progress(first_step: str) -> Iterator[Callable[[str, float], None]]:
             bar.update(task, description=step, completed=fraction)
 
         yield report
+
+
+@contextmanager
+def remarks(logger: str) -> Iterator[None]:
+    """Warnings of `logger` become lines on stderr."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: err.print(    # type: ignore[method-assign]
+        f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True, highlight=False)
+    log = logging.getLogger(logger)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def key_values(options: Sequence[str] | None, flag: str) -> dict[str, str]:

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketformer.compiler.tuning.result import TaskStatus, Tuning
+from pocketformer.compiler.tuning.options import RECORDS, TRIALS, Options
+from pocketformer.compiler.tuning.result import Tuning
+from pocketformer.compiler.tuning.search import Strategy
+from pocketformer.compiler.tuning.status import Watcher
 
 if TYPE_CHECKING:
     from pocketformer.compiler.model import Dim
     from pocketformer.compiler.recipe import Recipe
     from pocketformer.targets import Target
-
-TRIALS = 512
-RECORDS = "records.jsonl"
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a tuning is; `left_s` seconds are left, None as long as that is not known."""
-
-    step: str
-    tasks: tuple[TaskStatus, ...]
-    trials: int
-    of_trials: int
-    seconds: float
-    left_s: float | None
-    devices: tuple[tuple[str, str], ...]
-
-
-Watcher = Callable[[Status], None]
 
 
 def tune(
@@ -47,7 +31,7 @@ def tune(
     component: str | None = None,
     recipe: Recipe | str | None = None,
     threads: int | None = None,
-    strategy: str = "model",
+    strategy: Strategy = "model",
     seed: int = 0,
     cluster: str | None = None,
     token: str | None = None,
@@ -58,14 +42,27 @@ def tune(
 
     `model`, `target`, `example_inputs`, `dims`, `component` and `recipe` are those of `compile`.
     `device` is "host", this machine, or "rpc://host:port/key" of a device or of a tracker, all of
-    whose devices of this key measure at once. Dimensions that stay open are measured at `sizes`.
+    whose devices of this key measure at once. Dimensions that stay open are measured at `sizes`,
+    else at usual ones.
 
     At most `trials` points are measured, those included that the file `records` already knows from
-    this kind of device with as many threads; each is appended to it at once, so that a tuning that
-    was broken off at any moment goes on where it stood. The search ends earlier where nothing gains
-    any more. `cluster` is the address of a dask scheduler whose workers build.
+    this kind of device with as many threads; each is added to it at once, so that a tuning that was
+    broken off at any moment goes on where it stood. The search ends earlier where nothing gains any
+    more. `strategy` is "model", a cost model that learns from the trials, or "random". `cluster` is
+    the address of a dask scheduler whose workers build.
 
     `progress` is called with a Status whenever something is known. Raises a PocketformerError for
-    what does not fit; on KeyboardInterrupt, nothing is lost.
+    what does not fit; after a KeyboardInterrupt the file has all that was measured.
     """
-    raise NotImplementedError
+    options = Options(
+        device, trials, Path(records), sizes or {}, threads, strategy, seed, cluster, token, timeout
+    )
+    from pocketformer.compiler.tuning.prepare import Source
+    from pocketformer.compiler.tuning.tuner import Tuner
+
+    source = Source.load(
+        model, target, recipe, dims, example_inputs=example_inputs, component=component
+    )
+    tuner = Tuner(source, options, progress)
+    tuner.run()
+    return tuner.result()

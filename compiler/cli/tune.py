@@ -1,0 +1,126 @@
+"""`pocketformer tune`: search faster points for a model's kernels on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pocketformer.compiler.cli.common import (
+    INTERRUPTED,
+    Debug,
+    Dims,
+    Json,
+    Threads,
+    Timeout,
+    TokenFile,
+    err,
+    guarded,
+    is_interruption,
+    key_values,
+    out,
+    print_json,
+    read_token_file,
+)
+from pocketformer.compiler.errors import BadInput
+
+
+@guarded
+def tune(
+    model: Annotated[
+        Path, typer.Argument(help="An .onnx file or a Hugging Face folder.", show_default=False)
+    ],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="A name of `pocketformer targets`.")
+    ] = "host",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="host|rpc://HOST:PORT/KEY",
+            help="This machine, a device, or all of this key that the tracker there knows.",
+        ),
+    ] = "host",
+    trials: Annotated[
+        int, typer.Option("--trials", "-n", min=1, help="Points to measure, old ones included.")
+    ] = 512,
+    records: Annotated[
+        Path, typer.Option(help="The file that every trial is added to, and that old ones are in.")
+    ] = Path("records.jsonl"),
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", "-r", help="How to store numbers: float32, bfloat16, float16."),
+    ] = "float32",
+    dim: Dims = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="NAME=SIZE", help="A size to measure at that stays open."),
+    ] = None,
+    component: Annotated[
+        str | None,
+        typer.Option(help="Which part of a folder's model, such as encoder or decoder."),
+    ] = None,
+    threads: Threads = None,
+    strategy: Annotated[
+        str, typer.Option(help="model: a cost model that learns from the trials; or random.")
+    ] = "model",
+    seed: Annotated[int, typer.Option(help="The same seed draws the same points.")] = 0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler whose workers build."),
+    ] = None,
+    token_file: TokenFile = None,
+    timeout: Timeout = 60.0,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures to this file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Search faster points for a model's kernels on a device, and keep all trials as records.
+
+    The same command goes on where it was broken off. `compile --records FILE` uses the best.
+    """
+    from pocketformer.compiler.profiling.pictures import require_matplotlib
+    from pocketformer.compiler.tuning.live import watching
+    from pocketformer.compiler.tuning.options import Options
+    from pocketformer.compiler.tuning.report import tuning_report
+
+    if html is not None:
+        require_matplotlib()    # before the work, not after it
+        if html.is_dir() or not html.absolute().parent.is_dir():
+            raise BadInput(f"--html takes a file in a folder that exists, not {html}")
+    options = Options(
+        device, trials, records, key_values(size, "--size"), threads, strategy, seed,
+        cluster, read_token_file(token_file), timeout,
+    )
+    with watching(err) as watcher:
+        from pocketformer.compiler.tuning.prepare import Source
+        from pocketformer.compiler.tuning.tuner import Tuner
+
+        source = Source.load(
+            model, target, recipe, key_values(dim, "--dim"), component=component
+        )
+        tuner = Tuner(source, options, watcher)
+        try:
+            tuner.run()
+        except BaseException as error:
+            if not is_interruption(error):
+                raise
+    found = tuner.result()
+    if html is not None:
+        found.save_html(html)
+    if json:
+        print_json(found.to_dict())
+    else:
+        out.print(tuning_report(found))
+    if found.interrupted:
+        err.print(
+            f"[yellow]Interrupted; {len(found.records)} records are in {escape(str(records))}, "
+            "and the same command goes on.[/]",
+            highlight=False,
+        )
+        raise typer.Exit(INTERRUPTED)
+    if html is not None:
+        err.print(f"Wrote {escape(str(html))}.", highlight=False)

@@ -1,0 +1,110 @@
+"""What kernels take inside the model: the untuned bundle profiled, and raced against the tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
+from pocketformer.compiler.manifest import Manifest
+from pocketformer.compiler.profiling.attribution import attribute
+from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.session import Session
+from pocketformer.compiler.signature import Signature
+from pocketformer.compiler.tuning.result import Compared
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.device.info import DeviceInfo
+
+PROFILE_MS, PROFILED = 2000.0, 20    # about how long an entry is profiled, and the most runs of it
+RACE_MS, ROUNDS, TURN = 8000.0, 10, 10    # the same of a race, whose turns are this many runs
+Open = Callable[[Bundle], Session]
+
+
+@dataclass(frozen=True)
+class InModel:
+    """The untuned bundle on the device: microseconds of its kernels, by their workloads' texts.
+
+    Every entry ran once. `rest_us` are those of kernels without a workload. `level` is the one of
+    the bundle's that the device ran.
+    """
+
+    kernels_us: Mapping[str, float]
+    rest_us: float
+    threads: int
+    level: str
+    info: DeviceInfo | None
+
+    @property
+    def total_us(self) -> float:
+        return sum(self.kernels_us.values()) + self.rest_us
+
+
+def sizes_of(manifest: Manifest, wanted: Mapping[str, int | str]) -> list[dict[str, int]]:
+    """The sizes to run each entry at: `wanted`, else usual ones, where it leaves them open.
+
+    Raises BadDim for a size that is not allowed.
+    """
+    picked = pick_sizes(manifest.dims, wanted)
+    each = [picked | dict(entry.dims) for entry in Signature(manifest).entries]
+    return [sizes for place, sizes in enumerate(each) if sizes not in each[:place]]
+
+
+def profile_default(
+    bundle: Bundle, sizes: Sequence[Mapping[str, int]], open_session: Open, tell: Progress
+) -> InModel:
+    """What the kernels of the untuned `bundle` take at all of `sizes`. Raises as Session does."""
+    manifest = bundle.manifest
+    taken: dict[str, float] = {}
+    rest_us = 0.0
+    with open_session(bundle) as session:
+        signature = Signature(manifest, session.level)
+        for place, at in enumerate(sizes):
+            tell("timing the untuned model", place / len(sizes))
+            arrays = make_inputs(manifest.inputs, at)
+            (first,) = session.time(arrays, warmup=0, runs=1)
+            runs = _runs(first, PROFILE_MS, PROFILED)
+            timed = session.profile(arrays, runs)
+            for call in attribute(timed, manifest, signature.entry(at).function, at)[0]:
+                if call.workload:
+                    taken[call.workload] = taken.get(call.workload, 0.0) + call.ms * 1e3
+                else:
+                    rest_us += call.ms * 1e3
+        return InModel(taken, rest_us, session.threads, session.level, session.device)
+
+
+def compare(
+    default: Bundle,
+    tuned: Bundle,
+    sizes: Sequence[Mapping[str, int]],
+    open_session: Open,
+    tell: Progress,
+    both: bool,
+) -> tuple[Compared, ...]:
+    """Run the two bundles in turns at each of `sizes`. Raises as Session does.
+
+    `both` tells that the device lets two sessions be open at once; else each turn opens its own.
+    """
+    bundles, found = (default, tuned), []
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_session(each)) for each in bundles] if both else []
+        for place, at in enumerate(sizes):
+            arrays = make_inputs(default.manifest.inputs, at)
+            patience = RACE_MS / 2 / ROUNDS / len(sizes)
+            times: tuple[list[float], list[float]] = ([], [])
+            for turn in range(ROUNDS):
+                tell("racing the tuned model", (place + turn / ROUNDS) / len(sizes))
+                # The order changes, so that neither always finds the other's heat.
+                for which in (0, 1) if turn % 2 else (1, 0):
+                    with nullcontext(opened[which]) if both else open_session(bundles[which]) as it:
+                        (first,) = it.time(arrays, warmup=1, runs=1)
+                        times[which].extend(it.time(arrays, 0, _runs(first, patience, TURN)))
+            found.append(Compared(dict(at), tuple(times[0]), tuple(times[1])))
+    return tuple(found)
+
+
+def _runs(first_ms: float, patience_ms: float, most: int) -> int:
+    return max(1, min(most, int(patience_ms / max(first_ms, 1e-3))))

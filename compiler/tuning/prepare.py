@@ -1,0 +1,166 @@
+"""What is known before a search begins: the model's tasks, and what they take on the device now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pocketformer.compiler import frontends
+from pocketformer.compiler.build import compile
+from pocketformer.compiler.bundle import Bundle
+from pocketformer.compiler.device.address import Address
+from pocketformer.compiler.device.listing import find_devices
+from pocketformer.compiler.device.token import find_token
+from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.model import Dim, Model
+from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
+from pocketformer.compiler.session import Session
+from pocketformer.compiler.tuning.in_model import InModel, profile_default, sizes_of
+from pocketformer.compiler.tuning.options import Options
+from pocketformer.compiler.tuning.recording import Setting
+from pocketformer.compiler.tuning.tasks import Task, tasks_of
+from pocketformer.targets import HOST, Target
+from pocketformer.targets import load as load_target
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.device.info import DeviceInfo
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and how to compile it."""
+
+    model: Model
+    target: Target
+    recipe: Recipe
+
+    @classmethod
+    def load(
+        cls,
+        model: Any,
+        target: str | Target,
+        recipe: Recipe | str | None,
+        dims: Mapping[str, str | int | Dim] | None,
+        **how: Any,
+    ) -> Source:
+        """As `compile` reads them, with its errors; `how` is what `load` takes as well."""
+        chosen = target if isinstance(target, Target) else load_target(target)
+        recipe = chosen_recipe(recipe)
+        check_recipe(recipe, chosen)
+        if isinstance(model, Model):
+            return cls(model.with_dims(dims), chosen, recipe)
+        return cls(frontends.load(model, dims=dims, **how), chosen, recipe)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`target` is of the level that the device runs; `default` the untuned bundle for it.
+
+    `sizes` are those at which each entry runs, `address` is a device of its own, None for here.
+    """
+
+    source: Source
+    target: Target
+    default: Bundle
+    sizes: tuple[Mapping[str, int], ...]
+    address: str | None
+    in_model: InModel
+    setting: Setting
+    tasks: tuple[Task, ...]
+
+    def compile(self, records: Any, tell: Progress) -> Bundle:
+        """The model's bundle with what `records` say."""
+        source = self.source
+        return compile(
+            source.model, self.target, recipe=source.recipe, records=records, progress=tell
+        )
+
+    def share(self, task: Task) -> float:
+        """What part of the time of all kernels the untuned kernel of `task` takes."""
+        alike = [each for each in self.tasks if str(each.workload) == str(task.workload)]
+        taken = self.in_model.kernels_us.get(str(task.workload), 0.0)
+        return taken / self.in_model.total_us * task.calls / sum(each.calls for each in alike)
+
+    @property
+    def weight_bytes(self) -> int:
+        weights = self.default.manifest.weights
+        return weights.bytes if weights else 0
+
+
+def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
+    """Compile `source` untuned, and time its kernels on the device.
+
+    Raises as `compile` and Session do, and BadModel where it has no kernel that can be tuned.
+    """
+    address = None if options.here else one_device(options)
+    target = _level(source, address, options, tell)
+    default = compile(source.model, target, recipe=source.recipe, records=(), progress=tell)
+    sizes = sizes_of(default.manifest, options.sizes)
+    found = profile_default(
+        default, sizes, lambda bundle: open_session(bundle, address, options), tell
+    )
+    tasks = tasks_of(source.model, target, source.recipe, options.sizes)
+    if not tasks:
+        raise BadModel(f"{source.model.name} has no kernel that can be tuned")
+    return Prepared(
+        source=source,
+        target=target,
+        default=default,
+        sizes=tuple(sizes),
+        address=address,
+        in_model=found,
+        setting=_setting(source, found),
+        tasks=tuple(tasks),
+    )
+
+
+def open_session(bundle: Bundle, address: str | None, options: Options) -> Session:
+    """A session of `bundle` on the device at `address`, here without one."""
+    return Session(
+        bundle, options.threads, device=address, token=options.token, timeout=options.timeout
+    )
+
+
+def one_device(options: Options) -> str:
+    """The address of a single device: the one that is given, or a free one behind a tracker."""
+    address = Address.parse(options.device)
+    for found in find_devices([address], find_token(options.token)):
+        if found.info is not None and not found.info.busy:
+            return str(found.address)
+    return options.device       # opening it tells what is in the way
+
+
+def _level(source: Source, address: str | None, options: Options, tell: Progress) -> Target:
+    """The target of the level that the device runs, without the others."""
+    if not source.target.levels:
+        return source.target
+    bundle = compile(
+        source.model, source.target, recipe=source.recipe, records=(), progress=tell
+    )
+    with open_session(bundle, address, options) as session:
+        return next(each for each in source.target.variants if each.level == session.level)
+
+
+def _core(source: Source, info: DeviceInfo | None) -> str:
+    """The processor's name in records: the target's where the device does not contradict it."""
+    names = [core.name.lower() for core in info.cores if core.name] if info else []
+    arm = [name for name in names if name.startswith(("cortex-", "neoverse-"))]
+    own = source.target.cores[0].mcpu
+    if not source.target.levels and (own in arm or not arm):
+        return own
+    if arm:
+        return arm[-1]      # Linux counts the little cores first
+    return names[0] if names else load_target(HOST).cores[0].mcpu
+
+
+def _setting(source: Source, found: InModel) -> Setting:
+    info = found.info
+    return Setting(
+        target=source.target.name,
+        core=_core(source, info),
+        threads=found.threads,
+        device=info.name if info else "this machine",
+        emulated=bool(info and info.emulated),
+    )

@@ -1,0 +1,79 @@
+"""Which points of which task are measured next, and when enough is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from pocketformer.compiler.tuning.budget import Budget
+from pocketformer.compiler.tuning.flow import Batch, Outcome
+from pocketformer.compiler.tuning.job import MOST_POINTS, Job
+from pocketformer.compiler.tuning.result import TaskStatus
+from pocketformer.compiler.tuning.task_state import TaskState
+from pocketformer.compiler.tuning.tasks import Task
+
+SECONDS = 1.0        # that a batch is measured at most
+RACE_SECONDS = 4.0   # and the last race of a task's best points
+GIVEN_UP = 2         # batches of a task that could not be measured, until it is left alone
+MakeJob = Callable[[Task, Sequence[Any]], Job]
+
+
+class Scheduler:
+    """The tasks' searches and the budget that they share: at most `trials`, old ones included."""
+
+    def __init__(self, states: Iterable[TaskState], make_job: MakeJob, trials: int) -> None:
+        self._states = {state.task.key: state for state in states}
+        self._make_job, self._most = make_job, trials
+        self._spent = sum(state.status.trials for state in self._states.values())
+        self._troubles = dict.fromkeys(self._states, 0)
+        self._budget = Budget({key: state.share for key, state in self._states.items()})
+        for key, state in self._states.items():
+            if state.search.exhausted:
+                self._budget.told(key, state.search.best[1], 0)
+
+    @property
+    def statuses(self) -> tuple[TaskStatus, ...]:
+        """All tasks, the one with the largest share of the model's time first."""
+        found = (state.status for state in self._states.values())
+        return tuple(sorted(found, key=lambda status: -status.share))
+
+    @property
+    def trials(self) -> int:
+        """How many were told, old ones included."""
+        return sum(state.status.trials for state in self._states.values())
+
+    @property
+    def ratio(self) -> float:
+        """The time of all the model's kernels with the best points, over the untuned time."""
+        return 1 - sum(state.share * (1 - state.ratio) for state in self._states.values())
+
+    def propose(self) -> Batch | None:
+        """The next batch of trials; None when the budget is spent or nothing pays any more."""
+        while self._spent < self._most and (key := self._budget.next_task()) is not None:
+            state = self._states[key]
+            points = state.search.propose(min(MOST_POINTS - 1, self._most - self._spent))
+            if points:
+                self._spent += len(points)
+                return self._batch(state, points, SECONDS)
+            self._budget.told(key, state.search.best[1], 0)
+        return None
+
+    def races(self) -> Iterator[Batch]:
+        """For each task with promising points a longer measurement of these alone."""
+        for state in self._states.values():
+            if points := state.finalists():
+                yield self._batch(state, points, RACE_SECONDS)
+
+    def told(self, outcome: Outcome) -> None:
+        """Take in what came of a batch that was proposed."""
+        state, key = outcome.batch.state, outcome.batch.state.task.key
+        if outcome.measured is None:
+            self._troubles[key] += outcome.built
+            state.failed(outcome.batch.trials, trials=not outcome.built)
+        else:
+            state.told(outcome.batch.trials, outcome.measured)
+        given_up = self._troubles[key] >= GIVEN_UP
+        self._budget.told(key, state.search.best[1], 0 if given_up else state.search.left)
+
+    def _batch(self, state: TaskState, points: Sequence[Any], seconds: float) -> Batch:
+        return Batch(state, self._make_job(state.task, (state.default, *points)), seconds)

@@ -1,0 +1,137 @@
+"""One task under search: what was measured of it, and which points are its best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from pocketformer.compiler.tuning.result import TaskStatus
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.tuning.measure import Measured
+    from pocketformer.compiler.tuning.records import Record
+    from pocketformer.compiler.tuning.search import TaskSearch
+    from pocketformer.compiler.tuning.tasks import Task
+
+FINALISTS = 5     # of a task: with so many the best of all is seldom missing
+
+
+class TaskState:
+    """A task, its search, and its trials; `share` is its part of the model's time in kernels."""
+
+    def __init__(
+        self, task: Task, points: Sequence[Any], search: TaskSearch[Any], share: float
+    ) -> None:
+        self.task, self.search, self.share, self.default = task, search, share, points[0]
+        self._confirmed: dict[Any, float] = {}
+        self._status = TaskStatus(
+            key=task.key,
+            workload=str(task.workload),
+            sizes=dict(task.sizes),
+            calls=task.calls,
+            share=share,
+            points=len(points),
+        )
+
+    def recall(self, records: Iterable[Record]) -> int:
+        """Take in what a file knows of this task; returns how many of its points that were."""
+        found: dict[Any, list[Record]] = {}
+        for record in records:
+            found.setdefault(record.point, []).append(record)
+        results = {point: _ratio(known) for point, known in found.items()}
+        races = {
+            point: _ratio(each for each in known if each.confirmed)
+            for point, known in found.items()
+        }
+        self._confirmed = {point: ratio for point, ratio in races.items() if ratio is not None}
+        times = [each.default_us for known in found.values() for each in known if each.default_us]
+        self._status = replace(
+            self._status,
+            trials=len(found),
+            known=len(found),
+            failed=sum(ratio is None for ratio in results.values()),
+            default_us=median(times) if times else None,
+        )
+        if results:
+            self.search.told(results)
+        return len(found)
+
+    def told(self, points: Sequence[Any], measured: Measured) -> None:
+        """Take in a batch of trials: the default point's timing, then those of `points`."""
+        results = ratios(points, measured)
+        default = measured.timings[0]
+        first = self._status.default_us is None
+        self._status = replace(
+            self._status,
+            trials=self._status.trials + len(results),
+            failed=self._status.failed + sum(ratio is None for ratio in results.values()),
+            default_us=(
+                default.us if first and not isinstance(default, str) else self._status.default_us
+            ),
+        )
+        self.search.told(results)
+
+    def failed(self, points: Sequence[Any], trials: bool) -> None:
+        """Take in that `points` have no timings; as `trials`, because they cannot be built."""
+        more = len(points) if trials else 0
+        self._status = replace(
+            self._status, trials=self._status.trials + more, failed=self._status.failed + more
+        )
+        self.search.told(dict.fromkeys(points))
+
+    def confirmed(self, points: Sequence[Any], measured: Measured) -> None:
+        """Take in the final race of `points` against the default one."""
+        self._confirmed |= {
+            point: ratio
+            for point, ratio in ratios(points, measured).items()
+            if ratio is not None
+        }
+
+    def finalists(self) -> list[Any]:
+        """The best points, whose race would tell something new; none where that has been run."""
+        known = self.search.results.items()
+        ranked = sorted(
+            (item for item in known if item[1] is not None and item[1] < 1),
+            key=lambda item: item[1] or 0.0,
+        )
+        best = [point for point, _ in ranked if point != self.default][:FINALISTS]
+        return [] if all(point in self._confirmed for point in best) else best
+
+    @property
+    def ratio(self) -> float:
+        """The best point's time over the default's: the confirmed one where there is one."""
+        return min(1.0, *self._confirmed.values()) if self._confirmed else self.search.best[1]
+
+    @property
+    def status(self) -> TaskStatus:
+        if self._confirmed:
+            point, ratio = min(self._confirmed.items(), key=lambda item: item[1])
+        else:
+            point, ratio = self.search.best
+        better = point != self.default and ratio < 1
+        return replace(
+            self._status,
+            gain=1 / ratio if better else 1.0,
+            best=point.name if better else "",
+            confirmed=bool(self._confirmed),
+        )
+
+
+def ratios(points: Sequence[Any], measured: Measured) -> dict[Any, float | None]:
+    """Each point's time over the default's, None where it failed."""
+    return {
+        point: None if isinstance(timing, str) else timing.ratio
+        for point, timing in zip(points, measured.timings[1:], strict=True)
+    }
+
+
+def _ratio(records: Iterable[Record]) -> float | None:
+    """The median of what is known of one point; None where it only ever failed."""
+    known = [
+        each.median_us / each.default_us
+        for each in records
+        if not each.error and each.median_us and each.default_us
+    ]
+    return median(known) if known else None

@@ -1,0 +1,163 @@
+"""Tuner: the steps of a tuning, top to bottom, and what is known after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, cast
+
+from pocketformer.compiler.machine import cpus
+from pocketformer.compiler.tuning.builder import LocalBuilders
+from pocketformer.compiler.tuning.cluster import ClusterBuilders
+from pocketformer.compiler.tuning.cost_model import CostModel
+from pocketformer.compiler.tuning.devices import Devices
+from pocketformer.compiler.tuning.flow import Builders, Flow, Outcome
+from pocketformer.compiler.tuning.in_model import compare
+from pocketformer.compiler.tuning.job import Job, cold_bytes
+from pocketformer.compiler.tuning.options import Options
+from pocketformer.compiler.tuning.points import points_of
+from pocketformer.compiler.tuning.prepare import Source, open_session, prepare
+from pocketformer.compiler.tuning.record_file import RecordFile
+from pocketformer.compiler.tuning.records import Records
+from pocketformer.compiler.tuning.result import Compared, Tuning
+from pocketformer.compiler.tuning.scheduler import Scheduler
+from pocketformer.compiler.tuning.search import Strategy, TaskSearch
+from pocketformer.compiler.tuning.status import Watch, Watcher
+from pocketformer.compiler.tuning.task_state import TaskState
+from pocketformer.compiler.tuning.tasks import Task
+from pocketformer.compiler.tuning.transfer import transfer_points
+
+BUILD_S = 60.0       # for one batch; symbolic rows need code for every height
+
+
+class Tuner:
+    """A tuning of `source`: `run` does it, `result` tells what is known after it, or up to now.
+
+    Everything that was measured is in the file of records before anything else happens with it.
+    Raises a PocketformerError for what stands in the way.
+    """
+
+    def __init__(self, source: Source, options: Options, watcher: Watcher | None = None) -> None:
+        self._options = options
+        self._watch = Watch(watcher, options.trials)
+        self._file = RecordFile(options.records)
+        self._old = Records.load(options.records) if options.records.exists() else Records()
+        self._ready = prepare(source, options, self._watch)
+        self._model = CostModel(self._ready.target, seed=options.seed)
+        states = [self._state(task) for task in self._ready.tasks]
+        self._scheduler = Scheduler(states, self._job, options.trials)
+        self._curve = [(self._scheduler.trials, self._scheduler.ratio)]
+        self._notes = dict.fromkeys(self._first_notes())
+        self._compared: tuple[Compared, ...] = ()
+        self._finished = False
+
+    def run(self) -> None:
+        """Search, race the best, and compare the tuned model with the untuned one."""
+        with closing(self._builders()) as builders, closing(self._devices(builders)) as devices:
+            flow = Flow(builders, devices, self._watch.tell)
+            self._watch.search(self._scheduler, devices)
+            for outcome in flow.run(self._scheduler.propose):
+                self._record(outcome)
+                self._scheduler.told(outcome)
+                self._curve.append((self._scheduler.trials, self._scheduler.ratio))
+            self._watch("racing the best points", 0.0)
+            races = self._scheduler.races()
+            for outcome in flow.run(lambda: next(races, None)):
+                self._record(outcome, confirmed=True)
+                if outcome.measured:
+                    outcome.batch.state.confirmed(outcome.batch.trials, outcome.measured)
+        self._compare()
+        self._finished = True
+
+    def result(self) -> Tuning:
+        """What is known: all of it once `run` is through, else what it found until then."""
+        ready, setting = self._ready, self._ready.setting
+        return Tuning(
+            model=ready.source.model.name,
+            target=setting.target,
+            core=setting.core,
+            device=setting.device,
+            emulated=setting.emulated,
+            threads=setting.threads,
+            path=str(self._options.records),
+            tasks=self._scheduler.statuses,
+            compared=self._compared,
+            curve=tuple(self._curve),
+            trials=self._scheduler.trials,
+            seconds=self._watch.seconds,
+            interrupted=not self._finished,
+            notes=tuple(self._notes),
+            records=self._records(),
+        )
+
+    def _builders(self) -> LocalBuilders | ClusterBuilders:
+        if self._options.cluster:
+            return ClusterBuilders(self._options.cluster, BUILD_S, self._watch)
+        return LocalBuilders(len(cpus()), BUILD_S)
+
+    def _devices(self, builders: Builders) -> Devices:
+        options = self._options
+        return Devices(
+            options.device, builders.submit, options.token, options.timeout,
+            self._ready.setting.threads, self._watch,
+        )
+
+    def _state(self, task: Task) -> TaskState:
+        """The search of `task`, with all that is known from before."""
+        ready, options = self._ready, self._options
+        target, setting = ready.target, ready.setting
+        points = points_of(task.workload, target)
+        search = TaskSearch(
+            points,
+            start=transfer_points(task.workload, target, self._old, core=setting.core),
+            strategy=cast(Strategy, options.strategy),     # Options has checked it
+            model=self._model.of(task.workload, dict(task.sizes)),
+            seed=options.seed,
+        )
+        state = TaskState(task, points, search, ready.share(task))
+        state.recall(setting.known(task, self._old))
+        return state
+
+    def _job(self, task: Task, points: Sequence[Any]) -> Job:
+        ready = self._ready
+        cold = cold_bytes(ready.target, ready.weight_bytes, ready.setting.threads)
+        return Job(ready.target, task.workload, task.sizes, tuple(points), cold)
+
+    def _record(self, outcome: Outcome, confirmed: bool = False) -> None:
+        """Write what was measured to the file, and note what was not."""
+        job, setting = outcome.batch.job, self._ready.setting
+        if outcome.measured:
+            self._file.append(setting.records(job, outcome.measured, confirmed))
+            return
+        self._notes[f"{outcome.batch.state.task.key}: {outcome.trouble}"] = None
+        if not outcome.built:
+            self._file.append(setting.failed(job, outcome.trouble))
+
+    def _records(self) -> Records:
+        path = self._options.records
+        return Records.load(path) if path.exists() else Records()
+
+    def _compare(self) -> None:
+        ready, options = self._ready, self._options
+        tuned = ready.compile(self._records(), self._watch)
+        self._compared = compare(
+            ready.default,
+            tuned,
+            ready.sizes,
+            lambda bundle: open_session(bundle, ready.address, options),
+            self._watch,
+            both=options.here,
+        )
+
+    def _first_notes(self) -> Iterator[str]:
+        """What a reader has to know before he believes the figures."""
+        if self._ready.setting.emulated:
+            yield "an emulator measured: its times say nothing about a phone, and are never used"
+        if skipped := len(self._old.skipped):
+            yield f"{skipped} lines of {self._options.records} are no records of this version"
+        others = sum(not self._ready.setting.counts(record) for record in self._old)
+        if others:
+            yield (
+                f"{others} records of {self._options.records} are of other devices, threads or "
+                "versions; they stay, and are not counted as trials"
+            )
