@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-import tvm_ffi
 from tvm import DataType, relax, tirx
 from tvm.ir import GlobalVar, IRModule
 
@@ -108,29 +107,26 @@ class _Writer:
         return self._finished()
 
     def _add_kernels(self, kernels: Sequence[Kernel]) -> list[_Called]:
-        """Each different one, named after the first point that it stands for."""
-        known: dict[Any, str] = {}
-        called = []
+        """Each different one once, named after the first point that it stands for."""
+        called: dict[str, _Called] = {}
         for number, kernel in enumerate(kernels):
             func = kernel.func.without_attr("global_symbol")
-            name = known.setdefault(tvm_ffi.StructuralKey(func), f"t{number}_{kernel.name}")
-            self.functions.append(name)
-            if len(known) == len(called):
-                continue
             arguments = tuple(_Argument.of(param) for param in func.params)
-            weight = next((each for each in arguments if each.name == "weight"), None)
-            if kernel.packed_shape is None:
-                weight = None
             # In a model, arguments lie anywhere in an arena.
-            gvar = self._add(name, with_offsets(func, range(len(func.params))))
-            called.append(_Called(gvar, arguments, weight))
+            func = with_offsets(func, range(len(func.params)))
+            # Of equal functions the builder keeps the first.
+            gvar = self._builder.add_func(func, f"t{number}_{kernel.name}")
+            self.functions.append(str(gvar.name_hint))
+            if gvar.name_hint in called:
+                continue
+            weight = None
+            if kernel.packed_shape is not None:
+                weight = next(each for each in arguments if each.name == "weight")
+            called[gvar.name_hint] = _Called(gvar, arguments, weight)
             for argument in arguments:
                 if argument != weight and argument not in self._inputs:
                     self._add_input(argument)
-        return called
-
-    def _add(self, name: str, func: tirx.PrimFunc) -> GlobalVar:
-        return self._builder.add_func(func, name)
+        return list(called.values())
 
     def _add_input(self, argument: _Argument) -> None:
         taken = sum(other.name == argument.name for other in self._inputs)
@@ -146,7 +142,7 @@ class _Writer:
         )
         count, word = pool.words
         whole = self._tensor(storage, 0, (count,), word)
-        self._bind("filled", relax.Call(self._add(FILL, pool.fill(FILL)), [whole]))
+        self._bind("filled", relax.Call(self._builder.add_func(pool.fill(), FILL), [whole]))
         return storage
 
     def _call(

@@ -68,7 +68,7 @@ class WeightPool:
         dtype = DataType(self.dtype)
         return self.bytes // dtype.itemsize, f"uint{dtype.bits}"
 
-    def fill(self, name: str) -> tirx.PrimFunc:
+    def fill(self) -> tirx.PrimFunc:
         """pool[words] -> weights, unless its first word tells that they are there already.
 
         The virtual machine gives the same memory to every run, so that only the first one fills it.
@@ -78,7 +78,7 @@ class WeightPool:
         ones, random = (tirx.const(bits, word) for bits in _BITS.get(self.dtype, (0, every)))
         mark = tirx.const(crc32(self.dtype.encode()) & every, word)
         block = _BLOCK // DataType(word).itemsize
-        with prim_func(name) as function:
+        with prim_func("fill") as function:
             pool = function.argument("pool", (count,), word)
             with when(pool[0] != mark):
                 with parallel_loop(ceil_div(count, block), True) as number, loop(block) as i:
@@ -86,7 +86,7 @@ class WeightPool:
                     with when(at < count):
                         store(pool, _scrambled(at, word) & random | ones, at)
                 store(pool, mark, 0)
-        return function.func
+        return function.func.without_attr("global_symbol")
 
 
 def _scrambled(number: Expr, word: str) -> Expr:
