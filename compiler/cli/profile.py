@@ -55,8 +55,8 @@ def profile(
     Each kernel's speed stands beside the device's own limits, which are measured on it.
     """
     from pocketformer.compiler.profiling import profile as measure
-    from pocketformer.compiler.profiling.pictures import require_matplotlib
     from pocketformer.compiler.profiling.table import profile_tables
+    from pocketformer.compiler.svg import require_matplotlib
 
     if html is not None:
         require_matplotlib()    # before the work, not after it

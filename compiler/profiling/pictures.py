@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from html import escape
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
-
-from pocketformer.compiler.errors import MissingPackage
 from pocketformer.compiler.profiling.result import Call, Profile
 from pocketformer.compiler.profiling.table import milliseconds, of_limit, speed
+from pocketformer.compiler.svg import COLOURS, drawing, plain, svg
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# By Okabe and Ito: apart for every kind of sight. A kind has the same colour in both pictures.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c00")
+# A kind has the same colour in both pictures.
 BETWEEN, BETWEEN_COLOUR = "between kernels", "#c8c8c8"
-INK, FAINT = "#222222", "#d9d9d9"
-WIDTH = 10.0    # inches
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",     # text stays text
-    "svg.hashsalt": "pocketformer",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-
-def require_matplotlib() -> None:
-    """Raise MissingPackage where the pictures cannot be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingPackage(
-            "the HTML page needs matplotlib; install it: pip install 'pocketformer[report]'"
-        ) from None
 
 
 def bar_picture(profile: Profile) -> str:
@@ -50,7 +18,7 @@ def bar_picture(profile: Profile) -> str:
         for group in profile.kinds
     ]
     rows.append((BETWEEN, profile.between_ms, "", ""))
-    figure, axes = _axes(0.42 * len(rows) + 0.6)
+    figure, axes = drawing(0.42 * len(rows) + 0.6)
     colours = _colours(profile)
     most = max(ms for _, ms, _, _ in rows) or 1.0
     for row, (name, ms, calls, rate) in enumerate(rows):
@@ -58,21 +26,21 @@ def bar_picture(profile: Profile) -> str:
         share = f"{ms / (profile.kernels_ms + profile.between_ms or 1):.1%}"
         says = "  ·  ".join(filter(None, (milliseconds(ms), share, calls, rate)))
         axes.text(
-            ms + most * 0.008, row, _plain(says), va="center", fontsize=9,
+            ms + most * 0.008, row, plain(says), va="center", fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )
-    axes.set_yticks(range(len(rows)), [_plain(name) for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [plain(name) for name, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, most * 1.6)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= most])
     axes.set_xlabel("milliseconds of a run")
-    return _svg(figure, {})
+    return svg(figure, {})
 
 
 def timeline_picture(profile: Profile) -> str:
     """One run, a lane for each kind of kernel; a kernel's name appears under the pointer."""
     names = [group.name for group in profile.kinds]
-    figure, axes = _axes(0.42 * len(names) + 0.7)
+    figure, axes = drawing(0.42 * len(names) + 0.7)
     colours, titles = _colours(profile), {}
     hair = profile.shown_ms / 600       # what is shorter is drawn as long as this
     for place, call in enumerate(profile.calls):
@@ -82,11 +50,11 @@ def timeline_picture(profile: Profile) -> str:
         )
         bar.set_gid(f"call-{place}")
         titles[f"call-{place}"] = _title(call)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, profile.shown_ms or 1.0)
     axes.set_xlabel("milliseconds since the run began, the instrument's own time included")
-    return _svg(figure, titles)
+    return svg(figure, titles)
 
 
 def _title(call: Call) -> str:
@@ -100,41 +68,3 @@ def _colours(profile: Profile) -> dict[str, str]:
         group.name: COLOURS[i % len(COLOURS)] for i, group in enumerate(profile.kinds)
     }
     return {**colours, BETWEEN: BETWEEN_COLOUR}
-
-
-def _axes(height: float) -> tuple[Figure, Any]:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.add_subplot()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    return figure, axes
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")    # which would begin a formula
-
-
-def _svg(figure: Figure, titles: dict[str, str]) -> str:
-    """The figure without what a page does not need, each group of `titles` with its tooltip."""
-    from matplotlib import rc_context
-
-    file = BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue().decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text, count=1)
-    text = re.sub(r"(?<=>)\s+(?=<)", "", text)
-    return re.sub(
-        r'<g id="(call-\d+)">',
-        lambda found: f"{found[0]}<title>{escape(titles[found[1]])}</title>",
-        text,
-    )
