@@ -82,7 +82,7 @@ def tune(
 
     The same command goes on where it was broken off. `compile --records FILE` uses the best.
     """
-    from pocketformer.compiler.profiling.pictures import require_matplotlib
+    from pocketformer.compiler.svg import require_matplotlib
     from pocketformer.compiler.tuning.live import watching
     from pocketformer.compiler.tuning.options import Options
     from pocketformer.compiler.tuning.report import tuning_report
