@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,14 @@ from pocketformer.compiler.pipeline import finish, kernels, run, shared
 from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
+from pocketformer.compiler.tuning.choices import choose
+from pocketformer.compiler.tuning.given import Given, records_of, unused
+from pocketformer.compiler.tuning.records import Records
+from pocketformer.compiler.tuning.survey import survey
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
+
+LOG = logging.getLogger("pocketformer.records")     # which records do not fit
 
 
 def compile(
@@ -35,6 +42,7 @@ def compile(
     dims: Mapping[str, str | int | Dim] | None = None,
     component: str | None = None,
     recipe: Recipe | str | None = None,
+    records: Given | None = None,
     embed_weights: bool = False,
     progress: Progress | None = None,
     dump_ir: str | Path | None = None,
@@ -44,16 +52,21 @@ def compile(
     `model` is a Model, or anything that `load` takes. `dims` fixes, limits or buckets dimensions by
     axis name or `INPUT.AXIS`: `{"seq": 128}`, `{"seq": "1..512"}`, `{"seq": "16,32,64"}`.
     `recipe` is one such as BFloat16() or its name, "bfloat16"; without it everything stays float32.
+    `records` tell which kernels are fast on the target's processor, never what is computed: what
+    `tune` found, Records, or files of them. Without it those that come with pocketformer are used;
+    () stands for none. What does not fit is left out, and logged as a warning.
     With `embed_weights` the library holds the weights. `progress` is told each step's name and the
     share of the work that is done. `dump_ir` is a folder that gets the module after every pass, as
     TVMScript.
 
-    Raises a PocketformerError for a model, dimension, target or recipe that does not work.
+    Raises a PocketformerError for a model, dimension, target, recipe or file of records that does
+    not work.
     """
     tell = progress or silent
     chosen = target if isinstance(target, Target) else load_target(target)
     recipe = chosen_recipe(recipe)
     check_recipe(recipe, chosen)
+    known = records_of(records, chosen.variants)
     tell("load", 0.0)
     if isinstance(model, Model):
         model = model.with_dims(dims)
@@ -61,13 +74,15 @@ def compile(
         model = frontends.load(
             model, example_inputs=example_inputs, dims=dims, component=component
         )
-    return _build(model, chosen, recipe, embed_weights, tell, dump_ir)
+    return _build(model, chosen, recipe, known, records is not None, embed_weights, tell, dump_ir)
 
 
 def _build(
     model: Model,
     target: Target,
     recipe: Recipe,
+    records: Records,
+    remark: bool,
     embed_weights: bool,
     tell: Progress,
     dump_ir: str | Path | None,
@@ -81,9 +96,15 @@ def _build(
     with explanation.listening():
         module, fixed = entries_of(model)
         module = run(module, first, target, watch.of(explanation))
+    uses = survey(module)
+    for sentence in unused(records, {use.workload for use in uses}, variants) if remark else ():
+        LOG.warning(sentence)
+    choices = choose(uses, variants, records)
     folding = Folding(model.weights)
     several = len(variants) > 1
-    passing = [LevelPasses(each, module, explanation.fork(), watch, several) for each in variants]
+    passing = [
+        LevelPasses(each, module, explanation.fork(), watch, several, choices) for each in variants
+    ]
     for level in passing:
         level.pick(folding)     # of all levels first: what they share is there once
     levels = [level.lower(model, fixed, folding.kept, embed_weights) for level in passing]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from pocketformer.compiler.manifest_records import Entry, KernelRecord, MemoryRe
 from pocketformer.compiler.model import Model
 from pocketformer.compiler.pipeline import Step, finish, kernels, run
 from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.tuning.choices import Choices
 from pocketformer.passes.graph import entry_functions
 from pocketformer.targets import Target
 
@@ -74,14 +75,15 @@ class LevelPasses:
 
     def __init__(
         self, target: Target, module: IRModule, explanation: Explanation, watch: Watch,
-        several: bool,
+        several: bool, choices: Choices,
     ) -> None:
         self._target, self._module, self._explanation = target, module, explanation
+        self._choices = choices
         self._watch = watch.of(explanation, target.level if several else "")
 
     def pick(self, folding: Folding) -> None:
         """Kernels, and the weights that they read."""
-        self._run(kernels(self._target))
+        self._run(kernels(self._target, self._choices.at(self._target.level)))
         self._module = folding.module(self._module)
 
     def lower(
@@ -99,6 +101,11 @@ class LevelPasses:
         if embed:
             self._module = _embedded(self._module, weights)
         self._run(finish(self._target))
+        calls = [
+            replace(record, tuned=self._choices.told(self._target.level, record.workload))
+            for record in self._explanation.calls.records(model.operators)
+        ]
+        tuned = {record.function: record.tuned for record in calls if record.tuned}
         return LevelCode(
             target=self._target,
             module=self._module,
@@ -107,14 +114,23 @@ class LevelPasses:
                 for name, sizes in fixed.items()
             ),
             weights=taken,
-            operators=tuple(self._explanation.records(model.operators)),
-            kernels=tuple(self._explanation.calls.records(model.operators)),
+            operators=tuple(
+                _with_note(record, tuned.get(record.kernel or ""))
+                for record in self._explanation.records(model.operators)
+            ),
+            kernels=tuple(calls),
             memory=tuple(self._explanation.calls.memory),
         )
 
     def _run(self, steps: Iterable[Step]) -> None:
         with self._explanation.listening():
             self._module = run(self._module, steps, self._target, self._watch)
+
+
+def _with_note(record: OperatorRecord, tuned: str | None) -> OperatorRecord:
+    if tuned is None:
+        return record
+    return replace(record, note="; ".join(filter(None, (record.note, f"tuned: {tuned}"))))
 
 
 def _weight_names(func: relax.Function) -> tuple[str, ...]:

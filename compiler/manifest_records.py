@@ -88,7 +88,7 @@ class KernelRecord:
     was made for. `operators` are places in the manifest's own `operators`. Floating-point
     `operations` and `bytes` are sizes or formulas in named dimensions, None where unknown. So are
     the bytes that a call takes at most while it runs: `scratch` once, `thread_scratch` on every
-    thread that works on it.
+    thread that works on it. `tuned` tells which record chose another kernel than the default.
     """
 
     entry: str
@@ -101,6 +101,7 @@ class KernelRecord:
     bytes: Axis | None
     scratch: Axis | None = field(default=None, metadata=OPTIONAL)
     thread_scratch: Axis | None = field(default=None, metadata=OPTIONAL)
+    tuned: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

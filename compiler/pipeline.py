@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm.ir import IRModule
@@ -31,6 +32,7 @@ from pocketformer.passes.pick_in_place import PickInPlace
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.passes.prune_rows import PruneRows
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
+from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 
 # Left to the virtual machine, which gives another shape to the same memory.
@@ -77,9 +79,12 @@ def precision(recipe: Recipe) -> Iterator[Step]:
         yield Step("cast_products", CastProducts(recipe.name))
 
 
-def kernels(target: Target) -> Iterator[Step]:
-    """Our templates at their default points for the fused operators; the others are inlined."""
-    yield Step("pick_kernels", PickKernels(target))
+def kernels(target: Target, points: Mapping[Workload, Any] | None = None) -> Iterator[Step]:
+    """Our templates for the fused operators, at `points` or else at their default points.
+
+    The operators that no template computes are inlined.
+    """
+    yield Step("pick_kernels", PickKernels(target, points or {}))
     yield Step("inline_unpicked", transform.InlinePrivateFunctions())
     yield Step("fold_reshapes", FoldArithmetic())
     yield Step("eliminate_common_reshapes", transform.EliminateCommonSubexpr())

@@ -125,6 +125,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
             ("arena", arenas or "unknown"),
             ("made for", entries),
             ("kernels", f"{len(kernels)}, for {len(manifest.operators)} operators"),
+            *_tuned(manifest),
             ("made", f"{manifest.created} by pocketformer {manifest.pocketformer_version}"),
             ("runs in", f"TVM {manifest.tvm_version}, tvm-ffi {manifest.tvm_ffi_version}"),
         ]
@@ -133,6 +134,13 @@ def bundle_card(bundle: Bundle) -> RenderableType:
     if manifest.levels:
         parts.append(level_table(manifest.levels))
     return Group(*parts)
+
+
+def _tuned(manifest: Manifest) -> list[tuple[str, str]]:
+    """How many of the kernels that a template made are not its default, if any."""
+    tuned = {record.function for record in manifest.kernels if record.tuned}
+    made = {record.function for record in manifest.kernels if record.workload}
+    return [("tuned", f"{len(tuned)} of {len(made)} kernels, by records")] if tuned else []
 
 
 def level_table(levels: Sequence[LevelRecord]) -> Table:

@@ -183,7 +183,7 @@ def plans(mod: IRModule, graph: Graph) -> Iterator[Planned]:
         before: list[relax.VarBinding] = []
         if found := composite_of(mod, value):
             name, composite = found
-            plan = PLANS[name](before, var.name, value, options_of(composite))
+            plan: Plan | None = PLANS[name](before, var.name, value, options_of(composite))
         elif (make := OPERATOR_PLANS.get(op_name(value))) is not None:
             plan = make(before, var.name, value, {})
         else:

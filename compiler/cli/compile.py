@@ -19,7 +19,9 @@ from pocketformer.compiler.cli.common import (
     out,
     print_json,
     progress,
+    remarks,
 )
+from pocketformer.compiler.errors import BadRecords
 
 
 @guarded
@@ -43,6 +45,16 @@ def compile(
         str | None,
         typer.Option(help="Which part of a folder's model, such as encoder or decoder."),
     ] = None,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file of `pocketformer tune`: which kernels are fast. May be repeated. Without "
+            "it, what is known of the target's processor.",
+        ),
+    ] = None,
+    no_records: Annotated[
+        bool, typer.Option("--no-records", help="Take the default kernels.")
+    ] = False,
     embed_weights: Annotated[
         bool, typer.Option("--embed-weights", help="Put the weights into the .so, too.")
     ] = False,
@@ -66,11 +78,13 @@ def compile(
     # A misspelt target is told now, not after minutes of work.
     chosen = recipe_named(recipe)
     check_recipe(chosen, targets.load(target))
+    if records and no_records:
+        raise BadRecords("--records and --no-records exclude each other")
     dims = key_values(dim, "--dim")
     destination = output or Path(f"{_stem(model, component)}.pf")
     check_replaceable(destination)    # and so is a place that is taken
     start = time.perf_counter()
-    with progress(f"reading {model.name}") as step:
+    with remarks("pocketformer.records"), progress(f"reading {model.name}") as step:
         from pocketformer.compiler.build import compile as compile_model
 
         bundle = compile_model(
@@ -79,6 +93,7 @@ def compile(
             dims=dims,
             component=component,
             recipe=chosen,
+            records=() if no_records else records,
             embed_weights=embed_weights,
             progress=step,
             dump_ir=dump_ir,

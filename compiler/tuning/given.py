@@ -1,0 +1,89 @@
+"""The records that `compile` is given, or those that are shipped, and which are not used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import pocketformer.targets
+from pocketformer.compiler.tuning.choices import for_many
+from pocketformer.compiler.tuning.points import legal, workload_key
+from pocketformer.compiler.tuning.records import Record, Records, core_of, unfit
+from pocketformer.schedules.workloads import Workload
+from pocketformer.targets import Target
+
+SHIPPED = Path(pocketformer.targets.__file__).parent / "records"     # a file for each processor
+
+
+class HasRecords(Protocol):
+    """What was found by tuning, for one."""
+
+    @property
+    def records(self) -> Records: ...
+
+
+Given: TypeAlias = Records | HasRecords | str | Path | Iterable[str | Path]
+
+
+def records_of(given: Given | None, variants: Sequence[Target]) -> Records:
+    """`given` as records: files are read; None is what is shipped for a target's `variants`.
+
+    Raises BadRecords for a file that is missing or holds no records.
+    """
+    if given is None:
+        return shipped(variants)
+    if isinstance(given, Records):
+        return given
+    if isinstance(given, str | Path):
+        return Records.load([given])
+    return Records.load(given) if isinstance(given, Iterable) else given.records
+
+
+def shipped(variants: Sequence[Target]) -> Records:
+    """What is known of the processor that is compiled for, or of all where it is for many."""
+    files = sorted(SHIPPED.glob("*.jsonl"))
+    if not for_many(variants[0], variants):
+        files = [file for file in files if file.stem == core_of(variants[0])]
+    return Records.load(files) if files else Records()
+
+
+def unused(
+    records: Records, workloads: Collection[Workload], variants: Sequence[Target]
+) -> list[str]:
+    """Sentences about the records that say nothing of these workloads on a target's `variants`."""
+    said = []
+    if records.skipped:
+        first = records.skipped[0]
+        said.append(
+            f"{_lines(len(records.skipped))} not used by this version, the first is "
+            f"{first.file}:{first.number}: {first.reason}")
+    by_key = {workload_key(each): each for each in workloads}
+    ours = [each for each in records if workload_key(each.workload) in by_key]
+    if len(records) and not ours:
+        return [*said, "no record is for a kernel of this model"]
+    reasons = Counter(
+        reason for each in ours
+        if (reason := _reason(each, by_key[workload_key(each.workload)], variants))
+    )
+    if reasons:
+        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        said.append(f"of {len(ours)} records for kernels of this model are not used: {counted}")
+    return said
+
+
+def _reason(record: Record, workload: Workload, variants: Sequence[Target]) -> str:
+    """Why a record of one of the model's workloads is not used, "" if it may be."""
+    if record.error:
+        return ""       # of the search's interest alone
+    core = record.core if for_many(variants[0], variants) else core_of(variants[0])
+    if reason := unfit(record, core):
+        return reason
+    if not any(legal(record.point, workload, target) for target in variants):
+        return "of points that this version does not have"
+    return ""
+
+
+def _lines(count: int) -> str:
+    return f"{count} line{'s' * (count > 1)}"
