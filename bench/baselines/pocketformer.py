@@ -18,7 +18,7 @@ from pocketformer.compiler.worker import Worker
 ENGINE = "pocketformer.compiler.engines:Pocketformer"
 PACKAGES = ("pocketformer", "apache-tvm", "apache-tvm-ffi")
 COST = "cost.json"
-SOURCES = {".py", ".toml", ".c", ".cc", ".h"}
+SOURCES = {".py", ".toml", ".jsonl", ".c", ".cc", ".h"}
 
 
 class Ours(Peer):
