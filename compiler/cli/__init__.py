@@ -12,6 +12,7 @@ from pocketformer.compiler.cli.compile import compile
 from pocketformer.compiler.cli.device import app as device
 from pocketformer.compiler.cli.inspect import inspect
 from pocketformer.compiler.cli.profile import profile
+from pocketformer.compiler.cli.records import app as records
 from pocketformer.compiler.cli.run import run
 from pocketformer.compiler.cli.runtime import app as runtime
 from pocketformer.compiler.cli.targets import targets
@@ -28,6 +29,7 @@ for command in (compile, run, bench, profile, tune, inspect, targets):
     app.command()(command)
 app.add_typer(device, name="device")
 app.add_typer(runtime, name="runtime")
+app.add_typer(records, name="records")
 
 
 def _version(wanted: bool) -> None:

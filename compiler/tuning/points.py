@@ -80,6 +80,14 @@ def legal(point: Point, workload: Workload, target: Target) -> bool:
         return False
 
 
+def point_text(point: Point) -> str:
+    """`point` for people: its template and the fields that are not as they mostly are."""
+    fields = dataclasses.fields(point)      # type: ignore[arg-type]
+    said = [f"{each.name}={getattr(point, each.name)}" for each in fields
+            if getattr(point, each.name) != each.default]
+    return " ".join([type(point).__name__, *said])
+
+
 def workload_key(workload: Workload) -> str:
     """What the workload's speed depends on; two that differ in scale or eps have the same."""
     return str(workload)

@@ -24,18 +24,19 @@ def task_of(record: Record) -> Key:
     return *name, sizes, record.core, record.threads, record.tvm
 
 
-def ranked(records: Iterable[Record], threads: int, version: str) -> list[Record]:
+def ranked(records: Iterable[Record], threads: int) -> list[Record]:
     """One record a point and kind of record, the best first, in an order that depends on no file.
 
-    Of two that are as sure, those for `threads` threads and of pocketformer `version` come first.
+    Of two that are as sure, those for `threads` threads and of this pocketformer come first.
     """
+    from pocketformer import __version__  # which imports whatever is asked of it
 
     def rank(record: Record) -> Key:
         return (
             record.source != "measured",
             not record.confirmed,
             record.threads != threads,
-            record.pocketformer != version,
+            record.pocketformer != __version__,
             -record.gain,
             record.median_us or 0.0,
             _text(record),
@@ -50,7 +51,7 @@ def best_of_each(records: Iterable[Record], keep: int = 1) -> list[Record]:
     best: list[Record] = []
     for group in _groups(usable, task_of):
         points: dict[str, Record] = {}
-        for record in ranked(group, group[0].threads, max(each.pocketformer for each in group)):
+        for record in ranked(group, group[0].threads):
             points.setdefault(_text(record), record)
         best += list(points.values())[:keep]
     return best

@@ -79,7 +79,10 @@ class RecordFile:
         Raises OSError or BadRecords, and leaves the file as it was.
         """
         with self._locked() as file:
-            lines = "".join(f"{text}\n" for text in change(list(read_lines(self.path))))
+            before = list(read_lines(self.path))
+            if before and not any(line.text for line in before):
+                raise BadRecords(f"{self.path} is no file of records, it was left as it is")
+            lines = "".join(f"{text}\n" for text in change(before))
             place = Path(os.path.realpath(self.path))
             unfinished = place.with_name(f"{place.name}.tmp-{secrets.token_hex(4)}")
             new = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -112,17 +115,18 @@ class RecordFile:
 
 def merge(lines: Iterable[Line]) -> list[str]:
     """What `lines` say, each once, in the order in which it first comes."""
-    said = {
-        encode_record(line.record) if line.record else line.text: line.text
-        for line in reversed(list(lines)) if line.text
-    }
-    return list(reversed(said.values()))
+    said: dict[str, str] = {}
+    for line in lines:
+        if line.text:
+            said.setdefault(encode_record(line.record) if line.record else line.text, line.text)
+    return list(said.values())
 
 
 def prune(lines: Iterable[Line], keep: int) -> list[str]:
     """The best `keep` points of each task, and what is of other versions, in their order."""
     lines = list(lines)
-    best = {id(record) for record in best_of_each([li.record for li in lines if li.record], keep)}
+    records = [line.record for line in lines if line.record]
+    best = set(map(id, best_of_each(records, keep)))
     return [
         line.text for line in lines if line.text and (not line.record or id(line.record) in best)
     ]
@@ -149,9 +153,14 @@ def _line(file: str, number: int, line: bytes | None) -> Line:
         return Line(file, number, "", None, "it is no text")
     except BadRecords as error:
         if _is_object(text):
-            return Line(file, number, text, None, str(error))
+            return Line(file, number, text, None, _short(str(error)))
         torn = not line.endswith(b"\n")
-        return Line(file, number, "", None, "its end is missing" if torn else str(error))
+        return Line(file, number, "", None, "its end is missing" if torn else _short(str(error)))
+
+
+def _short(text: str) -> str:
+    """It may quote a whole line."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_object(text: str) -> bool:
@@ -174,7 +183,7 @@ def _end(file: int, path: Path) -> tuple[int, bytes]:
     tail = os.pread(file, LONGEST, max(0, size - LONGEST))
     tail = tail[tail.rfind(b"\n") + 1:]
     if (size and os.pread(file, 1, 0) != b"{") or len(tail) == LONGEST:
-        raise BadRecords(f"{path} is no file of records, nothing was written to it")
+        raise BadRecords(f"{path} is no file of records, it was left as it is")
     if tail and _is_object(tail.decode(errors="replace")):
         return size, b"\n"                         # written by hand, or torn at its very end
     return size - len(tail), b""

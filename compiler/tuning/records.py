@@ -70,7 +70,7 @@ class Records:
             if (sizes is None or record.sizes == sizes)
             and not unfit(record, core) and legal(record.point, workload, target)
         ]
-        return ranked(fit, target.threads, _our_version())
+        return ranked(fit, target.threads)
 
     def best(
         self,
@@ -135,12 +135,6 @@ def unfit(record: Record, core: str) -> str:
     if record.tvm != (ours := version_of("apache-tvm")):
         return f"of TVM {record.tvm}, this is {ours}"
     return ""
-
-
-def _our_version() -> str:
-    from pocketformer import __version__
-
-    return __version__
 
 
 def _count(number: int, noun: str) -> str:
