@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +12,9 @@ from types import TracebackType
 
 from pocketformer.compiler.device import qemu, sysroot
 from pocketformer.compiler.device.cpuinfo import CPUS
-from pocketformer.compiler.errors import SetUpFailed
+from pocketformer.compiler.device.program import end, launch
 from pocketformer.compiler.progress import Progress
 
-READY_WITHIN = 30.0     # seconds; it takes 0.3 on an idle machine
 KEY = "pocketformer"
 
 
@@ -117,7 +111,9 @@ class Phone:
         if tracker:
             argv += ["--tracker", tracker]
         try:
-            process, address = _launch(kit.command(argv), secret, own / "log")
+            process, address = launch(
+                kit.command(argv), "the emulated phone", secret, own / "log", qemu.environment()
+            )
         except BaseException:
             shutil.rmtree(own, ignore_errors=True)
             raise
@@ -138,7 +134,7 @@ class Phone:
 
     def stop(self) -> None:
         """End the phone and everything in it, and remove its files. May be called again."""
-        _end(self._process)
+        end(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Phone:
@@ -149,60 +145,3 @@ class Phone:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-def _launch(
-    command: Sequence[str], token: str, log: Path
-) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the device program; the process, and HOST:PORT once it listens there."""
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            command,
-            env={**qemu.environment(), "POCKETFORMER_TOKEN": token},
-            stdin=subprocess.PIPE,      # it ends with us, even if we are killed
-            stdout=subprocess.PIPE, stderr=errors,
-            start_new_session=True,     # stop() ends all that it forks; Ctrl-C reaches us alone
-        )
-    try:
-        line = _first_line(process, READY_WITHIN)
-        if line.startswith("ready "):
-            return process, line.split()[1]
-        said = log.read_text(errors="replace").strip().splitlines()
-        cause = said[-1].removeprefix("pocketformer_device: ") if said else "it said nothing"
-        if not line and process.poll() is None:
-            cause = f"it was not ready within {READY_WITHIN:.0f} s"
-        raise SetUpFailed(f"the emulated phone did not start: {cause}")
-    except BaseException:
-        _end(process)
-        raise
-
-
-def _first_line(process: subprocess.Popen[bytes], seconds: float) -> str:
-    """The first line that it prints; empty if it ends, or says nothing for so long."""
-    assert process.stdout is not None
-    deadline, read = time.monotonic() + seconds, b""
-    while b"\n" not in read:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-            return ""
-        piece = os.read(process.stdout.fileno(), 4096)
-        if not piece:
-            process.wait(max(0.1, deadline - time.monotonic()))
-            return ""
-        read += piece
-    return read.split(b"\n")[0].decode(errors="replace")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(3)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)          # a session that outlived its server
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()

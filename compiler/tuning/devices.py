@@ -1,18 +1,34 @@
-"""The devices that measure: all behind one key at once, each batch until one of them has done it."""
+"""The devices that measure: all behind one key at once; a batch is done when one has done it."""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.device.address import Address
+from pocketformer.compiler.device.connection import connect
+from pocketformer.compiler.device.handshake import ask
+from pocketformer.compiler.device.loopback import Loopback
+from pocketformer.compiler.device.token import find_token
+from pocketformer.compiler.device.tracker_client import Tracker
+from pocketformer.compiler.errors import PocketformerError
+from pocketformer.compiler.progress import Progress, silent
+from pocketformer.compiler.tuning.batch import Batch
+from pocketformer.compiler.tuning.device_slot import Rack, Slot
+from pocketformer.compiler.tuning.measure import Measured, Timing
 
 if TYPE_CHECKING:
-    from pocketformer.compiler.tuning.kernel_bundle import Job
-    from pocketformer.compiler.tuning.measure import Measured
+    from pocketformer.compiler.tuning.job import Job
 
 HOST = "host"
+THIS_MACHINE = "this machine"
+LOOK = 3.0          # seconds between two questions whether a tracker has more devices
+ENDING = 5.0        # seconds that slots have to notice that it is over
 
 
 class Devices:
@@ -36,32 +52,152 @@ class Devices:
         A device that does not answer a call within `timeout` seconds is given up for the moment.
         Raises DeviceLost and DeviceRefused where there is no device to begin with.
         """
-        raise NotImplementedError
+        self._build = build
+        self._open: set[Future[Measured]] = set()
+        self._lock = threading.Lock()
+        self._host = Loopback(progress) if address == HOST else None
+        self._address = self._host.address if self._host else Address.parse(address)
+        self._rack = Rack(
+            where=self._host.revive if self._host else lambda: self._address,
+            lost=self._host.halt if self._host else lambda: None,
+            divide=self._divide,
+            is_host=self._host is not None,
+            token=self._host.token if self._host else find_token(token),
+            timeout=timeout,
+            threads=threads,
+        )
+        self._slots: list[Slot] = []
+        try:
+            self._begin(timeout, progress or silent)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, timeout: float, progress: Progress) -> None:
+        with connect(self._address, self._rack.token, timeout, progress) as first:
+            self._local = first.info.memory_bytes == _memory_bytes()
+            name = THIS_MACHINE if self._host else first.name
+        if ask(self._address, self._rack.token)[0] is not None:
+            self._add(name)
+            return
+        self._look_for_more()
+        threading.Thread(target=self._keep_looking, name="tracker", daemon=True).start()
 
     @property
     def count(self) -> int:
         """How many devices can measure now."""
-        raise NotImplementedError
+        return sum(not slot.is_gone for slot in self._slots)
 
     @property
     def local(self) -> bool:
-        """Whether they are this machine, where building at the same time would falsify times."""
-        raise NotImplementedError
+        """Whether they are on this machine, where a build would slow down what is measured."""
+        return self._local
 
     @property
     def status(self) -> list[tuple[str, str]]:
-        """Each device's name and what it does: "measuring ...", "cooling down", "free"."""
-        raise NotImplementedError
+        """Each device's name and what it does: "measuring ...", "gone, waiting", "free"."""
+        return [(slot.device, slot.state) for slot in self._slots]
 
-    def submit(self, job: Job, tar: bytes) -> Future[Measured]:
-        """Measure the bundle in `tar`, built from `job`.
+    def submit(self, job: Job, tar: bytes, seconds: float = 1.0) -> Future[Measured]:
+        """Measure the bundle in `tar`, built from `job`, for about `seconds`.
 
         The result has an error in the place of each point that crashes or stops a device. The
         future raises a PocketformerError where nothing could be measured: the reference itself
         fails, or no device can run such a bundle.
         """
-        raise NotImplementedError
+        return self._put(Batch(job, tar, seconds))
+
+    def _put(self, batch: Batch) -> Future[Measured]:
+        with self._lock:
+            self._open.add(batch.future)
+        batch.future.add_done_callback(self._forget)
+        self._rack.batches.put(batch)
+        return batch.future
+
+    def _forget(self, future: Future[Measured]) -> None:
+        with self._lock:
+            self._open.discard(future)
 
     def close(self) -> None:
         """Break off what is under way; futures that have no result are cancelled."""
-        raise NotImplementedError
+        self._rack.closed.set()
+        self._rack.batches.close()
+        with self._lock:
+            waiting = list(self._open)
+        for future in waiting:
+            future.cancel()
+        for slot in self._slots:
+            slot.close()
+        if self._host:
+            self._host.stop()
+        for slot in self._slots:
+            slot.join(ENDING / len(self._slots))
+
+    def _add(self, name: str) -> None:
+        slot = Slot(self._rack, name)
+        self._slots.append(slot)
+        slot.start()
+
+    def _keep_looking(self) -> None:
+        while not self._rack.closed.wait(LOOK):
+            with suppress(PocketformerError):       # a tracker that is gone is waited for
+                self._look_for_more()
+
+    def _look_for_more(self) -> None:
+        """As many slots as the tracker has ever had devices of the key."""
+        tracker = Tracker(self._address, LOOK)
+        try:
+            there = [device for device in tracker.devices() if device.key == self._address.key]
+        finally:
+            tracker.close()
+        for device in there[len(self._slots):]:
+            self._add(f"{device.key} at {device.place}")
+
+    def _divide(self, batch: Batch, error: PocketformerError) -> None:
+        """Find the points that `error` is about, by measuring each of them alone."""
+        if batch.is_part or len(batch.job.points) == 1:
+            batch.fail(error)
+        else:
+            name = f"dividing {batch.name}"
+            work = threading.Thread(target=self._measure_parts, args=(batch,), name=name)
+            work.daemon = True
+            work.start()
+
+    def _measure_parts(self, batch: Batch) -> None:
+        alone, *pairs = batch.job.split()
+        try:
+            reference = self._part(alone, self._build(alone), batch).result()
+            builds = [self._build(pair) for pair in pairs]
+            parts = [
+                self._part(pair, build, batch) for pair, build in zip(pairs, builds, strict=True)
+            ]
+            others = [_beside(reference, part) for part in parts]
+        except CancelledError:
+            batch.future.cancel()
+        except Exception as error:
+            batch.fail(error)
+        else:
+            batch.succeed(replace(reference, timings=(reference.timings[0], *others)))
+
+    def _part(self, job: Job, build: Future[bytes], whole: Batch) -> Future[Measured]:
+        try:
+            return self._put(Batch(job, build.result(), whole.seconds, is_part=True))
+        except PocketformerError as error:
+            failed: Future[Measured] = Future()
+            failed.set_exception(error)
+            return failed
+
+
+def _beside(reference: Measured, part: Future[Measured]) -> Timing | str:
+    """What `part` tells of its second point, in terms of `reference`; or why it tells nothing."""
+    try:
+        timing, unit = part.result().timings[1], reference.timings[0]
+    except PocketformerError as error:
+        return str(error)
+    if isinstance(timing, str) or isinstance(unit, str):
+        return str(timing)
+    return replace(timing, us=timing.ratio * unit.us)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,158 @@
+"""One of the devices behind a key: takes batch after batch, and survives what happens to it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pocketformer.compiler.device.address import Address
+from pocketformer.compiler.device.connection import Connection, connect
+from pocketformer.compiler.device.info import State
+from pocketformer.compiler.errors import (
+    DeviceCrashed,
+    DeviceFailed,
+    DeviceLost,
+    DeviceRefused,
+    PocketformerError,
+)
+from pocketformer.compiler.session import Session
+from pocketformer.compiler.tuning.batch import Batch, Batches
+from pocketformer.compiler.tuning.bundle_files import unpack
+from pocketformer.compiler.tuning.measure import Measured, Timing, measure
+from pocketformer.compiler.tuning.warmth import SHORTEST, Warmth
+
+LOSSES = 2              # devices that a batch may lose before it is the suspect itself
+PATIENCE = 5.0          # seconds for a device to say anything, and for a tracker to have one
+PAUSES = (0.5, 5.0)     # seconds until it looks again for a device that is gone: first, longest
+FREE, GONE = "free", "gone, waiting"
+
+
+@dataclass(frozen=True)
+class Rack:
+    """What the slots of a key share."""
+
+    where: Callable[[], Address]        # starts this machine's program again, where that is meant
+    lost: Callable[[], None]            # told when nothing answers there
+    divide: Callable[[Batch, PocketformerError], None]      # takes a batch that breaks devices
+    is_host: bool
+    token: str
+    timeout: float
+    threads: int | None
+    batches: Batches = field(default_factory=Batches)
+    closed: threading.Event = field(default_factory=threading.Event)
+    warmth: defaultdict[str, Warmth] = field(default_factory=lambda: defaultdict(Warmth))
+
+
+class Slot(threading.Thread):
+    """Measures with whichever device of the key it is given, one batch at a time."""
+
+    def __init__(self, rack: Rack, name: str) -> None:
+        super().__init__(name=f"device-{name}", daemon=True)
+        self.device, self.state, self.is_gone = name, FREE, False
+        self._rack = rack
+        self._connection: Connection | None = None
+        self._pause = PAUSES[0]
+
+    def run(self) -> None:
+        while (batch := self._rack.batches.take()) is not None:
+            try:
+                self._serve(batch)
+            except Exception as error:      # our own mistake: it must not hang who waits for this
+                batch.fail(error)
+
+    def close(self) -> None:
+        """Break off what is under way, once the rack is closed."""
+        if connection := self._connection:
+            connection.close()
+
+    def _serve(self, batch: Batch) -> None:
+        try:
+            connection = connect(self._rack.where(), self._rack.token, PATIENCE)
+        except PocketformerError as error:
+            self._wait_for_one(batch, error)
+            return
+        connection.timeout = self._rack.timeout
+        if not self._rack.is_host:
+            self.device = connection.name
+        self.is_gone, self._pause = False, PAUSES[0]
+        self.state = f"measuring {batch.name}"
+        self._connection = connection
+        if self._rack.closed.is_set():
+            connection.close()      # it was not there yet when close() looked
+        try:
+            with connection:
+                measured = self._measure(connection, batch)
+        except PocketformerError as error:
+            self._give_back(batch, error)
+        else:
+            batch.succeed(measured)
+        finally:
+            self._connection, self.state = None, FREE
+
+    def _wait_for_one(self, batch: Batch, error: PocketformerError) -> None:
+        """Leave the batch to other slots until there is a device again."""
+        self._rack.batches.put(batch, first=True)
+        self.is_gone, self.state = True, f"waiting: {error}"
+        if isinstance(error, DeviceLost):
+            self.state = GONE
+            self._rack.lost()
+        self._rack.closed.wait(self._pause)
+        self._pause = min(2 * self._pause, PAUSES[1])
+
+    def _give_back(self, batch: Batch, error: PocketformerError) -> None:
+        """What becomes of a batch that was broken off by `error`."""
+        if self._rack.closed.is_set():
+            batch.future.cancel()
+            return
+        if isinstance(error, DeviceLost) and not isinstance(error, DeviceCrashed):
+            batch.losses += 1
+            if batch.losses <= LOSSES:
+                self._rack.batches.put(batch, first=True)
+                return
+        if isinstance(error, (DeviceLost, DeviceFailed)):
+            self._rack.divide(batch, error)
+        else:
+            batch.fail(error)
+
+    def _measure(self, connection: Connection, batch: Batch) -> Measured:
+        with tempfile.TemporaryDirectory(prefix="pocketformer-") as folder:
+            bundle = unpack(batch.tar, Path(folder))
+            session = Session(bundle, self._rack.threads, device=connection)
+        with suppress(DeviceRefused):       # an older runtime keeps what nobody will ask for again
+            for record in bundle.manifest.files.values():
+                connection.call("pocketformer.device.forget", record.sha256)
+        measured = measure(session, batch.job, seconds=batch.seconds)
+        measured = self._cooled(session, batch, measured)
+        state = State(None, None)
+        with suppress(DeviceRefused):
+            state = State.from_json(connection.call("pocketformer.device.state"))
+        return replace(measured, celsius=state.celsius, mhz=state.mhz)
+
+    def _cooled(self, session: Session, batch: Batch, measured: Measured) -> Measured:
+        """`measured`, or what is measured once the device is as fast as in the first batch."""
+        warmth = self._rack.warmth[self.device]
+        if not (seconds := warmth.seconds_to_wait(batch.name, _reference_us(measured))):
+            return measured
+        until, pause = time.monotonic() + seconds, SHORTEST
+        while (left := until - time.monotonic()) > 0:
+            self.state = f"cooling down after {batch.name}"
+            self._rack.closed.wait(min(pause, left))
+            pause *= 2
+            self.state = f"measuring {batch.name}"
+            measured = measure(session, batch.job, seconds=batch.seconds)
+            if warmth.has_cooled(batch.name, _reference_us(measured)):
+                break
+        warmth.waited(batch.name, _reference_us(measured))
+        return measured
+
+
+def _reference_us(measured: Measured) -> float:
+    reference = measured.timings[0]
+    assert isinstance(reference, Timing), reference
+    return reference.us
