@@ -1,41 +1,125 @@
-"""Predicts from a point's fields and its workload's sizes how fast it is: gradient-boosted trees."""
+"""Predicts from a point's fields and its workload's sizes how fast it is: xgboost's trees."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pocketformer.compiler.errors import MissingPackage
+from pocketformer.compiler.tuning.features import features
+
 if TYPE_CHECKING:
+    from pocketformer.compiler.tuning.records import Record
     from pocketformer.schedules.workloads import Workload
-    from pocketformer.targets import Target
+
+ENOUGH = 12       # results of a template, before which its model would be noise
+WORST = 0.5       # a point at half the best one's speed counts like one that failed
+ROUNDS = 60
+OTHERS = 0.3      # the weight of another task's result: its best points are near, not the same
+TREES = {
+    "objective": "reg:squarederror",
+    "max_depth": 5,
+    "eta": 0.15,
+    "subsample": 0.8,
+    "colsample_bynode": 0.5,
+    "base_score": 0.0,
+    "nthread": 1,
+}
+
+
+@dataclass
+class _Results:
+    """A task's results: rows of features, and times relative to the default's."""
+
+    rows: list[list[float]] = field(default_factory=list)
+    times: list[float | None] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[float]:
+        """log(best / time): 0 for the best, so that tasks with a poor default are like others."""
+        best = min((time for time in self.times if time), default=1.0)
+        speeds = (best / time if time else 0.0 for time in self.times)
+        return [math.log(max(speed, WORST)) for speed in speeds]
 
 
 class CostModel:
-    """One model for all tasks of a device: what one task teaches helps the next.
+    """The results of all tasks of a tuning run; a template's tasks learn from each other.
 
-    Raises MissingPackage without xgboost: `pip install pocketformer[tune]`.
+    Deterministic given `seed` and the results. Raises MissingPackage without xgboost.
     """
 
-    def __init__(self, target: Target, *, seed: int = 0) -> None:
-        self.target, self.seed = target, seed
+    def __init__(self, seed: int = 0) -> None:
+        try:
+            import xgboost
+        except ImportError:
+            raise MissingPackage(
+                "tuning with a cost model needs xgboost; install it: "
+                "pip install 'pocketformer[tune]'"
+            ) from None
+        self._xgboost, self._seed = xgboost, seed
+        self._results: dict[str, dict[Hashable, _Results]] = {}     # template -> task
 
     def of(self, workload: Workload, sizes: Mapping[str, int] | None = None) -> TaskModel:
-        """The model's view of one task, for `TaskSearch(model=...)`."""
+        """The model for one task, as `TaskSearch` takes it."""
         return TaskModel(self, workload, dict(sizes or {}))
 
-    def learn(self, records: Iterable[Any]) -> None:
-        """Warm start: take in measured records of any tasks (and of kin cores)."""
+    def learn(self, records: Iterable[Record]) -> None:
+        """Take in records: of other tasks, other models, other cores."""
+        for record in records:
+            if not record.emulated:
+                task = record.core, record.threads, str(record.workload), *record.sizes.items()
+                row = features(record.point, record.workload, record.sizes)
+                self.add(record.point, task, row, 1 / record.gain if record.gain else None)
+
+    def add(self, point: Any, task: Hashable, row: list[float], time: float | None) -> None:
+        """Take in one result: `row` are the features of `point`, `time` is None if it failed."""
+        results = self._results.setdefault(type(point).__name__, {}).setdefault(task, _Results())
+        results.rows.append(row)
+        results.times.append(time)
+
+    def predict(
+        self, template: str, task: Hashable, rows: Sequence[list[float]]
+    ) -> list[float] | None:
+        """log(best / time) for each row of features, as far as it is known; else None."""
+        known = self._results.get(template, {})
+        if sum(len(results.rows) for results in known.values()) < ENOUGH:
+            return None
+        table = [row for results in known.values() for row in results.rows]
+        labels = [label for results in known.values() for label in results.labels]
+        weights = [
+            1.0 if key == task else OTHERS for key, results in known.items() for _ in results.rows
+        ]
+        matrix = self._xgboost.DMatrix
+        data = matrix(np.array(table), np.array(labels), weight=np.array(weights))
+        trees = self._xgboost.train({**TREES, "seed": self._seed}, data, ROUNDS)
+        return [float(score) for score in trees.predict(matrix(np.array(rows)))]
 
 
 class TaskModel:
     """The cost model for the points of one task."""
 
     def __init__(self, model: CostModel, workload: Workload, sizes: dict[str, int]) -> None:
-        self.model, self.workload, self.sizes = model, workload, sizes
+        self._model, self._workload, self._sizes = model, workload, sizes
+        self._task = "", 0, str(workload), *sizes.items()
+        self._rows: dict[Any, list[float]] = {}
 
     def told(self, results: Mapping[Any, float | None]) -> None:
         """Take in times relative to the default's; None is a point that failed."""
+        for point, time in results.items():
+            self._model.add(point, self._task, self._row(point), time)
 
     def scores(self, points: Sequence[Any]) -> list[float] | None:
-        """For each point a number, higher for a faster one; None before there is enough data."""
-        return None
+        """For each point a number, higher for a faster one; None while too little is known."""
+        if not points:
+            return None
+        template = type(points[0]).__name__
+        return self._model.predict(template, self._task, [self._row(point) for point in points])
+
+    def _row(self, point: Any) -> list[float]:
+        if point not in self._rows:
+            self._rows[point] = features(point, self._workload, self._sizes)
+        return self._rows[point]

@@ -1,32 +1,38 @@
 """Which points of one task to measure next: start points, then what the cost model expects most of.
 
-All untried points are scored (a space has at most some thousands), so nothing is evolved.
+All untried points are scored, as a space has some thousands at most: nothing needs to be evolved.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 P = TypeVar("P", bound=Hashable)
 
 Strategy = Literal["model", "random"]
 
+SURPRISES = 1    # of a batch: points in which the model sees nothing, where it may be wrong
+
 
 class Scorer(Protocol):
     """What a search asks of a cost model: `cost_model.TaskModel` is one."""
 
-    def told(self, results: Mapping[object, float | None]) -> None: ...
-    def scores(self, points: Sequence[object]) -> list[float] | None: ...
+    def told(self, results: Mapping[Any, float | None]) -> None:
+        """Take in times relative to the default's; None is a point that failed."""
+
+    def scores(self, points: Sequence[Any]) -> Sequence[float] | None:
+        """For each point a number, higher for a faster one; None while too little is known."""
 
 
 class TaskSearch(Generic[P]):
-    """The search of one task over `points`, of which the first is the default.
+    """The search over `points`, of which the first is the default.
 
-    `start` is proposed before all others, after the default. Results are times relative to the
-    default's in the same interleaved batch (0.9: 10 % faster), None where a point failed.
-    Deterministic given `seed` and the results.
+    `start` is proposed before all others. Results are times relative to the default's in the same
+    batch (0.9 takes 10 % less), None where a point failed; nobody needs to tell the default's 1.0.
+    Without `model`, or with the strategy "random", what follows is drawn at random. Deterministic
+    given `seed` and the results.
     """
 
     def __init__(
@@ -38,45 +44,69 @@ class TaskSearch(Generic[P]):
         model: Scorer | None = None,
         seed: int = 0,
     ) -> None:
-        self.default = points[0]
-        self.results: dict[P, float | None] = {self.default: 1.0}
+        self.results: dict[P, float | None] = {points[0]: 1.0}
+        self._default = points[0]
         self._model = model if strategy == "model" else None
-        self._random = random.Random(seed)
-        self._waiting = [p for p in dict.fromkeys(start) if p in set(points) and p != self.default]
-        self._left = list(dict.fromkeys(points))
-        self._left.remove(self.default)
-        self._random.shuffle(self._left)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all points were proposed."""
-        return not self._left
+        rest = [point for point in dict.fromkeys(points) if point != points[0]]
+        random.Random(seed).shuffle(rest)
+        self._untried = dict.fromkeys(rest)        # a dict keeps the order, and finds quickly
+        self._waiting: list[P] = []
+        self.queue(start)
+        if self._model is not None:
+            self._model.told(self.results)
 
     @property
     def left(self) -> int:
-        """How many points were not proposed yet."""
-        return len(self._left)
+        """How many points were neither proposed nor told."""
+        return len(self._untried)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to propose."""
+        return not self._untried
 
     @property
     def best(self) -> tuple[P, float]:
-        """The fastest point so far and its time relative to the default's; the default is 1.0."""
-        known = ((p, value) for p, value in self.results.items() if value is not None)
+        """The fastest point so far and its time; the default and 1.0 where none is faster."""
+        known = ((point, time) for point, time in self.results.items() if time is not None)
         return min(known, key=lambda item: item[1])
 
+    def queue(self, points: Iterable[P]) -> None:
+        """Propose `points` next, where they are untried: what did well in a task like this."""
+        self._waiting += [point for point in points if point in self._untried]
+
     def propose(self, count: int) -> list[P]:
-        """Up to `count` points that were never proposed and have no result, the default left out."""
-        chosen = self._left[:count]
-        self._left = self._left[count:]
-        return chosen
+        """Up to `count` points that were never proposed; the default is not among them."""
+        chosen = self._first(self._waiting, count)
+        self._waiting = [point for point in self._waiting if point in self._untried]
+        chosen += self._first(self._ranked(), count - len(chosen) - SURPRISES)
+        return chosen + self._first(list(self._untried), count - len(chosen))
 
     def told(self, results: Mapping[P, float | None]) -> None:
-        """Take in results, also of points that were not proposed (records of an earlier run)."""
+        """Take in results, also of points that were never proposed, as from an earlier run."""
         self.results.update(results)
-        self._left = [p for p in self._left if p not in results]
+        self.results[self._default] = 1.0
+        for point in results:
+            self._untried.pop(point, None)
         if self._model is not None:
             self._model.told(results)
 
-    def queue(self, points: Iterable[P]) -> None:
-        """Propose these first, where they are untried (what did well in a sibling task)."""
-        left = set(self._left)
-        self._waiting += [p for p in points if p in left and p not in self._waiting]
+    def _ranked(self) -> list[P]:
+        """The untried points, the most promising first; none where the model knows nothing."""
+        points = list(self._untried)
+        scores = self._model.scores(points) if self._model is not None else None
+        if scores is None:
+            return []
+        order = sorted(range(len(points)), key=lambda i: -scores[i])
+        return [points[i] for i in order]
+
+    def _first(self, points: Sequence[P], count: int) -> list[P]:
+        """Take the first `count` untried ones of `points`."""
+        chosen: list[P] = []
+        for point in points:
+            if len(chosen) >= count:
+                break
+            if point in self._untried:
+                del self._untried[point]
+                chosen.append(point)
+        return chosen

@@ -1,22 +1,87 @@
-"""Where a search starts: the points that were fast for the nearest workloads on this and kin cores."""
+"""Where a search starts: at what was fast for the nearest workloads on this core and on its kin."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from pocketformer.compiler.tuning.features import point_numbers
+from pocketformer.compiler.tuning.points import Point, points_of, workload_key
+from pocketformer.compiler.tuning.records import Record, core_of
+from pocketformer.targets.kin import kin
 
 if TYPE_CHECKING:
     from pocketformer.schedules.workloads import Workload
     from pocketformer.targets import Target
 
+KIN = 0.5         # how far a kin core is, in doublings of a size
+EPILOGUE = 0.25   # a bias, an activation, a residual: little of the time
+FARTHEST = 6.0
+EACH = 3          # points from each workload, then the next nearest one's
+GAIN = 1.01       # below, a record says only that the default is a good point
+
 
 def transfer_points(
-    workload: Workload, target: Target, records: Iterable[Any], *, core: str = "", count: int = 14
-) -> list[Any]:
-    """At most `count` points of this workload's space, the most promising first.
+    workload: Workload,
+    target: Target,
+    records: Iterable[Record],
+    *,
+    core: str = "",
+    count: int = 14,
+) -> list[Point]:
+    """At most `count` points of the space of `workload`, those of the nearest records first.
 
-    They come from records of the same workload on this or a kin core, and of workloads of the same
-    kind with near sizes on this core; a point that is not in this space gives the nearest one.
-    `core` is the device's where it is not the target's own.
+    Records count of this workload on this core or its kin, and of workloads of its kind with other
+    sizes or epilogues, as long as their points gained. A point that is not of this space gives the
+    nearest one that is. `core` is the device's, where it is not the one `target` is tuned for.
     """
-    return []
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        away = _distance(record, workload, core or core_of(target))
+        if away <= FARTHEST and record.gain >= GAIN and not record.emulated:
+            sizes = str(sorted(record.sizes.items()))
+            key = away, record.core, record.threads, workload_key(record.workload), sizes
+            groups[key].append(record)
+    space = points_of(workload, target)
+    numbers = [point_numbers(point) for point in space] if groups else []
+    found: dict[Point, None] = {}
+    for key in sorted(groups):
+        best = sorted(groups[key], key=_rank)
+        mapped = (_nearest(record.point, space, numbers) for record in best)
+        fresh = (point for point in mapped if point is not None and point not in found)
+        found |= dict.fromkeys(list(dict.fromkeys(fresh))[:EACH])
+    found.pop(space[0], None)
+    return list(found)[:count]
+
+
+def _distance(record: Record, workload: Workload, core: str) -> float:
+    """How unlike a record's task is, in doublings of sizes; infinite where it says nothing."""
+    if type(record.workload) is not type(workload) or record.core not in kin(core):
+        return math.inf
+    away = KIN if record.core != core else 0.0
+    for each in fields(workload):
+        ours, theirs = getattr(workload, each.name), getattr(record.workload, each.name)
+        if ours != theirs:
+            sized = all(type(size) is int and size > 0 for size in (ours, theirs))
+            away += abs(math.log2(ours / theirs)) if sized else EPILOGUE
+    return away
+
+
+def _rank(record: Record) -> tuple[bool, float, str]:
+    return not record.confirmed, -record.gain, str(record.point)
+
+
+def _nearest(
+    point: Point, space: Sequence[Point], numbers: Sequence[Sequence[float]]
+) -> Point | None:
+    """The point of `space` most like `point`, None where it is of another template."""
+    if type(point) is not type(space[0]):
+        return None
+    if point in space:
+        return point
+    own = point_numbers(point)
+    away = [sum(abs(a - b) for a, b in zip(own, row, strict=True)) for row in numbers]
+    return space[away.index(min(away))]
