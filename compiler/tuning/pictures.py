@@ -29,7 +29,9 @@ def gain_picture(tasks: Sequence[TaskStatus]) -> str:
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds of all calls in a run")
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:2], labels[:2], frameon=False, loc="lower right")
+    axes.legend(
+        handles[:2], labels[:2], frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1)
+    )
     return svg(figure, {})
 
 

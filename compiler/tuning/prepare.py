@@ -13,6 +13,7 @@ from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.listing import find_devices
 from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.machine import this_machine
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
@@ -20,9 +21,11 @@ from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.in_model import InModel, profile_default, sizes_of
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.recording import Setting
+from pocketformer.compiler.tuning.records import core_of
 from pocketformer.compiler.tuning.tasks import Task, tasks_of
 from pocketformer.targets import HOST, Target
 from pocketformer.targets import load as load_target
+from pocketformer.targets.kin import core_named
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
@@ -145,14 +148,16 @@ def _level(source: Source, address: str | None, options: Options, tell: Progress
 
 def _core(source: Source, info: DeviceInfo | None) -> str:
     """The processor's name in records: the target's where the device does not contradict it."""
-    names = [core.name.lower() for core in info.cores if core.name] if info else []
-    arm = [name for name in names if name.startswith(("cortex-", "neoverse-"))]
-    own = source.target.cores[0].mcpu
+    told = [core_named(core.name) for core in info.cores if core.name] if info else []
+    arm = [name for name in told if name]
+    own = core_of(source.target)
     if not source.target.levels and (own in arm or not arm):
         return own
     if arm:
         return arm[-1]      # Linux counts the little cores first
-    return names[0] if names else load_target(HOST).cores[0].mcpu
+    if info is None or (info.arch, info.os) == (this_machine().arch, this_machine().os):
+        return core_of(load_target(HOST))
+    return info.cores[0].name or own if info.cores else own
 
 
 def _setting(source: Source, found: InModel) -> Setting:

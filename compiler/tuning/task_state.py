@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,20 @@ FINALISTS = 5     # of a task: with so many the best of all is seldom missing
 
 
 class TaskState:
-    """A task, its search, and its trials; `share` is its part of the model's time in kernels."""
+    """A task, its search, and its trials.
+
+    `share` is its part of the model's time in kernels, `name_of` gives a point's kernel's name.
+    """
 
     def __init__(
-        self, task: Task, points: Sequence[Any], search: TaskSearch[Any], share: float
+        self,
+        task: Task,
+        points: Sequence[Any],
+        search: TaskSearch[Any],
+        share: float,
+        name_of: Callable[[Any], str],
     ) -> None:
+        self._name_of = cache(name_of)      # which writes the kernel
         self.task, self.search, self.share, self.default = task, search, share, points[0]
         self._confirmed: dict[Any, float] = {}
         self._status = TaskStatus(
@@ -114,7 +124,7 @@ class TaskState:
         return replace(
             self._status,
             gain=1 / ratio if better else 1.0,
-            best=point.name if better else "",
+            best=self._name_of(point) if better else "",
             confirmed=bool(self._confirmed),
         )
 

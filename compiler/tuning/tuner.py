@@ -12,6 +12,7 @@ from pocketformer.compiler.tuning.cluster import ClusterBuilders
 from pocketformer.compiler.tuning.cost_model import CostModel
 from pocketformer.compiler.tuning.devices import Devices
 from pocketformer.compiler.tuning.flow import Builders, Flow, Outcome
+from pocketformer.compiler.tuning.given import shipped
 from pocketformer.compiler.tuning.in_model import compare
 from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
@@ -26,6 +27,7 @@ from pocketformer.compiler.tuning.status import Watch, Watcher
 from pocketformer.compiler.tuning.task_state import TaskState
 from pocketformer.compiler.tuning.tasks import Task
 from pocketformer.compiler.tuning.transfer import transfer_points
+from pocketformer.schedules.cpu import pick
 
 BUILD_S = 60.0       # for one batch; symbolic rows need code for every height
 
@@ -43,7 +45,7 @@ class Tuner:
         self._file = RecordFile(options.records)
         self._old = Records.load(options.records) if options.records.exists() else Records()
         self._ready = prepare(source, options, self._watch)
-        self._model = CostModel(self._ready.target, seed=options.seed)
+        self._model = CostModel(options.seed)
         states = [self._state(task) for task in self._ready.tasks]
         self._scheduler = Scheduler(states, self._job, options.trials)
         self._curve = [(self._scheduler.trials, self._scheduler.ratio)]
@@ -106,15 +108,20 @@ class Tuner:
         """The search of `task`, with all that is known from before."""
         ready, options = self._ready, self._options
         target, setting = ready.target, ready.setting
-        points = points_of(task.workload, target)
+        points: Sequence[Any] = points_of(task.workload, target)
         search = TaskSearch(
             points,
-            start=transfer_points(task.workload, target, self._old, core=setting.core),
+            start=transfer_points(
+                task.workload, target, [*self._old, *shipped([target])], core=setting.core
+            ),
             strategy=cast(Strategy, options.strategy),     # Options has checked it
             model=self._model.of(task.workload, dict(task.sizes)),
             seed=options.seed,
         )
-        state = TaskState(task, points, search, ready.share(task))
+        state = TaskState(
+            task, points, search, ready.share(task),
+            lambda point: pick(task.workload, target, point).name,
+        )
         state.recall(setting.known(task, self._old))
         return state
 
