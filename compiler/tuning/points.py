@@ -37,8 +37,8 @@ TEMPLATE_NAMES: dict[str, type[Any]] = {template.__name__: template for template
 
 
 def encode_workload(workload: Workload) -> dict[str, Any]:
-    """`workload` as JSON: its kind, then its fields."""
-    return {"kind": type(workload).__name__, **_encode(workload)}
+    """`workload` as JSON: its class, then its fields."""
+    return {"type": type(workload).__name__, **_encode(workload)}
 
 
 def decode_workload(value: object, where: str) -> Workload:
@@ -46,7 +46,7 @@ def decode_workload(value: object, where: str) -> Workload:
 
     A field that is missing has its default, if it has one. Raises BadRecords.
     """
-    workload: Workload = _decode(KINDS, "kind", value, where)
+    workload: Workload = _decode(KINDS, "type", value, where)
     return workload
 
 
