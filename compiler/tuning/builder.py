@@ -32,6 +32,11 @@ class LocalBuilders:
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._workers = [_Worker(self._queue, timeout) for _ in range(workers)]
 
+    @property
+    def workers(self) -> int:
+        """How many builds can run at once."""
+        return len(self._workers)
+
     def submit(self, job: Job) -> Future[bytes]:
         """The bundle of `job`, as kernel_bundle.build makes it, once it is done.
 
