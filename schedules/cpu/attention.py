@@ -9,8 +9,8 @@ their keys row by row, where they lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
@@ -27,11 +27,11 @@ from pocketformer.schedules.cpu.attention_products import (
 )
 from pocketformer.schedules.cpu.attention_rows import RowWriter
 from pocketformer.schedules.cpu.attention_space import (
-    blocks,
+    WAYS,
+    Tiling,
     rows_together,
-    score_tiles,
     tasks,
-    value_tiles,
+    tilings,
     widths,
 )
 from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
@@ -47,6 +47,8 @@ from pocketformer.schedules.cpu.kernel import (
     prim_func,
     when,
 )
+from pocketformer.schedules.cpu.packing import told
+from pocketformer.schedules.cpu.spaces import one_at_a_time
 from pocketformer.schedules.workloads import Attention
 
 if TYPE_CHECKING:
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 WORTH_SHARING = 1 << 16      # multiply-adds
 SCORES = 1 << 12             # of a tile and a block of keys: half of a first cache of 32 KiB
 FEW = 8                      # from this many queries on, filling a tile with them pays
-WAYS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,14 @@ class FusedAttention:
     def name(self) -> str:
         scores, result = f"{self.keys}x{self.queries}", f"{self.value_rows}x{self.columns}"
         short = SHORT[self.dtype] if self.dot else "f32"
-        others = f"_w{self.ways}" * (self.ways != FusedAttention.ways)
-        others += f"_t{self.tasks}" * (self.tasks != FusedAttention.tasks)
-        others += f"_r{self.together}" * (self.together != FusedAttention.together)
-        return f"{short}_attention_{scores}v{result}b{self.block}_{self.dot or self.isa}{others}"
+        name = f"{short}_attention_{scores}v{result}b{self.block}_{self.dot or self.isa}"
+        usual = FusedAttention
+        return name + told(w=(self.ways, usual.ways), t=(self.tasks, usual.tasks),
+                           r=(self.together, usual.together))
+
+    @property
+    def tiling(self) -> Tiling:
+        return Tiling(self.keys, self.queries, self.value_rows, self.columns, self.block)
 
     @property
     def products(self) -> Products:
@@ -106,39 +111,18 @@ class FusedAttention:
     def _others(self, target: Target, workload: Attention) -> Iterator[FusedAttention]:
         """What may be done otherwise where this is the default point."""
         few, many = self._taken(workload)
-        for point in self._tilings(target, workload) if many else self._widths(workload):
-            yield point
-            if many:
-                vectors = point.queries // point.products.lanes
-                yield from (replace(point, ways=ways) for ways in WAYS if ways >= vectors)
-                for count in tasks(target, workload, point.queries, self.tasks):
-                    yield replace(point, tasks=count)
-            if few:
-                for together in rows_together(workload, self.together):
-                    yield replace(point, together=together)
-
-    def _widths(self, workload: Attention) -> Iterator[FusedAttention]:
-        for columns in dict.fromkeys((self.columns, *widths(self.products, workload))):
-            yield replace(self, columns=columns)
-
-    def _tilings(self, target: Target, workload: Attention) -> Iterator[FusedAttention]:
-        isa, dot = isa_named(self.isa), self.products
-        own = self.keys, self.queries
-        for keys, queries in dict.fromkeys((own, *score_tiles(isa, dot, workload))):
-            values = list(value_tiles(isa, dot, workload, queries))
-            if (keys, queries) == own:
-                values.append((self.value_rows, self.columns))
-            for block in blocks(target, workload, keys, queries):
-                for rows, columns in values:
-                    yield replace(self, keys=keys, queries=queries, value_rows=rows,
-                                  columns=columns, block=self._like(keys, queries, block, workload))
-
-    def _like(self, keys: int, queries: int, block: int, workload: Attention) -> int:
-        """`block`, or this point's where both hold all keys: the code would be the same."""
-        if (keys, queries) == (self.keys, self.queries) and (
-                workload.kv_len and min(block, self.block) >= workload.kv_len):
-            return self.block
-        return block
+        choices: dict[str, Sequence[int]] = {}
+        if few:
+            choices["together"] = rows_together(workload, self.together)
+        if not many:
+            for columns in (self.columns, *widths(self.products, workload)):
+                yield from one_at_a_time(replace(self, columns=columns), choices)
+            return
+        for tiling in tilings(self.tiling, self.products, isa_named(self.isa), target, workload):
+            vectors = tiling.queries // self.products.lanes
+            choices["ways"] = [ways for ways in WAYS if ways >= vectors]
+            choices["tasks"] = tasks(target, workload, tiling.queries, self.tasks)
+            yield from one_at_a_time(replace(self, **asdict(tiling)), choices)
 
     def _taken(self, workload: Attention) -> tuple[bool, bool]:
         """Whether there may be few queries or keys, and whether there may be many of both."""

@@ -6,6 +6,7 @@ All are legal for every workload: they only cut the same sums into other pieces.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocketformer.schedules.cpu.attention_products import Products, padded_columns
@@ -22,6 +23,35 @@ WASTE = 1.1             # a tile may make so much more of a length that is known
 NUMBER = 4              # bytes of a score
 TASKS = (1, 8, 24)      # at least; one a key head lays nothing out twice
 TOGETHER = (1, 2, 4, 8)
+WAYS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The fields of a point of these names."""
+
+    keys: int
+    queries: int
+    value_rows: int
+    columns: int
+    block: int
+
+
+def tilings(
+    default: Tiling, dot: Products, isa: Isa, target: Target, workload: Attention
+) -> Iterator[Tiling]:
+    """Every tile of scores with every block of keys and every tile of the result."""
+    own = default.keys, default.queries
+    for keys, queries in dict.fromkeys((own, *score_tiles(isa, dot, workload))):
+        values = list(value_tiles(isa, dot, workload, queries))
+        sizes = list(blocks(target, workload, keys, queries))
+        if (keys, queries) == own:
+            values.append((default.value_rows, default.columns))
+            sizes = [default.block, *(size for size in sizes if not _alike(
+                size, default.block, workload.kv_len))]
+        for block in sizes:
+            for rows, columns in values:
+                yield Tiling(keys, queries, rows, columns, block)
 
 
 def score_tiles(isa: Isa, dot: Products, workload: Attention) -> Iterator[tuple[int, int]]:
@@ -75,27 +105,30 @@ def blocks(target: Target, workload: Attention, keys: int, queries: int) -> Iter
         yield whole
 
 
-def tasks(target: Target, workload: Attention, queries: int, default: int) -> Iterator[int]:
-    """Numbers of tasks that cut a key head's tiles into other parts than the default's."""
+def tasks(target: Target, workload: Attention, queries: int, default: int) -> list[int]:
+    """Numbers of tasks that cut the tiles of a key head into different parts."""
     pairs = (workload.batch or 1) * workload.kv_heads
     tiles = workload.q_len and ceil_div(workload.q_len, queries)
     most = tiles and tiles * workload.heads // workload.kv_heads
-    seen = {ceil_div(default, pairs)}
+    found = {ceil_div(default, pairs): default}
     for count in TASKS if target.threads > 1 else TASKS[:1]:
-        parts = ceil_div(count, pairs)
-        if parts not in seen and (not most or parts <= most):
-            seen.add(parts)
-            yield count
+        if not most or ceil_div(count, pairs) <= most:
+            found.setdefault(ceil_div(count, pairs), count)
+    return list(found.values())
 
 
-def rows_together(workload: Attention, default: int) -> Iterator[int]:
-    """Numbers of rows that few queries take at once, other than the default's."""
+def rows_together(workload: Attention, default: int) -> list[int]:
+    """Numbers of rows that few queries can take at once."""
     most = (workload.q_len or 1) * (workload.heads // workload.kv_heads)
-    seen = {min(default, most)}
+    found = {min(default, most): default}
     for count in TOGETHER:
-        if (rows := min(count, most)) not in seen:
-            seen.add(rows)
-            yield count
+        found.setdefault(min(count, most), count)
+    return list(found.values())
+
+
+def _alike(block: int, other: int, kv_len: int | None) -> bool:
+    """Whether both are one block of all keys."""
+    return kv_len is not None and min(block, other) >= kv_len
 
 
 def _even(size: int | None, step: int) -> bool:
