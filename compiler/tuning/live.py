@@ -75,6 +75,8 @@ class _Lines:
     def hear(self, status: Status) -> None:
         step, when = self._said
         now = time.monotonic()
-        if status.tasks and (status.step != step or now - when >= QUIET_S):
+        if status.step != step or now - when >= QUIET_S:
             self._said = (status.step, now)
-            self._console.print(headline(status), highlight=False, markup=False)
+            self._console.print(
+                headline(status), highlight=False, markup=False, soft_wrap=True
+            )

@@ -21,7 +21,7 @@ from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.in_model import InModel, profile_default, sizes_of
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.recording import Setting
-from pocketformer.compiler.tuning.records import core_of
+from pocketformer.compiler.tuning.records import Records, core_of
 from pocketformer.compiler.tuning.tasks import Task, tasks_of
 from pocketformer.targets import HOST, Target
 from pocketformer.targets import load as load_target
@@ -29,6 +29,8 @@ from pocketformer.targets.kin import core_named
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
+
+UNTUNED = "compiling the untuned model"
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,9 @@ class Prepared:
     setting: Setting
     tasks: tuple[Task, ...]
 
-    def compile(self, records: Any, tell: Progress) -> Bundle:
+    def compile(self, records: Records, tell: Progress) -> Bundle:
         """The model's bundle with what `records` say."""
-        source = self.source
-        return compile(
-            source.model, self.target, recipe=source.recipe, records=records, progress=tell
-        )
+        return _compiled(self.source, self.target, records, "compiling the tuned model", tell)
 
     def share(self, task: Task) -> float:
         """What part of the time of all kernels the untuned kernel of `task` takes."""
@@ -99,7 +98,7 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
     """
     address = None if options.here else one_device(options)
     target = _level(source, address, options, tell)
-    default = compile(source.model, target, recipe=source.recipe, records=(), progress=tell)
+    default = _compiled(source, target, (), UNTUNED, tell)
     sizes = sizes_of(default.manifest, options.sizes)
     found = profile_default(
         default, sizes, lambda bundle: open_session(bundle, address, options), tell
@@ -135,13 +134,22 @@ def one_device(options: Options) -> str:
     return options.device       # opening it tells what is in the way
 
 
+def _compiled(
+    source: Source, target: Target, records: Records | tuple[()], step: str, tell: Progress
+) -> Bundle:
+    def told(_: str, fraction: float) -> None:
+        tell(step, fraction)
+
+    return compile(
+        source.model, target, recipe=source.recipe, records=records, progress=told
+    )
+
+
 def _level(source: Source, address: str | None, options: Options, tell: Progress) -> Target:
     """The target of the level that the device runs, without the others."""
     if not source.target.levels:
         return source.target
-    bundle = compile(
-        source.model, source.target, recipe=source.recipe, records=(), progress=tell
-    )
+    bundle = _compiled(source, source.target, (), UNTUNED, tell)
     with open_session(bundle, address, options) as session:
         return next(each for each in source.target.variants if each.level == session.level)
 

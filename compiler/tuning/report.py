@@ -31,7 +31,7 @@ def headline(tuning: Tuning) -> list[tuple[str, str]]:
         ("model", f"{tuning.model} for {tuning.target}"),
         ("device", f"{tuning.device} ({tuning.core}){emulated}, {threads}"),
         ("trials", f"{tuning.trials}, in {tuning.path}"),
-        ("kernels", gain_text(1 / tuning.curve[-1][1])),
+        ("kernels", gain_text(tuning.kernel_gain) + ", by their times alone"),
     ]
     for each in tuning.compared:
         at = ", ".join(f"{name}={size}" for name, size in each.sizes.items())
@@ -58,7 +58,7 @@ def task_table(tasks: Sequence[TaskStatus]) -> Table:
             str(task.points - 1),
             f"{task.default_us:.4g}" if task.default_us else "",
             f"{task.default_us / task.gain:.4g}" if task.default_us else "",
-            f"{task.gain:.3f}" + "" * known if known else "",
+            f"{task.gain:.3f}" if known else "",
             Text(task.best or "the untuned one" * known, overflow="fold"),
         )
     return table

@@ -78,6 +78,11 @@ class Tuning:
     records: Records
 
     @property
+    def kernel_gain(self) -> float:
+        """How much faster all kernels of the model are together, by what they take alone."""
+        return 1 / (1 - sum(task.share * (1 - 1 / task.gain) for task in self.tasks))
+
+    @property
     def default_ms(self) -> float | None:
         """The least time of the untuned bundle, all sizes that were compared added up."""
         return sum(min(each.default_ms) for each in self.compared) or None
@@ -114,6 +119,7 @@ class Tuning:
             "default_ms": self.default_ms,
             "tuned_ms": self.tuned_ms,
             "gain": self.gain,
+            "kernel_gain": self.kernel_gain,
             "curve": [list(place) for place in self.curve],
             "notes": list(self.notes),
             "records": len(self.records),
