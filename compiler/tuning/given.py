@@ -68,7 +68,7 @@ def unused(
         if (reason := _reason(each, by_key[workload_key(each.workload)], variants))
     )
     if reasons:
-        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        counted = "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         said.append(f"of {len(ours)} records for kernels of this model are not used: {counted}")
     return said
 

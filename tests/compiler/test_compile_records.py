@@ -1,0 +1,109 @@
+"""compile(records=...): other kernels, never other results, and it says which and why."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+import pocketformer as pf
+from pocketformer import targets
+from pocketformer.compiler.cli import app
+from pocketformer.compiler.compatibility import choose_level
+from pocketformer.compiler.tuning.records import RecordFile, Records
+from tests.compiler.recorded import random_records
+from tests.encoder import encoder, inputs
+from tests.numerics.check import assert_close, reference
+
+PROTO = encoder()
+HOST = targets.load("host")
+BUCKETS = {"seq": "8,16"}
+FIXED = {"seq": 8}
+
+
+@pytest.fixture(scope="module")
+def plain() -> pf.Bundle:
+    """With the default point of every kernel."""
+    return pf.compile(PROTO, "host", dims=FIXED, records=())
+
+
+@pytest.fixture(scope="module")
+def found() -> Records:
+    """Of this machine, at random points, at most half as slow again."""
+    return random_records(pf.load(PROTO, dims=FIXED), [HOST], seed=1)
+
+
+@pytest.fixture(scope="module")
+def fat() -> pf.Bundle:
+    """For any x86-64, with buckets, at random points of every level."""
+    target = targets.load("x86_64-linux")
+    records = random_records(pf.load(PROTO, dims=BUCKETS), target.variants, seed=2)
+    return pf.compile(PROTO, target, dims=BUCKETS, records=records)
+
+
+@pytest.mark.parametrize("level", ["base", "avx512"])
+@pytest.mark.parametrize("seq", [8, 11])
+def test_random_records_change_no_results(fat, level, seq, monkeypatch):
+    if level not in ("base", choose_level(fat.manifest)):
+        pytest.skip(f"this machine cannot run {level}")
+    monkeypatch.setenv("POCKETFORMER_LEVEL", level)
+    session, given = pf.Session(fat), inputs(1, seq)
+    assert_close(list(session.run(given).values()), reference(PROTO, given))
+    tuned = {record.function for record in fat.manifest.kernels if record.tuned}
+    assert tuned & {name for name, _, _ in session.profile(given, 1)[0]}
+
+
+def test_records_put_no_weight_there_twice(fat, plain):
+    assert fat.manifest.weights.count == plain.manifest.weights.count
+    assert fat.manifest.weights.bytes <= 1.1 * plain.manifest.weights.bytes     # padded to panels
+
+
+def test_records_that_do_not_fit_leave_the_bundle_as_it_is_and_are_told(plain, found, caplog):
+    few = found.records[:5]
+    strange = Records((
+        *(replace(each, core="cortex-a53") for each in few),
+        *(replace(each, tvm="0.1") for each in few[:2]),
+    ))
+    with caplog.at_level(logging.WARNING, "pocketformer.records"):
+        bundle = pf.compile(PROTO, "host", dims=FIXED, records=strange)
+    assert bundle.library.read_bytes() == plain.library.read_bytes()
+    core = HOST.cores[0].mcpu
+    assert [each.getMessage().split(": ")[1] for each in caplog.records] == [
+        f"2 of TVM 0.1, this is {few[0].tvm}; 5 of cortex-a53, not of {core}"
+    ]
+
+
+def test_explain_names_the_record(found, tmp_path):
+    model, file = tmp_path / "model.onnx", tmp_path / "found.jsonl"
+    model.write_bytes(PROTO.SerializeToString())
+    RecordFile(file).append(found)
+    with file.open("a") as lines:
+        lines.write('{"workload": 1}\n')
+    options = ["--dim", "seq=8", "--output", str(tmp_path / "out.pf"), "--records", str(file)]
+    ran = CliRunner().invoke(app, ["compile", str(model), *options, "--explain"])
+    assert ran.exit_code == 0, ran.output
+    assert "tuned: " in ran.stdout
+    assert "measured on " in ran.stdout
+    assert "(found.jsonl)" in ran.stdout
+    assert "note: 1 line not used by this version" in ran.stderr
+    inspected = CliRunner().invoke(app, ["inspect", str(tmp_path / "out.pf"), "--json"]).stdout
+    assert any("x the default" in kernel["tuned"] for kernel in json.loads(inspected)["kernels"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--records", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
+        (["--records", "a.jsonl", "--no-records"], "exclude each other"),
+    ],
+)
+def test_records_that_cannot_be_used_are_a_mistake_of_the_user_s(options, said, tmp_path):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(PROTO.SerializeToString())
+    ran = CliRunner().invoke(app, ["compile", str(model), *options])
+    assert ran.exit_code == 2
+    assert said in ran.stderr
+    assert list(tmp_path.iterdir()) == [model]
