@@ -29,7 +29,7 @@ LAYER = Linear(128, 1536, 384, bias=True, activation="gelu")
 
 
 def record(number: int = 1, **other: Any) -> Record:
-    """A record of the point with this `number` of its workload's space, 1.2x the default's speed."""
+    """A record of the point with this `number` in its workload's space, 1.2 times as fast."""
     workload = other.pop("workload", LAYER)
     facts: dict[str, Any] = {
         "point": points_of(workload, HOST)[number],
