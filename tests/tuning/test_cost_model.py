@@ -1,0 +1,83 @@
+"""The cost model: what it sees of a point, and what it learns from."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pocketformer import targets
+from pocketformer.compiler.errors import MissingPackage
+from pocketformer.compiler.tuning.cost_model import CostModel
+from pocketformer.compiler.tuning.features import features
+from pocketformer.compiler.tuning.points import points_of
+from pocketformer.schedules.workloads import Attention, Linear, Norm, Softmax
+from tests.tuning.examples import HOST, LAYER, record
+
+WORKLOADS = [
+    (LAYER, Linear(None, 312, 384), {"m": 9}),
+    (Norm(128, 384, "layer", 1e-5), Norm(None, 384, "layer", 1e-5), {"rows": 128}),
+    (Softmax(128, 128), Softmax(None, None), {"rows": 1, "size": 9}),
+    (
+        Attention(1, 128, 128, 12, 12, 32, 32, 0.2, (True, False, False)),
+        Attention(None, None, None, 12, 12, 32, 32, 0.2, None),
+        {"batch": 2, "q_len": 64, "kv_len": 64},
+    ),
+]
+
+
+@pytest.mark.parametrize(("known", "open_", "sizes"), WORKLOADS, ids=str)
+def test_all_points_of_a_template_have_the_same_columns(known, open_, sizes):
+    target = targets.load("pixel8")
+    points = points_of(known, target)
+    rows = [features(point, known, {}) for point in points]
+    rows += [features(point, open_, sizes) for point in points_of(open_, target)]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_points_of_a_space_differ_in_their_features():
+    rows = [tuple(features(point, LAYER, {})) for point in points_of(LAYER, HOST)]
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_size_that_is_open_is_seen_as_the_one_it_has():
+    point = points_of(LAYER, HOST)[0]
+    opened = Linear(None, LAYER.n, LAYER.k, LAYER.bias, LAYER.activation)
+    assert features(point, opened, {"m": 128}) == features(point, LAYER, {})
+
+
+def test_nothing_is_said_before_there_are_results():
+    model = CostModel().of(LAYER)
+    assert model.scores(points_of(LAYER, HOST)) is None
+
+
+def test_points_like_those_that_failed_are_avoided():
+    points = points_of(LAYER, HOST)
+    wide = {point for point in points if point.panel == points[0].panel}
+    model = CostModel().of(LAYER)
+    model.told({point: None if point in wide else 1.0 for point in points[::3]})
+    scores = dict(zip(points, model.scores(points), strict=True))
+    assert max(scores[point] for point in wide) < min(
+        score for point, score in scores.items() if point not in wide)
+
+
+def test_records_warm_it_up_unless_they_are_an_emulator_s():
+    records = [record(number, median_us=100.0 + number) for number in range(1, 31)]
+    note = records[0].device
+    assert note is not None
+    emulated = [
+        record(number, device=type(note)(note.name, note.core, emulated=True))
+        for number in range(1, 31)
+    ]
+    warm, cold = CostModel(), CostModel()
+    warm.learn(records)
+    cold.learn(emulated)
+    points = points_of(LAYER, HOST)
+    assert warm.of(LAYER).scores(points) is not None
+    assert cold.of(LAYER).scores(points) is None
+
+
+def test_without_xgboost_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(MissingPackage, match=r"pip install .pocketformer\[tune\]"):
+        CostModel()
