@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pocketformer.compiler.errors import BadInput as BadInput
     from pocketformer.compiler.errors import BadModel as BadModel
     from pocketformer.compiler.errors import BadRecipe as BadRecipe
+    from pocketformer.compiler.errors import BadRecords as BadRecords
     from pocketformer.compiler.errors import BadTarget as BadTarget
+    from pocketformer.compiler.errors import BadWorkload as BadWorkload
     from pocketformer.compiler.errors import BuildFailed as BuildFailed
     from pocketformer.compiler.errors import DeviceFailed as DeviceFailed
     from pocketformer.compiler.errors import DeviceLost as DeviceLost
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.recipe import Float16 as Float16
     from pocketformer.compiler.recipe import Float32 as Float32
     from pocketformer.compiler.session import Session as Session
+    from pocketformer.compiler.tuning.records import Records as Records
     from pocketformer.targets import Target as Target
 
 __version__ = "0.2.0"
@@ -55,6 +58,7 @@ _HOMES = {
     "Session": "compiler.session",
     "profile": "compiler.profiling",
     "Profile": "compiler.profiling",
+    "Records": "compiler.tuning.records",
     "Target": "targets",
     "PocketformerError": "compiler.errors",
     "BadBundle": "compiler.errors",
@@ -62,7 +66,9 @@ _HOMES = {
     "BadInput": "compiler.errors",
     "BadModel": "compiler.errors",
     "BadRecipe": "compiler.errors",
+    "BadRecords": "compiler.errors",
     "BadTarget": "compiler.errors",
+    "BadWorkload": "compiler.errors",
     "BuildFailed": "compiler.errors",
     "DeviceFailed": "compiler.errors",
     "DeviceLost": "compiler.errors",
