@@ -22,10 +22,9 @@ ROUNDS = 60
 OTHERS = 0.3      # the weight of another task's result: its best points are near, not the same
 TREES = {
     "objective": "reg:squarederror",
-    "max_depth": 5,
-    "eta": 0.15,
-    "subsample": 0.8,
-    "colsample_bynode": 0.5,
+    "max_depth": 10,
+    "min_child_weight": 0,
+    "eta": 0.2,
     "base_score": 0.0,
     "nthread": 1,
 }

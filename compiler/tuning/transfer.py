@@ -21,6 +21,7 @@ KIN = 0.5         # how far a kin core is, in doublings of a size
 EPILOGUE = 0.25   # a bias, an activation, a residual: little of the time
 FARTHEST = 6.0
 EACH = 3          # points from each workload, then the next nearest one's
+COUNT = 14        # two batches
 GAIN = 1.01       # below, a record says only that the default is a good point
 
 
@@ -30,30 +31,46 @@ def transfer_points(
     records: Iterable[Record],
     *,
     core: str = "",
-    count: int = 14,
+    count: int = COUNT,
 ) -> list[Point]:
-    """At most `count` points of the space of `workload`, those of the nearest records first.
+    """`nearest_points` of the space of `workload` on `target`.
+
+    `core` is the device's, where it is not the one `target` is tuned for.
+    """
+    space = points_of(workload, target)
+    return nearest_points(workload, space, records, core or core_of(target), count)
+
+
+def nearest_points(
+    workload: Workload,
+    space: Sequence[Point],
+    records: Iterable[Record],
+    core: str,
+    count: int = COUNT,
+) -> list[Point]:
+    """At most `count` points of `space`, those of the nearest records first.
 
     Records count of this workload on this core or its kin, and of workloads of its kind with other
     sizes or epilogues, as long as their points gained. A point that is not of this space gives the
-    nearest one that is. `core` is the device's, where it is not the one `target` is tuned for.
+    nearest one that is. The first of `space`, its default, is not among them.
     """
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        away = _distance(record, workload, core or core_of(target))
+        away = _distance(record, workload, core)
         if away <= FARTHEST and record.gain >= GAIN and not record.emulated:
             sizes = str(sorted(record.sizes.items()))
             key = away, record.core, record.threads, workload_key(record.workload), sizes
             groups[key].append(record)
-    space = points_of(workload, target)
     numbers = [point_numbers(point) for point in space] if groups else []
     found: dict[Point, None] = {}
     for key in sorted(groups):
-        best = sorted(groups[key], key=_rank)
-        mapped = (_nearest(record.point, space, numbers) for record in best)
-        fresh = (point for point in mapped if point is not None and point not in found)
-        found |= dict.fromkeys(list(dict.fromkeys(fresh))[:EACH])
-    found.pop(space[0], None)
+        wanted = len(found) + EACH
+        for record in sorted(groups[key], key=_rank):
+            nearest = _nearest(record.point, space, numbers)
+            if nearest is not None and nearest != space[0]:
+                found.setdefault(nearest)
+            if len(found) == wanted:
+                break
     return list(found)[:count]
 
 
