@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.errors import BadTarget as BadTarget
     from pocketformer.compiler.errors import BadWorkload as BadWorkload
     from pocketformer.compiler.errors import BuildFailed as BuildFailed
+    from pocketformer.compiler.errors import DeviceCrashed as DeviceCrashed
     from pocketformer.compiler.errors import DeviceFailed as DeviceFailed
     from pocketformer.compiler.errors import DeviceLost as DeviceLost
     from pocketformer.compiler.errors import DeviceRefused as DeviceRefused
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from pocketformer.compiler.recipe import Float32 as Float32
     from pocketformer.compiler.session import Session as Session
     from pocketformer.compiler.tuning.records import Records as Records
+    from pocketformer.compiler.tuning.result import Tuning as Tuning
+    from pocketformer.compiler.tuning.tune import tune as tune
     from pocketformer.targets import Target as Target
 
 __version__ = "0.2.0"
@@ -58,6 +61,8 @@ _HOMES = {
     "Session": "compiler.session",
     "profile": "compiler.profiling",
     "Profile": "compiler.profiling",
+    "tune": "compiler.tuning.tune",
+    "Tuning": "compiler.tuning.result",
     "Records": "compiler.tuning.records",
     "Target": "targets",
     "PocketformerError": "compiler.errors",
@@ -70,6 +75,7 @@ _HOMES = {
     "BadTarget": "compiler.errors",
     "BadWorkload": "compiler.errors",
     "BuildFailed": "compiler.errors",
+    "DeviceCrashed": "compiler.errors",
     "DeviceFailed": "compiler.errors",
     "DeviceLost": "compiler.errors",
     "DeviceRefused": "compiler.errors",
