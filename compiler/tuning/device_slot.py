@@ -139,11 +139,12 @@ class Slot(threading.Thread):
         warmth = self._rack.warmth[self.device]
         if not (seconds := warmth.seconds_to_wait(batch.name, _reference_us(measured))):
             return measured
-        until, pause = time.monotonic() + seconds, SHORTEST
+        until, pause = time.monotonic() + seconds, 0.0      # a moment's disturbance is no heat
         while (left := until - time.monotonic()) > 0:
-            self.state = f"cooling down after {batch.name}"
-            self._rack.closed.wait(min(pause, left))
-            pause *= 2
+            if pause:
+                self.state = f"cooling down after {batch.name}"
+                self._rack.closed.wait(min(pause, left))
+            pause = 2 * pause or SHORTEST
             self.state = f"measuring {batch.name}"
             measured = measure(session, batch.job, seconds=batch.seconds)
             if warmth.has_cooled(batch.name, _reference_us(measured)):

@@ -32,7 +32,7 @@ from pocketformer.compiler.session import Session
 from tests.compiler.kinds import of_kinds, save_kinds
 from tests.compiler.tiny import Tiny, build, inputs, one_sentence, tiny_manifest, tiny_weights
 from tests.device import liars
-from tests.device.program import TOKEN, Program
+from tests.device.program import TOKEN, Program, TrackerProgram
 
 MANY = 1_000_000        # runs that take many seconds, and as many as a device does in one call
 
@@ -474,12 +474,8 @@ def test_sessions_leave_no_file_open(path, program):
 @pytest.fixture(scope="module")
 def tracker():
     """The place of TVM's tracker."""
-    serve = "from pocketformer.compiler.device.tracker import serve"
-    code = f"{serve}\nserve('127.0.0.1', 0, lambda host, port: print(port, flush=True))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    yield f"127.0.0.1:{process.stdout.readline().strip()}"
-    process.kill()
-    process.communicate()
+    with TrackerProgram() as started:
+        yield started.place
 
 
 @pytest.fixture(scope="module")
