@@ -52,12 +52,12 @@ def expected_files():
     """The package's code and data, as they lie in the repository."""
     code = {f"pocketformer/{path.relative_to(ROOT)}" for part in PARTS
             for path in (ROOT / part).rglob("*.py")}
-    devices = {f"pocketformer/targets/devices/{path.name}"
-               for path in (ROOT / "targets/devices").glob("*.toml")}
+    tables = {f"pocketformer/{path.relative_to(ROOT)}" for path in (ROOT / "targets").rglob("*")
+              if path.suffix in (".toml", ".jsonl")}
     native = {f"pocketformer/{path.relative_to(ROOT)}" for path in (ROOT / "runtime").rglob("*")
               if path.suffix in (".h", ".cc", ".c")}
     assert native
-    return code | devices | native | {"pocketformer/__init__.py", "pocketformer/py.typed"}
+    return code | tables | native | {"pocketformer/__init__.py", "pocketformer/py.typed"}
 
 
 def test_wheel_holds_the_code_and_its_data_and_nothing_else(wheel_files):
