@@ -170,9 +170,9 @@ class _Process:
 
 
 def _named(job: Job) -> str:
-    tried = job.points[1:] or job.points
-    names = ", ".join(str(getattr(point, "name", point)) for point in tried)
-    return f"{job.workload} by {names}"
+    first, *others = job.points[1:] or job.points
+    point = f"one of {len(others) + 1} points of {type(first).__name__}" if others else first
+    return f"{job.workload} by {point}"
 
 
 def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:

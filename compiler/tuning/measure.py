@@ -18,8 +18,11 @@ from pocketformer.compiler.tuning.job import Job
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
 
-LEAST_ROUNDS = 16
+LEAST_ROUNDS = 16       # unless the time is up
+NOISY = 0.05            # a spread that is worth more time
+PATIENCE = 3            # times as long as asked for, where it is so noisy
 _BLOCK = 0.2            # seconds of runs between two looks at the clock
+_MOST_CALLS = 20_000    # in a block: a device tells of all of them in one message
 _NORMAL = 1.4826        # standard deviations in a median of deviations
 _MEDIAN = 1.2533        # standard errors of a mean in that of a median
 
@@ -59,26 +62,27 @@ class Measured:
 def measure(
     session: Session, job: Job, *, target_spread: float = 0.01, seconds: float = 1.0
 ) -> Measured:
-    """Time the bundle of `job`, which `session` has opened, for about `seconds` at most.
+    """Time the bundle of `job`, which `session` has opened, for about `seconds`.
 
-    Ends earlier when every point's spread is at most `target_spread`. Raises what Session.profile
-    does.
+    Ends earlier when every point's spread is at most `target_spread`, later where one is NOISY.
+    Raises what Session.profile does.
     """
     functions = [kernel.function for kernel in session.bundle.manifest.kernels]
     inputs = inputs_of(job, session.inputs)
     until = time.monotonic() + seconds
     session.profile(inputs, 1)      # fills the weights, and touches all memory for the first time
     begun = time.monotonic()
-    rounds = _rounds(session.profile(inputs, 1), functions)
+    first = session.profile(inputs, 1)
     each = time.monotonic() - begun
+    most = max(1, _MOST_CALLS // len(first[0]))
+    rounds = _rounds(first, functions)
     while True:
         timings = _timings(rounds, functions)
         spread = max(timing.spread for timing in timings)
-        enough = len(rounds[functions[0]]) >= LEAST_ROUNDS and spread <= target_spread
-        left = until - time.monotonic()
-        if enough or (left < each and len(rounds[functions[0]]) >= LEAST_ROUNDS):
+        left = until - time.monotonic() + (PATIENCE - 1) * seconds * (spread > NOISY)
+        if left < each or (spread <= target_spread and timings[0].runs >= LEAST_ROUNDS):
             return Measured(timings, session.threads, session.level, session.device)
-        count = max(1, int(min(_BLOCK, max(left, each)) / each))
+        count = max(1, min(most, int(min(_BLOCK, left) / each)))
         for name, times in _rounds(session.profile(inputs, count), functions).items():
             rounds[name] += times
 

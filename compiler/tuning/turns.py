@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from math import prod
 from typing import Any
 
@@ -14,10 +15,11 @@ from tvm.ir import GlobalVar, IRModule
 from pocketformer.compiler.model import TensorSpec
 from pocketformer.compiler.tuning.weight_pool import WeightPool
 from pocketformer.passes.pack_memory import with_offsets
-from pocketformer.schedules.cpu.kernel import Kernel
+from pocketformer.schedules.cpu.kernel import Kernel, ceil_div
 
 FILL = "fill_pool"
-FEWEST_ROUNDS, MOST_CALLS = 4, 256      # of a run: each call has a record in a profile
+# Of a run. A device tells the time of every call of a profile's runs at once.
+FEWEST_ROUNDS, MOST_CALLS = 2, 256
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def turns(kernels: Sequence[Kernel], sizes: Sequence[str], cold_bytes: int) -> T
 
     `sizes` names what is symbolic. The kernels' arguments are inputs, also those that are written:
     results in fresh memory would be slower than any model's. Packed weights lie in a pool, where
-    `cold_bytes` of others are read before the same again.
+    `cold_bytes` of others are read before the same again, or what MOST_CALLS read.
     """
     writer = _Writer(kernels, sizes)
     module = writer.module(cold_bytes)
@@ -87,24 +89,30 @@ class _Writer:
         )
 
     def module(self, cold_bytes: int) -> IRModule:
-        """The module with `main`, once."""
+        """The module with `main`; to be asked for once."""
         count = len(self._called)
         rounds = max(FEWEST_ROUNDS, MOST_CALLS // count)
-        weights = [each.weight for each in self._called if each.weight]
-        pool, storage = None, None
-        if weights:
-            largest = max(weight.bytes for weight in weights)
-            pool = WeightPool.of(weights[0].dtype, largest, cold_bytes)
-            rounds = max(FEWEST_ROUNDS, min(rounds, -(-pool.slots // count)))
-            pool = replace(pool, slots=min(pool.slots, rounds * count))
-            storage = self._filled(pool)
+        if pool := self._pool(cold_bytes, rounds * count):
+            rounds = max(FEWEST_ROUNDS, ceil_div(pool.slots, count))     # once round the pool
+        # The virtual machine gives out memory as a stack: what was the last to be let go of is the
+        # first in the next run. So the first slot is the last to be read.
+        slots = cycle(reversed(self._filled(pool) if pool else []))
         shuffle = random.Random(0).shuffle      # the same whenever the job is built
-        for turn in range(rounds):
+        for _ in range(rounds):
             order = list(self._called)
             shuffle(order)
-            for place, called in enumerate(order):
-                self._call(called, pool, storage, turn * count + place)
+            for called in order:
+                self._call(called, next(slots, None))
         return self._finished()
+
+    def _pool(self, cold_bytes: int, most_slots: int) -> WeightPool | None:
+        """Memory for the weights of all kernels, if they have some."""
+        weights = [called.weight for called in self._called if called.weight]
+        if not weights:
+            return None
+        largest = max(weight.bytes for weight in weights)
+        pool = WeightPool.of(weights[0].dtype, largest, cold_bytes)
+        return replace(pool, slots=min(pool.slots, most_slots))
 
     def _add_kernels(self, kernels: Sequence[Kernel]) -> list[_Called]:
         """Each different one once, named after the first point that it stands for."""
@@ -112,16 +120,16 @@ class _Writer:
         for number, kernel in enumerate(kernels):
             func = kernel.func.without_attr("global_symbol")
             arguments = tuple(_Argument.of(param) for param in func.params)
-            # In a model, arguments lie anywhere in an arena.
-            func = with_offsets(func, range(len(func.params)))
+            weight = None
+            if kernel.packed_shape is not None:
+                weight = next(each for each in arguments if each.name == "weight")
+            # In a model, all but weights lie anywhere in an arena.
+            func = with_offsets(func, [i for i, each in enumerate(arguments) if each != weight])
             # Of equal functions the builder keeps the first.
             gvar = self._builder.add_func(func, f"t{number}_{kernel.name}")
             self.functions.append(str(gvar.name_hint))
             if gvar.name_hint in called:
                 continue
-            weight = None
-            if kernel.packed_shape is not None:
-                weight = next(each for each in arguments if each.name == "weight")
             called[gvar.name_hint] = _Called(gvar, arguments, weight)
             for argument in arguments:
                 if argument != weight and argument not in self._inputs:
@@ -134,35 +142,33 @@ class _Writer:
         shape = [self._sizes[n] if isinstance(n, str) else n for n in argument.shape]
         self._inputs[argument] = relax.Var(name, relax.TensorType(shape, argument.dtype))
 
-    def _filled(self, pool: WeightPool) -> relax.Var:
-        """The memory of `pool`, after a call that fills it."""
+    def _filled(self, pool: WeightPool) -> list[relax.Var]:
+        """The memory of each slot of `pool`, after the calls that fill them."""
+        fill = self._builder.add_func(pool.fill(), FILL)
         size = relax.ShapeExpr([pool.bytes])
-        storage = self._bind(
-            "pool", relax.op.memory.alloc_storage(size, 0, "global", "uint8"), relax.ObjectType()
-        )
-        count, word = pool.words
-        whole = self._tensor(storage, 0, (count,), word)
-        self._bind("filled", relax.Call(self._builder.add_func(pool.fill(), FILL), [whole]))
-        return storage
+        slots = []
+        for _ in range(pool.slots):
+            storage = relax.op.memory.alloc_storage(size, 0, "global", "uint8")
+            slots.append(self._bind("slot", storage, relax.ObjectType()))
+        for slot in slots:
+            words = self._tensor(slot, (pool.words,), pool.word)
+            self._bind("filled", relax.Call(fill, [words]))
+        return slots
 
-    def _call(
-        self, called: _Called, pool: WeightPool | None, storage: relax.Var | None, number: int
-    ) -> None:
-        arguments = []
-        for argument in called.arguments:
-            if pool is not None and argument == called.weight:
-                place = pool.offset(number)
-                arguments.append(self._tensor(storage, place, argument.shape, argument.dtype))
-            else:
-                arguments.append(self._inputs[argument])
+    def _call(self, called: _Called, slot: relax.Var | None) -> None:
+        """A call whose weight lies in `slot`."""
+        arguments = [
+            self._tensor(slot, argument.shape, argument.dtype)
+            if argument == called.weight else self._inputs[argument]
+            for argument in called.arguments
+        ]
         self._bind("done", relax.Call(called.function, arguments))
 
     def _tensor(
-        self, storage: relax.Var | None, offset: int, shape: Sequence[int | str], dtype: str
+        self, slot: relax.Var | None, shape: Sequence[int | str], dtype: str
     ) -> relax.Var:
-        kind = relax.TensorType(shape, dtype)
-        call = relax.op.memory.alloc_tensor(storage, offset, relax.ShapeExpr(shape), dtype)
-        return self._bind("weight", call, kind)
+        call = relax.op.memory.alloc_tensor(slot, 0, relax.ShapeExpr(shape), dtype)
+        return self._bind("weight", call, relax.TensorType(shape, dtype))
 
     def _bind(self, name: str, value: relax.Expr, kind: Any = None) -> relax.Var:
         var = relax.Var(name, kind or relax.TupleType([]))

@@ -17,9 +17,6 @@ from pocketformer.schedules.cpu.kernel import (
     when,
 )
 
-ALIGNMENT = 64
-# Between two slots: else the same rows of all of them would begin at the same place of a page.
-_GAP = 17 * ALIGNMENT
 _BLOCK = 1 << 16        # bytes that a thread fills at a time
 
 # By dtype, of a number's bits: those that are set, and those that are random. All lie between 2^-7
@@ -34,9 +31,9 @@ _BITS = {
 
 @dataclass(frozen=True)
 class WeightPool:
-    """`slots` times room for a weight of up to `largest` bytes of `dtype`; calls take turns.
+    """`slots` pieces of memory, each for a weight of up to `largest` bytes of `dtype`.
 
-    Between two reads of a slot lie those of all others.
+    Calls take one after another, so that the weights of all others are read before one's again.
     """
 
     dtype: str
@@ -45,47 +42,42 @@ class WeightPool:
 
     @classmethod
     def of(cls, dtype: str, largest: int, cold_bytes: int) -> WeightPool:
-        """One whose slots are read again after `cold_bytes` of others."""
+        """One in which `cold_bytes` are read before the same weight again."""
         return cls(dtype, largest, 1 + int(ceil_div(cold_bytes, largest)))
 
     @property
-    def step(self) -> int:
-        """Bytes from one slot to the next."""
-        return int(ceil_div(self.largest, ALIGNMENT)) * ALIGNMENT + _GAP
+    def word(self) -> str:
+        """The unsigned integer that is as long as a number."""
+        return f"uint{DataType(self.dtype).bits}"
+
+    @property
+    def words(self) -> int:
+        """Of a slot: one more than of the largest weight, for the mark of `fill`."""
+        return self.largest // int(DataType(self.dtype).itemsize) + 1
 
     @property
     def bytes(self) -> int:
-        """Of all; before the first slot lies the mark of `fill`."""
-        return ALIGNMENT + self.slots * self.step
-
-    def offset(self, call: int) -> int:
-        """Where the weight of the `call`-th call begins."""
-        return ALIGNMENT + call % self.slots * self.step
-
-    @property
-    def words(self) -> tuple[int, str]:
-        """How many numbers it holds, and the unsigned integer that is as long as one."""
-        dtype = DataType(self.dtype)
-        return self.bytes // dtype.itemsize, f"uint{dtype.bits}"
+        """Of a slot."""
+        return self.words * int(DataType(self.dtype).itemsize)
 
     def fill(self) -> tirx.PrimFunc:
-        """pool[words] -> weights, unless its first word tells that they are there already.
+        """slot[words] -> weights, unless its last word tells that they are there already.
 
         The virtual machine gives the same memory to every run, so that only the first one fills it.
         """
-        count, word = self.words
-        every = (1 << DataType(word).bits) - 1
-        ones, random = (tirx.const(bits, word) for bits in _BITS.get(self.dtype, (0, every)))
-        mark = tirx.const(crc32(self.dtype.encode()) & every, word)
-        block = _BLOCK // DataType(word).itemsize
+        every = (1 << DataType(self.word).bits) - 1
+        ones, random = (tirx.const(bits, self.word) for bits in _BITS.get(self.dtype, (0, every)))
+        mark = tirx.const(crc32(self.dtype.encode()) & every, self.word)
+        block = _BLOCK // DataType(self.word).itemsize
         with prim_func("fill") as function:
-            pool = function.argument("pool", (count,), word)
-            with when(pool[0] != mark):
-                with parallel_loop(ceil_div(count, block), True) as number, loop(block) as i:
+            slot = function.argument("slot", (self.words,), self.word)
+            last = self.words - 1
+            with when(slot[last] != mark):
+                with parallel_loop(ceil_div(last, block), True) as number, loop(block) as i:
                     at = number * block + i
-                    with when(at < count):
-                        store(pool, _scrambled(at, word) & random | ones, at)
-                store(pool, mark, 0)
+                    with when(at < last):
+                        store(slot, _scrambled(at, self.word) & random | ones, at)
+                store(slot, mark, last)
         return function.func.without_attr("global_symbol")
 
 
