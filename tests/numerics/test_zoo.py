@@ -11,6 +11,7 @@ import pytest
 
 import pocketformer as pf
 from tests import zoo
+from tests.compiler.recorded import random_records
 from tests.numerics.check import assert_close, reference
 
 pytest.importorskip("torch")
@@ -53,6 +54,15 @@ def check(bundle: pf.Bundle, path: Path, *runs: zoo.Arrays) -> None:
         assert_close(list(session.run(**inputs).values()), reference(str(path), inputs))
 
 
+def example_sizes(model: zoo.ZooModel) -> dict[str, int]:
+    inputs = model.inputs(*zoo.EXAMPLE)
+    return {
+        axis: inputs[name].shape[index]
+        for name, axes in model.axes.items()
+        for index, axis in axes.items()
+    }
+
+
 @EXPORTERS
 @MODELS
 def test_one_symbolic_bundle_is_right_at_every_size(
@@ -75,15 +85,9 @@ def test_one_symbolic_bundle_is_right_at_every_size(
 @MODELS
 def test_a_bundle_of_fixed_sizes_is_right(exported: Exported, model: zoo.ZooModel) -> None:
     path = exported(model, "dynamo")
-    inputs = model.inputs(*zoo.EXAMPLE)
-    sizes = {
-        axis: inputs[name].shape[index]
-        for name, axes in model.axes.items()
-        for index, axis in axes.items()
-    }
-    loaded = pf.load(path, dims=sizes)
+    loaded = pf.load(path, dims=example_sizes(model))
     assert not loaded.dims
-    check(pf.compile(loaded), path, inputs)
+    check(pf.compile(loaded), path, model.inputs(*zoo.EXAMPLE))
 
 
 @EXPORTERS
@@ -107,6 +111,16 @@ def test_the_zoo_s_outputs_depend_on_its_inputs(exported: Exported, model: zoo.Z
     path = str(exported(model, "dynamo"))
     for first, second in zip(reference(path, inputs), reference(path, changed), strict=True):
         assert np.abs(first - second).mean() > 0.1 * np.abs(first).mean()
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5_decoder"])
+def test_records_of_random_points_change_nothing(exported: Exported, name: str) -> None:
+    model, path = zoo.BY_NAME[name], exported(zoo.BY_NAME[name], "dynamo")
+    loaded = pf.load(path, dims=example_sizes(model))
+    records = random_records(loaded, pf.targets.load("host").variants, seed=3)
+    bundle = pf.compile(loaded, records=records)
+    assert any(record.tuned for record in bundle.manifest.kernels)
+    check(bundle, path, model.inputs(*zoo.EXAMPLE))
 
 
 # How many kernels only turn axes: an image is cut into tiles before its first product.
