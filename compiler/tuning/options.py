@@ -15,6 +15,7 @@ from pocketformer.compiler.tuning.search import Strategy
 TRIALS = 512
 RECORDS = "records.jsonl"
 STRATEGIES = get_args(Strategy)
+RANDOM = "random"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pocketformer.compiler.tuning.budget import Budget
+from pocketformer.compiler.tuning.candidates import layout_of
+from pocketformer.compiler.tuning.choices import WORTHWHILE
 from pocketformer.compiler.tuning.flow import Batch, Outcome
 from pocketformer.compiler.tuning.job import MOST_POINTS, Job
 from pocketformer.compiler.tuning.result import TaskStatus
@@ -15,6 +17,7 @@ from pocketformer.compiler.tuning.tasks import Task
 SECONDS = 1.0        # that a batch is measured at most
 RACE_SECONDS = 4.0   # and the last race of a task's best points
 GIVEN_UP = 2         # batches of a task that could not be measured, until it is left alone
+OFFERED = 2          # points of a layout; the first in a space are its best guesses
 MakeJob = Callable[[Task, Sequence[Any]], Job]
 
 
@@ -72,8 +75,27 @@ class Scheduler:
             state.failed(outcome.batch.trials, trials=not outcome.built)
         else:
             state.told(outcome.batch.trials, outcome.measured)
+            self._offer_layout(state)
         given_up = self._troubles[key] >= GIVEN_UP
         self._budget.told(key, state.search.best[1], 0 if given_up else state.search.left)
 
+    def _offer_layout(self, state: TaskState) -> None:
+        """Let tasks that may read the same weights try the layout that is fast for `state`.
+
+        Where they do not gain by it as well, a model that holds the weights once cannot take it.
+        """
+        point, ratio = state.search.best
+        layout = layout_of(point)
+        if ratio * WORTHWHILE > 1 or layout == layout_of(state.default):
+            return
+        for other in self._states.values():
+            if other is not state and _weight(other.task) == _weight(state.task):
+                other.search.queue([p for p in other.points if layout_of(p) == layout][:OFFERED])
+
     def _batch(self, state: TaskState, points: Sequence[Any], seconds: float) -> Batch:
         return Batch(state, self._make_job(state.task, (state.default, *points)), seconds)
+
+
+def _weight(task: Task) -> tuple[Any, ...]:
+    """What two tasks with the same weights have in common."""
+    return tuple(getattr(task.workload, name, None) for name in ("n", "k", "dtype", "bits"))

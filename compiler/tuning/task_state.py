@@ -34,7 +34,8 @@ class TaskState:
         name_of: Callable[[Any], str],
     ) -> None:
         self._name_of = cache(name_of)      # which writes the kernel
-        self.task, self.search, self.share, self.default = task, search, share, points[0]
+        self.task, self.points, self.default = task, points, points[0]
+        self.search, self.share = search, share
         self._confirmed: dict[Any, float] = {}
         self._status = TaskStatus(
             key=task.key,

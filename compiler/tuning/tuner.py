@@ -15,11 +15,11 @@ from pocketformer.compiler.tuning.flow import Builders, Flow, Outcome
 from pocketformer.compiler.tuning.given import shipped
 from pocketformer.compiler.tuning.in_model import compare
 from pocketformer.compiler.tuning.job import Job, cold_bytes
-from pocketformer.compiler.tuning.options import Options
+from pocketformer.compiler.tuning.options import RANDOM, Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, open_session, prepare
 from pocketformer.compiler.tuning.record_file import RecordFile
-from pocketformer.compiler.tuning.records import Records
+from pocketformer.compiler.tuning.records import Record, Records
 from pocketformer.compiler.tuning.result import Compared, Tuning
 from pocketformer.compiler.tuning.scheduler import Scheduler
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch
@@ -44,9 +44,9 @@ class Tuner:
         self._watch = Watch(watcher, options.trials)
         self._file = RecordFile(options.records)
         self._old = Records.load(options.records) if options.records.exists() else Records()
+        self._model = None if options.strategy == RANDOM else CostModel(options.seed)
         self._ready = prepare(source, options, self._watch)
-        self._model = CostModel(options.seed)
-        states = [self._state(task) for task in self._ready.tasks]
+        states = [self._state(task, known) for task, known in self._known()]
         self._scheduler = Scheduler(states, self._job, options.trials)
         self._curve = [(self._scheduler.trials, self._scheduler.ratio)]
         self._notes = dict.fromkeys(self._first_notes())
@@ -104,8 +104,17 @@ class Tuner:
             self._ready.setting.threads, self._watch,
         )
 
-    def _state(self, task: Task) -> TaskState:
-        """The search of `task`, with all that is known from before."""
+    def _known(self) -> Iterator[tuple[Task, list[Record]]]:
+        """Each task with its trials of before; the cost model hears of all other records."""
+        setting = self._ready.setting
+        known = [(task, setting.known(task, self._old)) for task in self._ready.tasks]
+        told = {id(record) for _, records in known for record in records}
+        if self._model:
+            self._model.learn(record for record in self._old if id(record) not in told)
+        yield from known
+
+    def _state(self, task: Task, known: list[Record]) -> TaskState:
+        """The search of `task`, with what is known from before."""
         ready, options = self._ready, self._options
         target, setting = ready.target, ready.setting
         points: Sequence[Any] = points_of(task.workload, target)
@@ -115,14 +124,14 @@ class Tuner:
                 task.workload, target, [*self._old, *shipped([target])], core=setting.core
             ),
             strategy=cast(Strategy, options.strategy),     # Options has checked it
-            model=self._model.of(task.workload, dict(task.sizes)),
+            model=self._model.of(task.workload, dict(task.sizes)) if self._model else None,
             seed=options.seed,
         )
         state = TaskState(
             task, points, search, ready.share(task),
             lambda point: pick(task.workload, target, point).name,
         )
-        state.recall(setting.known(task, self._old))
+        state.recall(known)
         return state
 
     def _job(self, task: Task, points: Sequence[Any]) -> Job:
