@@ -20,6 +20,7 @@ from pocketformer.compiler.tuning.points import (
 from pocketformer.schedules.workloads import Workload
 
 SOURCES = ("measured", "estimated")
+_ERROR = 2000     # characters of what a compiler or a device said; a line is to stay readable
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Record:
 
 
 def encode_record(record: Record) -> str:
-    """`record` as one line of JSON, without the end of the line."""
+    """`record` as one line of JSON, without the end of the line; a long error is cut."""
     plain = {each.name: getattr(record, each.name) for each in fields(record)}
     device = record.device
     plain |= {
@@ -92,6 +93,7 @@ def encode_record(record: Record) -> str:
         "point": encode_point(record.point),
         "sizes": dict(sorted(record.sizes.items())),
         "device": device and {each.name: getattr(device, each.name) for each in fields(device)},
+        "error": record.error[:_ERROR],
     }
     return json.dumps(plain, separators=(",", ":"), allow_nan=False)
 

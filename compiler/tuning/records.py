@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,22 +86,6 @@ class Records:
         """The file that one of these records was read from, "" where from none."""
         return self._origins.get(id(record), "")
 
-    def unused(self, target: Target) -> tuple[str, ...]:
-        """Why records and lines are of no use for `target`, a text for each reason.
-
-        Whether a point is legal shows only where a model has its workload; it is not asked here.
-        """
-        whys = Counter(filter(None, (unfit(record, core_of(target)) for record in self)))
-        said = [f"{_count(whys[why], 'record')} not used: {why}" for why in sorted(whys)]
-        files = Counter(line.file for line in self.skipped)
-        for file, number in files.items():
-            first = next(line for line in self.skipped if line.file == file)
-            said.append(
-                f"{_count(number, 'line')} of {file} not used by this version: "
-                f"line {first.number}, {first.reason}"
-            )
-        return tuple(said)
-
     @cached_property
     def _by_workload(self) -> Mapping[tuple[type[Workload], str], list[Record]]:
         found: dict[tuple[type[Workload], str], list[Record]] = defaultdict(list)
@@ -135,7 +119,3 @@ def unfit(record: Record, core: str) -> str:
     if record.tvm != (ours := version_of("apache-tvm")):
         return f"of TVM {record.tvm}, this is {ours}"
     return ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

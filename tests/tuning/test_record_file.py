@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(file):
 
 def test_a_record_that_no_line_holds_is_refused(file):
     with pytest.raises(BadRecords, match="takes 1"):
-        file.append([record(median_us=None, default_us=None, error="x" * 100_000)])
+        file.append([record(target="x" * 100_000)])
     assert not file.path.exists()
 
 

@@ -12,7 +12,7 @@ from pocketformer.compiler.errors import BadRecords
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.record import DeviceNote, decode_record, encode_record
 from pocketformer.compiler.tuning.record_file import RecordFile
-from pocketformer.compiler.tuning.records import Records, core_of
+from pocketformer.compiler.tuning.records import Records, core_of, unfit
 from pocketformer.schedules.workloads import Attention, Linear, QuantizedLinear, WeightOnlyLinear
 from tests.tuning.examples import HOST, LAYER, record
 
@@ -55,16 +55,16 @@ def test_of_many_times_of_a_point_the_middle_one_counts():
 
 
 @pytest.mark.parametrize(("other", "why"), [
-    ({"core": "znver1"}, "1 record not used: of znver1, not of " + core_of(HOST)),
-    ({"tvm": "0.1"}, "1 record not used: of TVM 0.1, this is "),
+    ({"core": "znver1"}, "of znver1, not of " + core_of(HOST)),
+    ({"tvm": "0.1"}, "of TVM 0.1, this is "),
     ({"device": DeviceNote("phone", "cortex-a76", emulated=True)}, "timed on an emulator"),
     ({"median_us": None, "default_us": None, "error": "signal 11"}, "the point failed"),
 ])
-def test_a_record_of_elsewhere_is_not_used_and_said(other, why):
-    records = Records((record(1, **other),))
-    assert records.best(LAYER, HOST) is None
-    (said,) = records.unused(HOST)
-    assert why in said
+def test_a_record_of_elsewhere_is_not_used_and_says_why(other, why):
+    foreign = record(1, **other)
+    assert best(foreign) is None
+    assert why in unfit(foreign, core_of(HOST))
+    assert unfit(record(1), core_of(HOST)) == ""
 
 
 def test_a_point_that_is_not_of_the_space_is_not_used():
@@ -127,9 +127,9 @@ def test_records_are_read_from_several_files_and_know_theirs(tmp_path):
     records = Records.load(files)
     assert [records.origin(each) for each in records] == list(map(str, files))
     assert records.origin(record(1)) == ""
-    (said,) = records.unused(HOST)
-    assert said == (f"1 line of {files[1]} not used by this version: "
-                    "line 2, the record lacks the field 'point'")
+    (skipped,) = records.skipped
+    assert (skipped.file, skipped.number) == (str(files[1]), 2)
+    assert skipped.reason == "the record lacks the field 'point'"
 
 
 ANYTHING = st.recursive(
@@ -169,3 +169,10 @@ def test_a_record_with_anything_in_a_field_is_a_record_or_refused(data, value):
 def test_what_cannot_have_been_measured_is_no_record(wrong, why):
     with pytest.raises(BadRecords, match=why):
         record(**wrong)
+
+
+def test_what_a_device_said_is_cut_to_fit_a_line():
+    crashed = record(1, median_us=None, default_us=None, error="a" * 100_000)
+    read = decode_record(encode_record(crashed), "it")
+    assert set(read.error) == {"a"}
+    assert 0 < len(read.error) < 10_000
