@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -12,11 +12,6 @@ from typing import Any, TypeAlias
 
 from pocketformer.compiler.tuning.points import Point, encode_point
 from pocketformer.compiler.tuning.records import Record, Records
-from pocketformer.schedules.cpu.dot_gemm import DotGemm
-from pocketformer.schedules.cpu.dot_table import dot_named
-from pocketformer.schedules.cpu.gemm import Gemm
-from pocketformer.schedules.cpu.gemv import Gemv
-from pocketformer.schedules.cpu.weight_only import WeightOnly
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 
@@ -34,16 +29,8 @@ def layout_of(point: Point) -> Layout:
     Two points of the same workload read the same packed weight if this is the same; so do two
     workloads with the same weight.
     """
-    match point:
-        case DotGemm():
-            return point.panel, dot_named(point.dot, point.dtype).group
-        case Gemm():
-            return (point.panel,)
-        case Gemv():
-            return (getattr(point, "panel", point.columns),)
-        case WeightOnly():
-            return point.columns, point.dot
-    return None
+    layout: Layout = getattr(point, "layout", None)
+    return layout
 
 
 def order_of(point: Point) -> str:
@@ -85,9 +72,11 @@ def known_of(
             found[core, tuple(sorted(record.sizes.items()))].append(record)
     if not found:
         return Known({})
+    confirmed = [each for each, group in found.items() if any(one.confirmed for one in group)]
     by_layout: dict[Layout, list[Candidate]] = defaultdict(list)
     for point, its in _by_point(found).items():
-        if point != default and (candidate := _candidate(point, its, found.keys(), records)):
+        candidate = _candidate(point, its, found.keys(), confirmed, records)
+        if point != default and candidate:
             by_layout[layout_of(point)].append(candidate)
     default_us = fmean(
         median(record.default_us or 0.0 for record in group) for group in found.values()
@@ -100,8 +89,8 @@ def known_of(
 
 
 def _best_kind(fitting: Iterable[Record], threads: int) -> list[Record]:
-    """Measured ones before estimates, before others those with as many threads; of the points
-    that were timed again at the end of a search, only these times."""
+    """Measured ones before estimates, before others those with as many threads; of the layouts
+    whose points were timed again at the end of a search, only these times."""
     kinds: dict[tuple[bool, bool], list[Record]] = defaultdict(list)
     for record in fitting:
         kinds[record.source == "measured", record.threads == threads].append(record)
@@ -124,20 +113,33 @@ def _by_point(
 
 
 def _candidate(
-    point: Point, its: Mapping[Situation, list[Record]], situations: Iterable[Situation],
-    records: Records,
+    point: Point, its: Mapping[Situation, list[Record]], situations: Collection[Situation],
+    confirmed: Collection[Situation], records: Records,
 ) -> Candidate | None:
     """`point` as a candidate; where it was not tried, it counts as fast as the default.
 
-    None if it is slower than the default in a situation.
+    `confirmed` are the situations in which the best points were timed again. None if it is slower
+    than the default in a situation.
     """
     ratios = {
-        situation: median(1 / record.gain for record in group) for situation, group in its.items()
+        situation: _ratio(group, situation in confirmed) for situation, group in its.items()
     }
     if len(ratios) > 1 and max(ratios.values()) > NOISE:
         return None
     mean = fmean(ratios.get(situation, 1.0) for situation in situations)
     return Candidate(point, mean, _told(its, 1 / mean, records))
+
+
+def _ratio(group: Iterable[Record], confirmed: bool) -> float:
+    """The time of a point as a share of the default's.
+
+    With so many points some are fast by luck: one that was `confirmed` to be none of the best,
+    because others were, gains nothing.
+    """
+    return median(
+        1 / each.gain if each.confirmed or not confirmed else max(1.0, 1 / each.gain)
+        for each in group
+    )
 
 
 def _told(its: Mapping[Situation, list[Record]], gain: float, records: Records) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TypeAlias
 
@@ -93,7 +93,7 @@ class _Reader:
     calls: int
 
     def with_layout(self, layout: Layout) -> Candidate | None:
-        """The fastest point with this layout that is known, or one near the default's."""
+        """The fastest point with this layout that is known, or else the first."""
         if layout == layout_of(self.default):
             best = self.known.fastest.get(layout)
             if best and best.ratio * WORTHWHILE <= 1.0:
@@ -101,11 +101,11 @@ class _Reader:
             return Candidate(self.default, 1.0, "")
         if layout in self.known.fastest:
             return self.known.fastest[layout]
-        others = [p for p in points_of(self.workload, self.target) if layout_of(p) == layout]
-        if not others:
-            return None
-        near = min(others, key=lambda point: _apart(point, self.default))
-        return Candidate(near, UNKNOWN, "shares its weight with a kernel that has a record")
+        # A space begins with the best guesses.
+        first = next(
+            (p for p in points_of(self.workload, self.target) if layout_of(p) == layout), None)
+        told = "shares its weight with a kernel that has a record"
+        return None if first is None else Candidate(first, UNKNOWN, told)
 
 
 def _nodes(
@@ -169,14 +169,4 @@ def _cost(
     return sum(
         reader.calls * (reader.known.default_us or usual) * candidate.ratio
         for node, reader in group.items() if (candidate := found[node])
-    )
-
-
-def _apart(point: Point, default: Point) -> int:
-    """In how many choices two points differ."""
-    if type(point) is not type(default):
-        return len(fields(point))    # type: ignore[arg-type]
-    return sum(
-        getattr(point, each.name) != getattr(default, each.name)
-        for each in fields(point)    # type: ignore[arg-type]
     )

@@ -88,6 +88,16 @@ def test_a_record_that_is_surer_wins_over_a_faster_one(better, worse):
     assert the_point(chosen(uses(LONG), unsure), LONG) == fast
 
 
+def test_the_last_race_of_a_search_tells_luck_from_speed():
+    """Also of points in another layout, none of which came that far."""
+    raced, lucky = other(LONG), other(LONG, layout=True)
+    slower = record(LONG, raced, PIXEL, 1.01, confirmed=True)
+    assert not chosen(uses(LONG), slower, record(LONG, lucky, PIXEL, 0.5)).at("base")
+    faster = record(LONG, raced, PIXEL, 0.9, confirmed=True)
+    choices = chosen(uses(LONG), faster, record(LONG, lucky, PIXEL, 0.5))
+    assert the_point(choices, LONG) == raced
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
