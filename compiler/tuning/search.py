@@ -49,6 +49,7 @@ class TaskSearch(Generic[P]):
         self._model = model if strategy == "model" else None
         rest = [point for point in dict.fromkeys(points) if point != points[0]]
         random.Random(seed).shuffle(rest)
+        self._space = frozenset(points)
         self._untried = dict.fromkeys(rest)        # a dict keeps the order, and finds quickly
         self._waiting: list[P] = []
         self.queue(start)
@@ -83,13 +84,17 @@ class TaskSearch(Generic[P]):
         return chosen + self._first(list(self._untried), count - len(chosen))
 
     def told(self, results: Mapping[P, float | None]) -> None:
-        """Take in results, also of points that were never proposed, as from an earlier run."""
-        self.results.update(results)
+        """Take in results, also of points that were never proposed, as from an earlier run.
+
+        Those that are not of the space are left out: an older version may have had them.
+        """
+        known = {point: time for point, time in results.items() if point in self._space}
+        self.results |= known
         self.results[self._default] = 1.0
-        for point in results:
+        for point in known:
             self._untried.pop(point, None)
         if self._model is not None:
-            self._model.told(results)
+            self._model.told(known)
 
     def _ranked(self) -> list[P]:
         """The untried points, the most promising first; none where the model knows nothing."""

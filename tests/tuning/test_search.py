@@ -68,6 +68,12 @@ def test_points_that_records_told_are_not_proposed():
     assert search.best == (5, 0.8)
 
 
+def test_results_of_points_that_are_not_of_the_space_are_left_out():
+    search = TaskSearch(POINTS, seed=3)
+    search.told({99: 0.5, 3: 0.9})
+    assert search.best == (3, 0.9)
+
+
 def test_a_queued_point_is_next_unless_it_was_tried():
     search = TaskSearch(POINTS, seed=3)
     (tried,) = search.propose(1)
