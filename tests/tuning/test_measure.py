@@ -57,12 +57,14 @@ def test_a_device_measures_as_this_process_does(job, bundle, tmp_path):
 
 def test_it_ends_once_the_spread_is_small_enough(job, bundle):
     with Session(bundle, threads=1) as session:
-        early = measure(session, job, target_spread=1.0, seconds=60)
         begun = time.monotonic()
-        late = measure(session, job, target_spread=0.0, seconds=0.2)
-        took = time.monotonic() - begun
-    assert LEAST_ROUNDS <= early.timings[0].runs < late.timings[0].runs
-    assert took < 10
+        early = measure(session, job, target_spread=1.0, seconds=60)
+        between = time.monotonic()
+        measure(session, job, target_spread=0.0, seconds=1)
+        end = time.monotonic()
+    assert early.timings[0].runs >= LEAST_ROUNDS
+    assert between - begun < 30
+    assert 0.8 < end - between < 30
 
 
 def test_a_ratio_compares_calls_of_one_round():
