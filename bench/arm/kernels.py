@@ -13,6 +13,7 @@ import tvm
 import tvm_ffi
 
 from bench.arm import llvm
+from bench.arm.blocks import Region
 from bench.arm.counting import compile_c, run_counted
 from bench.arm.instructions import Counts
 from bench.arm.judge import ESTIMATED, SHOWN, core_cycles
@@ -20,7 +21,7 @@ from bench.arm.setting import arm_target, command, show
 from bench.kernels import SHAPES, cases
 from pocketformer.compiler.device.cpuinfo import CPUS
 from pocketformer.compiler.link import Linker
-from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu import Kernel, pick
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 
@@ -68,6 +69,13 @@ def judge(
 ) -> Judged:
     """What `target`'s kernel for `workload`, of known sizes, executes in one call."""
     kernel = pick(workload, target)
+    region = counted(kernel, target, cpu)
+    cycles = {core: core_cycles([region], core)[0] for core in cores}
+    return Judged(str(workload), kernel.name, region.counts, flops, cycles)
+
+
+def counted(kernel: Kernel, target: Target, cpu: str) -> Region:
+    """What a call of `kernel`, which is of known sizes, executes as code for `target`."""
     with tempfile.TemporaryDirectory(prefix="pocketformer-kernel-") as folder:
         library = Path(folder) / "kernel.so"
         func = kernel.func.with_attr("global_symbol", "kernel")
@@ -76,8 +84,7 @@ def judge(
         texts = ["x".join(str(int(size)) for size in array.shape) + f":{array.dtype}"
                  for array in func.params]
         (region,) = run_counted([runner(), library, *texts], cpu).regions
-    cycles = {core: core_cycles([region], core)[0] for core in cores}
-    return Judged(str(workload), kernel.name, region.counts, flops, cycles)
+    return region
 
 
 @cache
