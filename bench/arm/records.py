@@ -35,6 +35,8 @@ from pocketformer.targets import Target
 # The choices whose effect shows in the instructions alone.
 TILES = {"rows", "columns", "unroll", "ways", "keys", "queries", "value_rows"}
 
+LEAST = 1.05    # an estimate is no surer than that
+
 
 def main() -> None:
     models = read_models()
@@ -45,6 +47,8 @@ def main() -> None:
     parser.add_argument("--dim", action="append", metavar="NAME=SIZE", help="may be repeated")
     parser.add_argument("--cpu", default="cortex-a76", choices=list(CPUS), help="what qemu plays")
     parser.add_argument("--points", type=int, default=16, help="at most, of each kernel")
+    parser.add_argument(
+        "--least", type=float, default=LEAST, help="times as fast as the default, to be recorded")
     parser.add_argument("--seed", type=int, default=0, help="of the choice among them")
     wanted = parser.parse_args()
     target = arm_target(wanted.target)
@@ -61,7 +65,7 @@ def main() -> None:
             continue
         points = chosen(task.workload, target, wanted.points, wanted.seed)
         found = list(estimates(task.workload, points, target, wanted.cpu))
-        file.append(found)
+        file.append(record for record in found if record.gain >= wanted.least)
         best = max((record.gain for record in found), default=1.0)
         show(f"{task.key}: {len(found)} points, the best {best:.3f}x the default")
 

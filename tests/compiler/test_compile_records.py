@@ -13,6 +13,7 @@ import pocketformer as pf
 from pocketformer import targets
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.compatibility import choose_level
+from pocketformer.compiler.tuning.given import shipped
 from pocketformer.compiler.tuning.records import RecordFile, Records
 from tests.compiler.recorded import random_records
 from tests.encoder import encoder, inputs
@@ -74,6 +75,21 @@ def test_records_that_do_not_fit_leave_the_bundle_as_it_is_and_are_told(plain, f
     assert [each.getMessage().split(": ")[1] for each in caplog.records] == [
         f"2 of TVM 0.1, this is {few[0].tvm}; 5 of cortex-a53, not of {core}"
     ]
+
+
+def test_without_records_those_that_are_shipped_for_the_processor_count(
+    found, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pocketformer.compiler.tuning.given.SHIPPED", tmp_path)
+    assert len(shipped(HOST.variants)) == 0
+    core = HOST.cores[0].mcpu
+    RecordFile(tmp_path / f"{core}.jsonl").append(found)
+    other = replace(found.records[0], core="cortex-a53")
+    RecordFile(tmp_path / "cortex-a53.jsonl").append([other])
+    assert len(shipped(HOST.variants)) == len(found)
+    assert len(shipped(targets.load("x86_64-linux").variants)) == len(found) + 1    # for many
+    bundle = pf.compile(PROTO, "host", dims=FIXED)
+    assert any(f"({core}.jsonl)" in record.tuned for record in bundle.manifest.kernels)
 
 
 def test_explain_names_the_record(found, tmp_path):
