@@ -25,20 +25,18 @@ from pocketformer.compiler.cli.common import key_values
 from pocketformer.compiler.device.cpuinfo import CPUS
 from pocketformer.compiler.errors import BadTarget
 from pocketformer.compiler.manifest import version_of
-from pocketformer.compiler.recipe import Float32
+from pocketformer.compiler.recipe import recipe_named
 from pocketformer.compiler.tuning.points import Point, points_of
 from pocketformer.compiler.tuning.records import Record, RecordFile
 from pocketformer.compiler.tuning.tasks import tasks_of
 from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Workload
 from pocketformer.targets import Target
 
-# Loops of multiply-adds. Where a loop stores to where it loads from, as a norm's does, llvm-mca lets
-# the next step's load wait for the stored value: some of its estimates are twice what they should be.
+# Loops of multiply-adds. Where a loop stores to where it loads from, as a norm's does, llvm-mca
+# lets the next step's load wait for the stored value: some of its estimates are twice the truth.
 ESTIMATED_KINDS = (Linear, Attention, BatchMatmul)
 # The choices whose effect shows in the instructions alone.
 TILES = {"rows", "columns", "unroll", "ways", "keys", "queries", "value_rows"}
-
-LEAST = 1.05    # an estimate is no surer than that
 
 
 def main() -> None:
@@ -50,8 +48,7 @@ def main() -> None:
     parser.add_argument("--dim", action="append", metavar="NAME=SIZE", help="may be repeated")
     parser.add_argument("--cpu", default="cortex-a76", choices=list(CPUS), help="what qemu plays")
     parser.add_argument("--points", type=int, default=16, help="at most, of each kernel")
-    parser.add_argument(
-        "--least", type=float, default=LEAST, help="times as fast as the default, to be recorded")
+    parser.add_argument("--recipe", default="float32", help="how numbers are stored")
     parser.add_argument("--seed", type=int, default=0, help="of the choice among them")
     wanted = parser.parse_args()
     target = arm_target(wanted.target)
@@ -62,13 +59,13 @@ def main() -> None:
     dims = key_values(wanted.dim, "--dim")
     model = frontends.load(onnx_files.plain(models[wanted.model]), dims=dims)
     file = RecordFile(wanted.records)
-    for task in tasks_of(model, target, Float32(), {}):
+    for task in tasks_of(model, target, recipe_named(wanted.recipe), {}):
         if task.sizes or not isinstance(task.workload, ESTIMATED_KINDS):
             show(f"{task.key}: left out, estimated are products of known sizes")
             continue
         points = chosen(task.workload, target, wanted.points, wanted.seed)
         found = list(estimates(task.workload, points, target, wanted.cpu))
-        file.append(record for record in found if record.gain >= wanted.least)
+        file.append(found)
         best = max((record.gain for record in found), default=1.0)
         show(f"{task.key}: {len(found)} points, the best {best:.3f}x the default")
 

@@ -17,6 +17,8 @@ from pocketformer.targets import Target
 
 # A kernel may be slower than the default in one situation, if the others gain more: by the noise.
 NOISE = 1.02
+# What an estimate must promise: it knows nothing of memory.
+PROMISED = 1.05
 
 Layout: TypeAlias = tuple[Any, ...] | None
 # What a record was made in: a processor, and the sizes that the workload leaves open.
@@ -119,7 +121,7 @@ def _candidate(
     """`point` as a candidate; where it was not tried, it counts as fast as the default.
 
     `confirmed` are the situations in which the best points were timed again. None if it is slower
-    than the default in a situation.
+    than the default in a situation, or if its gain is estimated and little.
     """
     ratios = {
         situation: _ratio(group, situation in confirmed) for situation, group in its.items()
@@ -127,6 +129,9 @@ def _candidate(
     if len(ratios) > 1 and max(ratios.values()) > NOISE:
         return None
     mean = fmean(ratios.get(situation, 1.0) for situation in situations)
+    estimated = any(each.source != "measured" for group in its.values() for each in group)
+    if estimated and mean * PROMISED > 1.0:
+        return None
     return Candidate(point, mean, _told(its, 1 / mean, records))
 
 

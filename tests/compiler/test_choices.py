@@ -65,6 +65,12 @@ def test_less_than_two_percent_are_no_gain():
     assert not chosen(uses(LONG), record(LONG, other(LONG), PIXEL, 0.985)).at("base")
 
 
+def test_an_estimate_has_to_promise_more():
+    little = record(LONG, other(LONG), PIXEL, 0.965, source="estimated")
+    assert not chosen(uses(LONG), little).at("base")
+    assert chosen(uses(LONG), replace(little, median_us=94.0)).at("base")
+
+
 def test_what_a_norm_adds_to_a_variance_does_not_matter_to_its_speed():
     point = other(NORM)
     choices = chosen(uses(replace(NORM, eps=1e-12)), record(NORM, point, PIXEL, 0.5))
