@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -150,6 +152,23 @@ def test_this_machine_is_a_device(tmp_path):
         server.kill()
         assert whole(future.result(20))
     assert not _own_programs()
+
+
+def test_this_machines_program_ends_with_who_is_killed():
+    code = """
+import time
+from pocketformer.compiler.tuning.devices import Devices
+opened = Devices("host", None)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    tuner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert tuner.stdout is not None
+    assert tuner.stdout.readline() == "ready\n"
+    (server,) = psutil.Process(tuner.pid).children()
+    tuner.kill()
+    tuner.communicate()
+    assert not psutil.wait_procs([server], 10)[1]
 
 
 def _own_programs() -> list[psutil.Process]:
