@@ -62,7 +62,8 @@ class Target:
 
     All of this is the base that every processor has. `levels` are the steps above it for which a
     bundle holds code as well, the lowest first, each with all that the one before has; `level` is
-    the name of the one that `variants` made this target for.
+    the name of the one that `variants` made this target for, `for_many` whether it is one of
+    several: then its processor is nobody's, but stands for many.
     """
 
     name: str
@@ -77,11 +78,15 @@ class Target:
     android_api: int | None = None
     levels: tuple[Level, ...] = ()
     level: str = BASE
+    for_many: bool = False
 
     @property
     def variants(self) -> tuple[Target, ...]:
         """A target without levels for the base and for each level, in this order."""
-        return (replace(self, levels=()), *map(self._at, self.levels))
+        if not self.levels:
+            return (self,)
+        base = replace(self, levels=(), for_many=True)
+        return (base, *map(base._at, self.levels))
 
     def _at(self, level: Level) -> Target:
         return replace(
