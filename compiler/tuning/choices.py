@@ -20,7 +20,6 @@ from pocketformer.compiler.tuning.records import Records, core_of
 from pocketformer.compiler.tuning.survey import Use
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
-from pocketformer.targets.target import BASE
 
 # What must be gained: less is noise, and no reason for other code or another layout of weights.
 WORTHWHILE = 1.02
@@ -74,14 +73,6 @@ def choose(uses: Sequence[Use], variants: Sequence[Target], records: Records) ->
     return Choices(chosen)
 
 
-def for_many(target: Target, variants: Sequence[Target]) -> bool:
-    """Whether code for this one of a target's `variants` is to run on many processors.
-
-    Nobody's processor is what such a target names; it is tuned on any that runs its code.
-    """
-    return len(variants) > 1 or target.level != BASE
-
-
 @dataclass(frozen=True)
 class _Reader:
     """A workload at a level: its default point, what records say, how often it is called."""
@@ -121,7 +112,7 @@ def _nodes(
             except LookupError:     # left to other operators
                 continue
             recorded = sorted(cores.get(workload_key(workload), ()))
-            if not for_many(target, variants):
+            if not target.for_many:
                 recorded = [core for core in recorded if core == core_of(target)]
             known = known_of(workload, default, target, recorded, records)
             yield (target.level, workload), _Reader(workload, target, default, known, count)

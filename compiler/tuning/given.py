@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import pocketformer.targets
-from pocketformer.compiler.tuning.choices import for_many
 from pocketformer.compiler.tuning.points import legal, workload_key
 from pocketformer.compiler.tuning.records import Record, Records, core_of, unfit
 from pocketformer.schedules.workloads import Workload
@@ -44,7 +43,7 @@ def records_of(given: Given | None, variants: Sequence[Target]) -> Records:
 def shipped(variants: Sequence[Target]) -> Records:
     """What is known of the processor that is compiled for, or of all where it is for many."""
     files = sorted(SHIPPED.glob("*.jsonl"))
-    if not for_many(variants[0], variants):
+    if not variants[0].for_many:
         files = [file for file in files if file.stem == core_of(variants[0])]
     return Records.load(files) if files else Records()
 
@@ -77,7 +76,7 @@ def _reason(record: Record, workload: Workload, variants: Sequence[Target]) -> s
     """Why a record of one of the model's workloads is not used, "" if it may be."""
     if record.error:
         return ""       # of the search's interest alone
-    core = record.core if for_many(variants[0], variants) else core_of(variants[0])
+    core = record.core if variants[0].for_many else core_of(variants[0])
     if reason := unfit(record, core):
         return reason
     if not any(legal(record.point, workload, target) for target in variants):

@@ -179,6 +179,13 @@ def test_a_target_for_many_takes_a_point_that_no_processor_contradicts():
     assert the_point(choices, LONG, "base") is None    # whose instructions are others
 
 
+def test_a_level_alone_takes_records_of_any_processor_that_runs_it():
+    for level in ANY_PC.variants:
+        point = other(LONG, level)
+        choices = chosen(uses(LONG), record(LONG, point, ANY_PC, 0.5, core="znver4"), target=level)
+        assert the_point(choices, LONG, level.level) == point
+
+
 def test_all_levels_read_one_layout():
     top = ANY_PC.variants[-1]
     point = other(LONG, top, layout=True)
