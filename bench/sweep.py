@@ -1,0 +1,99 @@
+"""MiniLM's kernels timed point after point, through the builders and devices that tuning has."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.models import read_models
+from bench.replay import BATCH, Table, default_of
+from pocketformer.compiler.machine import cpus
+from pocketformer.compiler.progress import silent
+from pocketformer.compiler.tuning.builder import LocalBuilders
+from pocketformer.compiler.tuning.devices import HOST, Devices
+from pocketformer.compiler.tuning.flow import Batch, Flow
+from pocketformer.compiler.tuning.job import Job, cold_bytes
+from pocketformer.compiler.tuning.options import Options
+from pocketformer.compiler.tuning.points import points_of
+from pocketformer.compiler.tuning.prepare import Source, prepare
+from pocketformer.compiler.tuning.records import RecordFile, Records
+from pocketformer.compiler.tuning.search import TaskSearch
+from pocketformer.compiler.tuning.task_state import TaskState
+
+MODEL, SIZES = "minilm-l6", {"batch": 1, "seq": 128}
+BUILD_S = 120.0
+
+
+class Sweep:
+    """At most `most` random points of each task whose name begins with `only`, and their records.
+
+    `file` keeps what was timed, so that the same sweep goes on where it was interrupted; `seconds`
+    are those that a batch is measured for.
+    """
+
+    def __init__(
+        self, file: Path, threads: int | None, seconds: float, most: int, only: str = ""
+    ) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self._seconds = RecordFile(file), seconds
+        source = Source.load(read_models()[MODEL].source(), HOST, None, SIZES)
+        self._ready = prepare(source, Options(threads=threads, records=file), silent)
+        known = Records.load(file) if file.exists() else Records()
+        self._states = [*self._begin(most, only, known)]
+        self._builders = LocalBuilders(len(cpus()), BUILD_S)
+        self._devices = Devices(HOST, self._builders.submit, threads=threads)
+
+    def close(self) -> None:
+        self._devices.close()
+        self._builders.close()
+
+    def run(self) -> list[tuple[float, int]]:
+        """Time what is not yet known; when each batch was done, in seconds, and its trials."""
+        flow, batches = Flow(self._builders, self._devices, lambda: None), self._batches()
+        times: list[tuple[float, int]] = []
+        for outcome in flow.run(lambda: next(batches, None)):
+            batch = outcome.batch
+            if outcome.measured is None:
+                print(f"{batch.state.task.key}: {outcome.trouble}", file=sys.stderr)
+                continue
+            self._file.append(self._ready.setting.records(batch.job, outcome.measured))
+            times.append((time.monotonic(), len(batch.trials)))
+            print(f"{sum(count for _, count in times)} trials", end="\r", file=sys.stderr)
+        return times
+
+    def tables(self) -> list[Table]:
+        """What is known and has no error, each task's default first."""
+        records = Records.load(self._file.path)
+        tables = []
+        for state in self._states:
+            found = self._ready.setting.known(state.task, records)
+            points = {record.point: record for record in found if not record.error}
+            if points:
+                first = default_of(next(iter(points.values())), state.default)
+                tables.append(Table(state.task.key, {first.point: first} | points))
+        return tables
+
+    def _begin(self, most: int, only: str, known: Records) -> Iterator[TaskState]:
+        for task in self._ready.tasks:
+            if task.key.startswith(only):
+                default, *rest = points_of(task.workload, self._ready.target)
+                random.Random(0).shuffle(rest)
+                points: list[Any] = [default, *rest[:most]]
+                search = TaskSearch(points, strategy="random")
+                state = TaskState(task, points, search, 0.0, str)
+                state.recall(self._ready.setting.known(task, known))
+                yield state
+
+    def _batches(self) -> Iterator[Batch]:
+        """The tasks in turns, so that a sweep that is interrupted has something of each."""
+        ready = self._ready
+        cold = cold_bytes(ready.target, ready.weight_bytes, ready.setting.threads)
+        while states := [state for state in self._states if not state.search.exhausted]:
+            for state in states:
+                task, points = state.task, state.search.propose(BATCH)
+                job = Job(ready.target, task.workload, task.sizes, (state.default, *points), cold)
+                yield Batch(state, job, self._seconds)
