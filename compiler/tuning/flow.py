@@ -74,12 +74,6 @@ class Flow:
         self._built: list[tuple[Batch, bytes]] = []
         self._measuring: dict[Future[Measured], Batch] = {}
 
-    @property
-    def trials(self) -> int:
-        """How many trials are under way."""
-        batches = [*self._builds.values(), *self._measuring.values(), *(b for b, _ in self._built)]
-        return sum(len(batch.trials) for batch in batches)
-
     def run(self, propose: Callable[[], Batch | None]) -> Iterator[Outcome]:
         """The outcomes of all batches that `propose` gives until it gives None, as they come."""
         while True:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
 from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.profiling.attribution import attribute
@@ -21,21 +19,18 @@ if TYPE_CHECKING:
 
 PROFILE_MS, PROFILED = 2000.0, 20    # about how long an entry is profiled, and the most runs of it
 RACE_MS, ROUNDS, TURN = 8000.0, 10, 10    # the same of a race, whose turns are this many runs
-Open = Callable[[Bundle], Session]
 
 
 @dataclass(frozen=True)
 class InModel:
     """The untuned bundle on the device: microseconds of its kernels, by their workloads' texts.
 
-    Every entry ran once. `rest_us` are those of kernels without a workload. `level` is the one of
-    the bundle's that the device ran.
+    Every entry ran once. `rest_us` are those of kernels without a workload.
     """
 
     kernels_us: Mapping[str, float]
     rest_us: float
     threads: int
-    level: str
     info: DeviceInfo | None
 
     @property
@@ -54,55 +49,42 @@ def sizes_of(manifest: Manifest, wanted: Mapping[str, int | str]) -> list[dict[s
 
 
 def profile_default(
-    bundle: Bundle, sizes: Sequence[Mapping[str, int]], open_session: Open, tell: Progress
+    session: Session, sizes: Sequence[Mapping[str, int]], tell: Progress
 ) -> InModel:
-    """What the kernels of the untuned `bundle` take at all of `sizes`. Raises as Session does."""
-    manifest = bundle.manifest
+    """What the kernels of the untuned bundle take at all of `sizes`. Raises as Session does."""
+    manifest = session.bundle.manifest
+    signature = Signature(manifest, session.level)
     taken: dict[str, float] = {}
     rest_us = 0.0
-    with open_session(bundle) as session:
-        signature = Signature(manifest, session.level)
-        for place, at in enumerate(sizes):
-            tell("timing the untuned model", place / len(sizes))
-            arrays = make_inputs(manifest.inputs, at)
-            (first,) = session.time(arrays, warmup=0, runs=1)
-            runs = _runs(first, PROFILE_MS, PROFILED)
-            timed = session.profile(arrays, runs)
-            for call in attribute(timed, manifest, signature.entry(at).function, at)[0]:
-                if call.workload:
-                    taken[call.workload] = taken.get(call.workload, 0.0) + call.ms * 1e3
-                else:
-                    rest_us += call.ms * 1e3
-        return InModel(taken, rest_us, session.threads, session.level, session.device)
+    for place, at in enumerate(sizes):
+        tell("timing the untuned model", place / len(sizes))
+        arrays = make_inputs(manifest.inputs, at)
+        (first,) = session.time(arrays, warmup=0, runs=1)
+        timed = session.profile(arrays, _runs(first, PROFILE_MS, PROFILED))
+        for call in attribute(timed, manifest, signature.entry(at).function, at)[0]:
+            if call.workload:
+                taken[call.workload] = taken.get(call.workload, 0.0) + call.ms * 1e3
+            else:
+                rest_us += call.ms * 1e3
+    return InModel(taken, rest_us, session.threads, session.device)
 
 
 def compare(
-    default: Bundle,
-    tuned: Bundle,
-    sizes: Sequence[Mapping[str, int]],
-    open_session: Open,
-    tell: Progress,
-    both: bool,
+    default: Session, tuned: Session, sizes: Sequence[Mapping[str, int]], tell: Progress
 ) -> tuple[Compared, ...]:
-    """Run the two bundles in turns at each of `sizes`. Raises as Session does.
-
-    `both` tells that the device lets two sessions be open at once; else each turn opens its own.
-    """
-    bundles, found = (default, tuned), []
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open_session(each)) for each in bundles] if both else []
-        for place, at in enumerate(sizes):
-            arrays = make_inputs(default.manifest.inputs, at)
-            patience = RACE_MS / 2 / ROUNDS / len(sizes)
-            times: tuple[list[float], list[float]] = ([], [])
-            for turn in range(ROUNDS):
-                tell("racing the tuned model", (place + turn / ROUNDS) / len(sizes))
-                # The order changes, so that neither always finds the other's heat.
-                for which in (0, 1) if turn % 2 else (1, 0):
-                    with nullcontext(opened[which]) if both else open_session(bundles[which]) as it:
-                        (first,) = it.time(arrays, warmup=1, runs=1)
-                        times[which].extend(it.time(arrays, 0, _runs(first, patience, TURN)))
-            found.append(Compared(dict(at), tuple(times[0]), tuple(times[1])))
+    """Run the untuned and the tuned model in turns at each of `sizes`. Raises as Session does."""
+    found = []
+    patience = RACE_MS / 2 / ROUNDS / len(sizes)
+    for place, at in enumerate(sizes):
+        arrays = make_inputs(default.inputs, at)
+        times: dict[Session, list[float]] = {default: [], tuned: []}
+        for turn in range(ROUNDS):
+            tell("racing the tuned model", (place + turn / ROUNDS) / len(sizes))
+            # The order changes, so that neither always finds the other's heat.
+            for session in (default, tuned) if turn % 2 else (tuned, default):
+                (first,) = session.time(arrays, warmup=1, runs=1)
+                times[session] += session.time(arrays, 0, _runs(first, patience, TURN))
+        found.append(Compared(dict(at), tuple(times[default]), tuple(times[tuned])))
     return tuple(found)
 
 

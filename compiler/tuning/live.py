@@ -16,6 +16,7 @@ from pocketformer.compiler.tuning.report import gain_text, task_table
 from pocketformer.compiler.tuning.status import Status, Watcher
 
 QUIET_S = 10.0     # between two lines where there is no terminal
+GONE = "waiting"   # the state of a device that does not answer
 
 
 @contextmanager
@@ -53,8 +54,10 @@ def headline(status: Status) -> str:
     elif status.fraction:
         parts.append(f"{status.fraction:.0%}")
     parts.append(clock(status.seconds))
-    if status.left_s is not None:
+    if status.left_s:
         parts.append(f"at most {clock(status.left_s)} left")
+    if status.devices and all(GONE in state for _, state in status.devices):
+        parts.append("no device answers")
     return f"{status.step}: {', '.join(parts)}"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pocketformer.compiler import frontends
 from pocketformer.compiler.build import compile
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.device.address import Address
-from pocketformer.compiler.device.listing import find_devices
+from pocketformer.compiler.device.connection import Connection, connect
 from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.errors import BadModel
 from pocketformer.compiler.machine import this_machine
@@ -63,14 +64,13 @@ class Source:
 class Prepared:
     """`target` is of the level that the device runs; `default` the untuned bundle for it.
 
-    `sizes` are those at which each entry runs, `address` is a device of its own, None for here.
+    `sizes` are those at which each entry runs.
     """
 
     source: Source
     target: Target
     default: Bundle
     sizes: tuple[Mapping[str, int], ...]
-    address: str | None
     in_model: InModel
     setting: Setting
     tasks: tuple[Task, ...]
@@ -96,13 +96,11 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
 
     Raises as `compile` and Session do, and BadModel where it has no kernel that can be tuned.
     """
-    address = None if options.here else one_device(options)
-    target = _level(source, address, options, tell)
+    target = _level(source, options, tell)
     default = _compiled(source, target, (), UNTUNED, tell)
     sizes = sizes_of(default.manifest, options.sizes)
-    found = profile_default(
-        default, sizes, lambda bundle: open_session(bundle, address, options), tell
-    )
+    with opened([default], options, tell) as (session,):
+        found = profile_default(session, sizes, tell)
     tasks = tasks_of(source.model, target, source.recipe, options.sizes)
     if not tasks:
         raise BadModel(f"{source.model.name} has no kernel that can be tuned")
@@ -111,27 +109,27 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
         target=target,
         default=default,
         sizes=tuple(sizes),
-        address=address,
         in_model=found,
         setting=_setting(source, found),
         tasks=tuple(tasks),
     )
 
 
-def open_session(bundle: Bundle, address: str | None, options: Options) -> Session:
-    """A session of `bundle` on the device at `address`, here without one."""
-    return Session(
-        bundle, options.threads, device=address, token=options.token, timeout=options.timeout
-    )
-
-
-def one_device(options: Options) -> str:
-    """The address of a single device: the one that is given, or a free one behind a tracker."""
-    address = Address.parse(options.device)
-    for found in find_devices([address], find_token(options.token)):
-        if found.info is not None and not found.info.busy:
-            return str(found.address)
-    return options.device       # opening it tells what is in the way
+@contextmanager
+def opened(
+    bundles: Sequence[Bundle], options: Options, tell: Progress
+) -> Iterator[list[Session]]:
+    """Sessions of all `bundles` on the same device, this machine or one behind the address."""
+    with ExitStack() as stack:
+        place: Connection | None = None
+        if not options.here:
+            token = find_token(options.token)
+            where = Address.parse(options.device)
+            place = stack.enter_context(connect(where, token, options.timeout, tell))
+        yield [
+            stack.enter_context(Session(bundle, options.threads, device=place))
+            for bundle in bundles
+        ]
 
 
 def _compiled(
@@ -145,12 +143,12 @@ def _compiled(
     )
 
 
-def _level(source: Source, address: str | None, options: Options, tell: Progress) -> Target:
+def _level(source: Source, options: Options, tell: Progress) -> Target:
     """The target of the level that the device runs, without the others."""
     if not source.target.levels:
         return source.target
     bundle = _compiled(source, source.target, (), UNTUNED, tell)
-    with open_session(bundle, address, options) as session:
+    with opened([bundle], options, tell) as (session,):
         return next(each for each in source.target.variants if each.level == session.level)
 
 

@@ -42,8 +42,10 @@ class Watch:
     def __init__(self, watcher: Watcher | None, of_trials: int) -> None:
         self._watcher, self._of_trials = watcher, of_trials
         self._step, self._fraction = "", 0.0
-        self._began = time.monotonic()
-        self._search: tuple[Scheduler, Devices, int, float] | None = None
+        self._began = self._searching = time.monotonic()
+        self._scheduler: Scheduler | None = None
+        self._devices: Devices | None = None
+        self._known = 0
 
     @property
     def seconds(self) -> float:
@@ -55,19 +57,22 @@ class Watch:
 
     def search(self, scheduler: Scheduler, devices: Devices) -> None:
         """From now on tell of these as well."""
-        self._search = (scheduler, devices, scheduler.trials, time.monotonic())
+        self._scheduler, self._devices, self._known = scheduler, devices, scheduler.trials
+        self._searching = time.monotonic()
         self("searching", 0.0)
+
+    def end_search(self) -> None:
+        """No device measures any more."""
+        self._devices = None
 
     def tell(self) -> None:
         """Tell what is known now."""
         if self._watcher is None:
             return
-        if self._search is None:
+        scheduler = self._scheduler
+        if scheduler is None:
             self._watcher(Status(self._step, self._fraction, seconds=self.seconds))
             return
-        scheduler, devices, before, began = self._search
-        done = scheduler.trials - before
-        left = self._of_trials - scheduler.trials
         self._watcher(Status(
             self._step,
             self._fraction,
@@ -76,6 +81,12 @@ class Watch:
             self._of_trials,
             1 / scheduler.ratio,
             self.seconds,
-            (time.monotonic() - began) / done * left if done else None,
-            tuple(devices.status),
+            self._left(scheduler.trials),
+            tuple(self._devices.status) if self._devices else (),
         ))
+
+    def _left(self, trials: int) -> float | None:
+        made = trials - self._known
+        if self._devices is None or not made:
+            return None
+        return (time.monotonic() - self._searching) / made * max(0, self._of_trials - trials)

@@ -17,7 +17,7 @@ from pocketformer.compiler.tuning.in_model import compare
 from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import RANDOM, Options
 from pocketformer.compiler.tuning.points import points_of
-from pocketformer.compiler.tuning.prepare import Source, open_session, prepare
+from pocketformer.compiler.tuning.prepare import Source, opened, prepare
 from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.records import Record, Records
 from pocketformer.compiler.tuning.result import Compared, Tuning
@@ -68,6 +68,7 @@ class Tuner:
                 self._record(outcome, confirmed=True)
                 if outcome.measured:
                     outcome.batch.state.confirmed(outcome.batch.trials, outcome.measured)
+        self._watch.end_search()
         self._compare()
         self._finished = True
 
@@ -156,14 +157,8 @@ class Tuner:
     def _compare(self) -> None:
         ready, options = self._ready, self._options
         tuned = ready.compile(self._records(), self._watch)
-        self._compared = compare(
-            ready.default,
-            tuned,
-            ready.sizes,
-            lambda bundle: open_session(bundle, ready.address, options),
-            self._watch,
-            both=options.here,
-        )
+        with opened([ready.default, tuned], options, self._watch) as (before, after):
+            self._compared = compare(before, after, ready.sizes, self._watch)
 
     def _first_notes(self) -> Iterator[str]:
         """What a reader has to know before he believes the figures."""
