@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu import prefetch
 from pocketformer.schedules.cpu.epilogue import Epilogue
@@ -31,6 +32,7 @@ from pocketformer.schedules.cpu.kernel import (
     splat,
     store,
     transpose,
+    when,
     workspace,
 )
 from pocketformer.schedules.cpu.packing import (
@@ -49,11 +51,21 @@ from pocketformer.schedules.cpu.spaces import (
     sharing_of,
     tiles_of,
 )
-from pocketformer.schedules.cpu.tiles import TASKS, Tiles, block_rows, each_block, worth_sharing
+from pocketformer.schedules.cpu.tiles import (
+    TASKS,
+    Tiles,
+    block_rows,
+    each_block,
+    worth_sharing,
+)
 from pocketformer.schedules.workloads import Linear
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
+
+FLOAT = 4                # bytes
+STEP = 32                # of k: blocks are multiples of it, and so of every `unroll`
+MOST_SUMS = 64 * 1024    # bytes of unfinished sums that a task may keep
 
 Left = Callable[[Expr, int], list[Expr]]       # k, steps -> the numbers of all rows, step by step
 Right = Callable[[Expr, int, int], Expr]       # k, column, lanes -> weights
@@ -65,7 +77,8 @@ class Gemm:
 
     `panel`, a multiple of `columns`, decides how the weights lie, so it must be the same for all
     kernels that share them. Weights are asked for `ahead` steps before their use, 0: not at all.
-    `tasks` and `by_rows` say how threads share the tiles, as in `Tiles`.
+    `tasks` and `by_rows` say how threads share the tiles, as in `Tiles`. With `k_block`, a task
+    goes over its tiles once for every so many steps of k, of which it finds the weights in a cache.
     """
 
     isa: str
@@ -76,13 +89,14 @@ class Gemm:
     ahead: int = 0
     tasks: int = TASKS
     by_rows: bool = False
+    k_block: int = 0
 
     def named(self, workload: Linear) -> str:
         """The kernel's name; different points for a workload have different ones."""
         panel = default_panel(isa_named(self.isa), workload.n)
         return f"f32_gemm_{self.rows}x{self.columns}k{self.unroll}_{self.isa}" + told(
             p=(self.panel, panel), a=(self.ahead, prefetch.usual(self.columns, self.panel)),
-            t=(self.tasks, TASKS)) + "_rows" * self.by_rows
+            kb=(self.k_block, 0), t=(self.tasks, TASKS)) + "_rows" * self.by_rows
 
     @property
     def layout(self) -> tuple[int, ...]:
@@ -107,6 +121,7 @@ class Gemm:
             yield from one_at_a_time(point, {
                 "unroll": (2, 4, 8) if isa.by_lane else (1, 2, 4),
                 "ahead": (0, 8, 16, 32),
+                "k_block": point._k_blocks(target, workload),
                 **sharing_of(point.tiles(workload), m, target.threads)})
 
     @classmethod
@@ -123,6 +138,18 @@ class Gemm:
     @staticmethod
     def _best(isa: Isa, panel: int) -> tuple[int, int]:
         return next(tile for tile in isa.tiles if panel % tile[1] == 0)
+
+    def _k_blocks(self, target: Target, workload: Linear) -> list[int]:
+        """Those of which the weights of a strip fit a cache; more than one, for several tiles."""
+        isa, m, tiles = isa_named(self.isa), workload.m, self.tiles(workload)
+        if m is None or (isa.by_lane and m > block_rows(m, self.rows)):
+            return []
+        sums = tiles.per_group(m) * self.rows * self.columns * FLOAT
+        if tiles.per_group(m) == 1 or height(m, self.rows) == 1 or sums > MOST_SUMS:
+            return []
+        blocks = {size // (self.columns * FLOAT) // STEP * STEP
+                  for size in (target.l1d // 2, target.l1d, target.l2 // 2)}
+        return sorted(block for block in blocks if 0 < block < 0.75 * workload.k)
 
     def tiles(self, workload: Linear) -> Tiles:
         """How the kernel covers the result."""
@@ -150,6 +177,8 @@ class _Writer:
         self.point, self.workload = point, workload
         self.isa: Isa = isa_named(point.isa)
         self.tiles = point.tiles(workload)
+        self.blocks = int(ceil_div(workload.k, point.k_block)) if point.k_block else 1
+        self.partial: Buffer = None
         self.x: Buffer = None
         self.weight: Buffer = None
 
@@ -198,18 +227,31 @@ class _Writer:
 
     def _multiply(self, first: Expr, count: Expr, packed: Buffer | None) -> None:
         """Multiply `count` rows from row `first`."""
+        point = self.point
+
         def begin(strip: Expr) -> None:
-            self.end.begin(strip, self.point.rows)
+            self.end.begin(strip, point.rows)
+            if point.k_block:
+                rows = self.tiles.per_group(count) * point.rows
+                self.partial = workspace(rows, point.columns)
+                for end in ((0, 0), (rows - 1, point.columns - 1)):
+                    store(self.partial, splat(0.0, 1), *end)    # or TVM would make it smaller
 
-        def compute(strip: Expr, tile: Expr, row: Expr, rows: int) -> None:
-            self._tile(strip, first + row, rows, packed, tile)
+        def compute(
+            strip: Expr, tile: Expr, row: Expr, rows: int, block: Expr | None = None
+        ) -> None:
+            self._tile(strip, first + row, rows, packed, tile, block, self.tiles.per_group(count))
 
-        self.tiles.walk(count, begin, compute)
+        self.tiles.walk(count, begin, compute, self.blocks)
 
     def _tile(
-        self, strip: Expr, row: Expr, rows: int, packed: Buffer | None, tile: Expr
+        self, strip: Expr, row: Expr, rows: int, packed: Buffer | None, tile: Expr,
+        block: Expr | None, per_group: Expr,
     ) -> None:
-        """`rows` rows of one strip from `row` on, which `packed` holds as its `tile`."""
+        """`rows` rows of one strip from `row` on, which `packed` holds as its `tile`.
+
+        Of several blocks of k one: the sums so far are kept as one of the task's `per_group` tiles.
+        """
         panel, start = part_of_panel(strip, self.point.columns, self.point.panel)
 
         def right(k: Expr, column: int, lanes: int) -> Expr:
@@ -220,15 +262,37 @@ class _Writer:
                 prefetch.prefetch(
                     self.weight, panel, k, start, self.point.columns, self.point.ahead)
 
+        last = block is None or block == self.blocks - 1
         if rows == 1:
-            total = single_row(self.isa, self.x, row, self.point.columns, self.end, right)
-        else:
-            total = Tile(rows, self.point.columns)
+            with when(last):    # all blocks at once
+                total = single_row(self.isa, self.x, row, self.point.columns, self.end, right)
+                self.end.finish(total, strip, row, rows)
+            return
+        left = (self._from_memory(row, rows) if packed is None
+                else self._from_lanes(packed, tile, rows))
+        total = Tile(rows, self.point.columns)
+        if block is None:
             self.end.start(total, rows)
-            left = (self._from_memory(row, rows) if packed is None
-                    else self._from_lanes(packed, tile, rows))
-            self._accumulate(total, rows, begin_step, left, right)
-        self.end.finish(total, strip, row, rows)
+            self._accumulate(total, rows, begin_step, left, right, block)
+            self.end.finish(total, strip, row, rows)
+            return
+        kept = tile % per_group * self.point.rows
+        places = [(r, column) for r in range(rows)
+                  for column in range(0, self.point.columns, self.isa.lanes)]
+        with T.If(block == 0):
+            with T.Then():
+                self.end.start(total, rows)
+            with T.Else():
+                for r, column in places:
+                    total.store(load(self.partial, kept + r, column, lanes=self.isa.lanes),
+                                r, column)
+        self._accumulate(total, rows, begin_step, left, right, block)
+        with T.If(last):
+            with T.Then():
+                self.end.finish(total, strip, row, rows)
+            with T.Else():
+                for r, column in places:
+                    store(self.partial, total.load(r, column, self.isa.lanes), kept + r, column)
 
     def _from_memory(self, row: Expr, rows: int) -> Left:
         def left(k: Expr, steps: int) -> list[Expr]:
@@ -248,8 +312,10 @@ class _Writer:
         return left
 
     def _accumulate(
-        self, total: Tile, rows: int, begin_step: Callable[[Expr], None], left: Left, right: Right
+        self, total: Tile, rows: int, begin_step: Callable[[Expr], None], left: Left, right: Right,
+        block: Expr | None,
     ) -> None:
+        """Add the products of a block of k, or of all."""
         lanes, k, unroll = self.isa.lanes, self.workload.k, self.point.unroll
 
         def steps(at: Any, count: int) -> None:
@@ -261,7 +327,13 @@ class _Writer:
                         factor = splat(numbers[u * rows + r], lanes)
                         total.add(factor * right(at + u, column, lanes), r, column)
 
-        with loop(k // unroll) as step:
-            steps(step * unroll, unroll)
+        if block is None:
+            with loop(k // unroll) as step:
+                steps(step * unroll, unroll)
+        else:
+            first = block * self.point.k_block
+            with loop(tirx.min(self.point.k_block, k - first) // unroll) as step:
+                steps(first + step * unroll, unroll)
         if k % unroll:
-            steps(k // unroll * unroll, k % unroll)
+            with when(block is None or block == self.blocks - 1):
+                steps(k // unroll * unroll, k % unroll)

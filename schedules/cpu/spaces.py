@@ -90,8 +90,8 @@ def sharing_of(tiles: Tiles, m: int | None, threads: int) -> dict[str, list[Any]
         return {}
 
     def groups(tasks: int) -> int:
-        wanted = int(ceil_div(tasks, tiles.strips))
-        return wanted if m is None else min(wanted, int(ceil_div(m, tiles.rows)))
+        # Where m is not known, there are tiles enough for all groups.
+        return replace(tiles, tasks=tasks).groups(m or tasks * tiles.rows)
 
     tasks = {groups(each): each for each in (*TASKS, tiles.tasks)}     # the last one of equals
     return {"tasks": list(tasks.values()), "by_rows": [False, groups(tiles.tasks) > 1]}

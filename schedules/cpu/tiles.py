@@ -20,9 +20,9 @@ UNKNOWN_ROWS = 64          # what a number of rows known only at run time is tak
 TASKS = 16                 # enough for eight uneven cores
 BLOCK_ROWS = 128           # rows packed at a time: with k = 768, 384 KiB of float32
 
-Begin = Callable[[Expr], None]                        # strip
-Visit = Callable[[Expr, Expr, int], None]             # tile, row, rows
-Compute = Callable[[Expr, Expr, Expr, int], None]     # strip, tile, row, rows
+Begin = Callable[[Expr], None]                # strip
+Visit = Callable[[Expr, Expr, int], None]     # tile, row, rows
+Compute = Callable[..., None]                 # strip, tile, row, rows, and of several rounds which
 
 
 def worth_sharing(workload: Linear) -> bool:
@@ -46,17 +46,25 @@ class Tiles:
     tasks: int = TASKS
     by_rows: bool = False
 
-    def walk(self, count: Expr, begin: Begin, compute: Compute) -> None:
+    def groups(self, count: Expr) -> int:
+        """How many groups of tiles a strip of `count` rows is cut into."""
+        groups = int(ceil_div(self.tasks, self.strips))
+        tiles = ceil_div(count, self.rows)
+        return min(groups, tiles) if isinstance(tiles, int) else groups
+
+    def per_group(self, count: Expr) -> Expr:
+        """How many tiles a group has; the last ones may have fewer."""
+        return ceil_div(ceil_div(count, self.rows), self.groups(count))
+
+    def walk(self, count: Expr, begin: Begin, compute: Compute, rounds: int = 1) -> None:
         """Cover `count` rows, a number or an expression, of at least 1.
 
         A task is a strip and a group of tiles. It calls `begin(strip)`, then for each of its tiles
-        `compute(strip, tile, row, rows)`: the `rows` rows from `row` on.
+        `compute(strip, tile, row, rows)`: the `rows` rows from `row` on. Of several `rounds`, each
+        computes all of the task's tiles; `compute` gets its number as well.
         """
         tiles = ceil_div(count, self.rows)
-        groups = ceil_div(self.tasks, self.strips)
-        if isinstance(tiles, int):
-            groups = min(groups, tiles)
-        per_group = ceil_div(tiles, groups)
+        groups, per_group = self.groups(count), self.per_group(count)
         with parallel_loop(self.strips * groups, self.shared) as task:
             if self.by_rows:
                 strip, group = task % self.strips, task // self.strips
@@ -64,8 +72,13 @@ class Tiles:
                 strip, group = task // groups, task % groups
             begin(strip)
             start = group * per_group
-            with loop(tirx.min(per_group, tiles - start) if groups > 1 else tiles) as i:
-                self._visit(count, start + i, lambda *tile: compute(strip, *tile))
+            several = tirx.min(per_group, tiles - start) if groups > 1 else tiles
+            if rounds == 1:
+                with loop(several) as i:
+                    self._visit(count, start + i, lambda *tile: compute(strip, *tile))
+                return
+            with loop(rounds) as number, loop(several) as i:
+                self._visit(count, start + i, lambda *tile: compute(strip, *tile, number))
 
     def each(self, count: Expr, visit: Visit) -> None:
         """`visit(tile, row, rows)` for the same tiles, whatever the strip; each is a task."""

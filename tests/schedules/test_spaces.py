@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -100,7 +101,7 @@ ISA = st.sampled_from(TABLE)
 PLACE = st.floats(0, 1)
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 150),
     known=st.booleans(),
@@ -123,6 +124,19 @@ def test_linear_layers_of_any_point(rows, known, n, k, activation, residual, dty
     (result,) = call_here(compiled_here(kernel), inputs, (rows, n))
     rough = dtype == "bfloat16" and activation == "gelu"
     assert_agrees(result, expected, "bfloat16 activation" if rough else "float32 kernel")
+
+
+@pytest.mark.parametrize("isa", [TABLE[1], TABLE[3]], ids=lambda isa: isa.name)
+def test_blocks_of_k_change_no_bit(isa):
+    work = Linear(33, 96, 700, bias=True, activation="relu", residual=True)
+    target = stand_in(isa)
+    points = [point for point in template_of(work).space(target, work) if point.k_block]
+    for point in Random(0).sample(points, 2):
+        kernel, plain = (pick(work, target, each) for each in (point, replace(point, k_block=0)))
+        weight = packed(random(700, 96), kernel.packed_shape)
+        inputs = [random(33, 700), weight, random(96), random(33, 96, seed=1)]
+        results = [call_here(compiled_here(each), inputs, (33, 96)) for each in (kernel, plain)]
+        np.testing.assert_array_equal(*results)
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
