@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import pytest
 
-from pocketformer import targets
 from pocketformer.compiler.tuning.cost_model import CostModel, TaskModel
-from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.search import TaskSearch
-from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.workloads import Linear
 
-TARGET = targets.load("x86_64-linux").variants[-1]
 LAYER = Linear(128, 1536, 384, bias=True)
 POINTS = tuple(range(40))
 
 
-def made_up(point: Gemm, layer: Linear) -> float:
-    """A time with what real ones have: padding, tiles that fill registers, an interaction."""
-    padding = -(-layer.n // point.columns) * point.columns / layer.n
-    fill = abs(math.log2(point.rows * point.columns / 384))
-    asked = 0.04 * (point.ahead == 16) if point.panel != point.columns else 0.0
-    return padding * (1 + 0.1 * fill) * (1 - asked) + 0.02 * (point.unroll == 4)
+@dataclass(frozen=True)
+class Tile:
+    """A made-up template's point."""
+
+    rows: int
+    columns: int
+    unroll: int
+    ahead: int
 
 
-def searched(
-    layer: Linear, trials: int, seed: int, model: TaskModel | None, start: Sequence[Gemm] = ()
-) -> float:
-    """The best time found, relative to the default's."""
-    points = points_of(layer, TARGET)
-    default = made_up(points[0], layer)
-    search = TaskSearch(points, model=model, seed=seed, start=start)
+TILES = tuple(
+    Tile(rows, columns, unroll, ahead)
+    for rows in range(1, 17) for columns in range(16, 112, 16)
+    for unroll in (1, 2, 4) for ahead in (0, 8, 16, 32)
+)
+
+
+def made_up(tile: Tile, layer: Linear) -> float:
+    """A time with what real ones have: padding, a best tile, and registers that are spilled."""
+    padding = -(-layer.n // tile.columns) * tile.columns / layer.n
+    away = abs(math.log2(tile.rows / 7)) + abs(math.log2(tile.columns / 64))
+    spilled = 0.5 * (tile.rows * tile.columns > 28 * 16)
+    other = 0.03 * (tile.unroll != 2) + 0.02 * (tile.ahead != 8)
+    return padding * (1 + 0.1 * away + spilled + other)
+
+
+def searched(layer: Linear, trials: int, seed: int, model: TaskModel | None) -> float:
+    """The best time found, relative to that of the first tile."""
+    search = TaskSearch(TILES, model=model, seed=seed)
     for _ in range(trials // 8):
-        search.told({point: made_up(point, layer) / default for point in search.propose(8)})
+        search.told({
+            tile: made_up(tile, layer) / made_up(TILES[0], layer) for tile in search.propose(8)})
     return search.best[1]
 
 
 @pytest.mark.parametrize("strategy", ["model", "random"])
 def test_every_point_but_the_default_is_proposed_once(strategy):
-    points = points_of(LAYER, TARGET)[:40]
+    points = TILES[::30]
     search = TaskSearch(points, strategy=strategy, model=CostModel().of(LAYER), seed=1)
     proposed = []
     while not search.exhausted:
@@ -95,7 +106,7 @@ def test_the_same_seed_proposes_the_same_points():
 def test_the_cost_model_finds_faster_points_than_chance_does():
     by_model = [searched(LAYER, 40, seed, CostModel(seed).of(LAYER)) for seed in range(3)]
     by_chance = [searched(LAYER, 40, seed, None) for seed in range(3)]
-    assert fmean(by_model) < fmean(by_chance) - 0.005
+    assert fmean(by_model) < fmean(by_chance) - 0.02
 
 
 def test_results_of_another_layer_save_trials():
@@ -106,4 +117,4 @@ def test_results_of_another_layer_save_trials():
         model = CostModel(seed)
         searched(other, 32, seed, model.of(other))
         warm.append(searched(LAYER, 16, seed, model.of(LAYER)))
-    assert fmean(warm) < fmean(cold) - 0.005
+    assert fmean(warm) < fmean(cold) - 0.02
