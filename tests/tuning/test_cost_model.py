@@ -51,14 +51,14 @@ def test_nothing_is_said_before_there_are_results():
     assert model.scores(points_of(LAYER, HOST)) is None
 
 
-def test_points_like_those_that_failed_are_avoided():
+def test_points_like_those_that_failed_are_the_last():
     points = points_of(LAYER, HOST)
-    wide = {point for point in points if point.panel == points[0].panel}
+    bad = {point for point in points if point.panel == points[0].panel}
     model = CostModel().of(LAYER)
-    model.told({point: None if point in wide else 1.0 for point in points[::3]})
+    model.told({point: None if point in bad else 1.0 for point in points[::3]})
     scores = dict(zip(points, model.scores(points), strict=True))
-    assert max(scores[point] for point in wide) < min(
-        score for point, score in scores.items() if point not in wide)
+    last = sorted(points, key=scores.__getitem__)[:len(bad)]
+    assert len(bad & set(last)) > 0.95 * len(bad)
 
 
 def test_records_warm_it_up_unless_they_are_an_emulator_s():
