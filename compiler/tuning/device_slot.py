@@ -47,6 +47,8 @@ class Rack:
     batches: Batches = field(default_factory=Batches)
     closed: threading.Event = field(default_factory=threading.Event)
     warmth: defaultdict[str, Warmth] = field(default_factory=lambda: defaultdict(Warmth))
+    slots: list[Slot] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Slot(threading.Thread):
@@ -79,7 +81,7 @@ class Slot(threading.Thread):
             return
         connection.timeout = self._rack.timeout
         if not self._rack.is_host:
-            self.device = connection.name
+            self._take_over(connection.name)
         self.is_gone, self._pause = False, PAUSES[0]
         self.state = f"measuring {batch.name}"
         self._connection = connection
@@ -94,6 +96,14 @@ class Slot(threading.Thread):
             batch.succeed(measured)
         finally:
             self._connection, self.state = None, FREE
+
+    def _take_over(self, device: str) -> None:
+        """Be called as the device is; a slot that had it before gets the name of this one."""
+        with self._rack.lock:
+            for slot in self._rack.slots:
+                if slot.device == device:
+                    slot.device = self.device
+            self.device = device
 
     def _wait_for_one(self, batch: Batch, error: PocketformerError) -> None:
         """Leave the batch to other slots until there is a device again."""

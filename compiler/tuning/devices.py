@@ -66,7 +66,7 @@ class Devices:
             timeout=timeout,
             threads=threads,
         )
-        self._slots: list[Slot] = []
+        self._slots = self._rack.slots
         try:
             self._begin(timeout, progress or silent)
         except BaseException:

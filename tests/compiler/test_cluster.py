@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from pocketformer.compiler.errors import BuildFailed, MissingPackage, SetUpFailed
+from pocketformer.compiler.tuning import cluster as builders_of_cluster
 from pocketformer.compiler.tuning import cluster_client, cluster_worker
 from pocketformer.compiler.tuning.bundle_files import unpack
 from pocketformer.compiler.tuning.cluster import ClusterBuilders
@@ -102,6 +103,7 @@ def test_an_address_without_a_scheduler_is_refused(address, words, monkeypatch):
 def test_without_its_scheduler_this_machine_builds(cluster, monkeypatch):
     """The last test here: it ends the cluster."""
     monkeypatch.setattr(cluster_client, "ANSWER", 2.0)
+    monkeypatch.setattr(builders_of_cluster, "cpus", lambda: [0])     # one process is enough
     said: list[str] = []
     with building(cluster, said) as builders:
         workers = [psutil.Process(pid) for pid in builders._client.run(os.getpid).values()]

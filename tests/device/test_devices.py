@@ -128,6 +128,9 @@ def test_all_devices_behind_a_key_measure_at_once(tmp_path, tracker):
         }
         assert all("linear_256x512x512" in state for _, state in opened.status)
         assert all(whole(future.result(20)) for future in futures)
+        for _ in range(4):      # by whichever slot is first: a device is there once
+            assert whole(submit(opened).result(20))
+            assert len({name for name, _ in opened.status}) == 2
 
 
 def test_a_device_that_comes_later_joins_in(tmp_path, tracker):
