@@ -16,7 +16,7 @@ from pocketformer.compiler.tuning.report import gain_text, task_table
 from pocketformer.compiler.tuning.status import Status, Watcher
 
 QUIET_S = 10.0     # between two lines where there is no terminal
-GONE = "waiting"   # the state of a device that does not answer
+GONE, COOLING = "waiting", "cooling down"       # words in a device's state
 
 
 @contextmanager
@@ -56,8 +56,11 @@ def headline(status: Status) -> str:
     parts.append(clock(status.seconds))
     if status.left_s:
         parts.append(f"at most {clock(status.left_s)} left")
-    if status.devices and all(GONE in state for _, state in status.devices):
+    states = [state for _, state in status.devices]
+    if states and all(GONE in state for state in states):
         parts.append("no device answers")
+    elif cooling := sum(state.startswith(COOLING) for state in states):
+        parts.append(f"{cooling} of {len(states)} devices {COOLING}")
     return f"{status.step}: {', '.join(parts)}"
 
 
