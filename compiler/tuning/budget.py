@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-HOPE = 0.1        # of a task's time: what its first batch may find
+HOPE = 0.2        # of a task's time: what its first batch may find
 RECENT = 0.5      # the weight of the last batches' gain against hope
 WINDOW = 3        # batches that say how fast a search goes on
-PATIENCE = 5      # batches without gain after which a task is given up
+PATIENCE = 8      # batches without gain after which a task is given up
 GAIN = 0.003      # of the default's time: less than this is noise, not gain
 
 
