@@ -18,8 +18,8 @@ from pocketformer.compiler.tuning import cluster as builders_of_cluster
 from pocketformer.compiler.tuning import cluster_client, cluster_worker
 from pocketformer.compiler.tuning.bundle_files import unpack
 from pocketformer.compiler.tuning.cluster import ClusterBuilders
-from tests.tuning.dask_cluster import Cluster
 from tests.device.jobs import job, tar
+from tests.tuning.dask_cluster import Cluster
 
 
 @pytest.fixture(scope="module")
