@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -29,32 +28,23 @@ class Loopback:
         self.token = secrets.token_urlsafe(32)
         self._program = runtime.build("host", progress=progress).device
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="pocketformer-host-"))
-        try:
-            self.address = self.revive()
-        except BaseException:
-            self.stop()
-            raise
+        self.address = self.revive()
 
     def revive(self) -> Address:
         """Where it listens, after it was started again if it had ended. Raises SetUpFailed."""
         if self._process is None or self._process.poll() is not None:
-            self.halt()
+            self.stop()
             argv = [str(self._program), "--port", "0", "--key", KEY, "--with-stdin"]
-            self._process, place = launch(
-                argv, "this machine's device program", self.token, self._folder / "log",
-                {**os.environ, "TMPDIR": str(self._folder)},
-            )
+            with tempfile.TemporaryDirectory(prefix="pocketformer-") as folder:
+                self._process, place = launch(
+                    argv, "this machine's device program", self.token, Path(folder) / "log",
+                    os.environ,
+                )
             self.address = Address.parse(f"{place}/{KEY}")
         return self.address
 
-    def halt(self) -> None:
-        """End the program; `revive` starts it again."""
+    def stop(self) -> None:
+        """End the program; `revive` would start it again."""
         if self._process is not None:
             end(self._process)
             self._process = None
-
-    def stop(self) -> None:
-        """End the program for good, and remove its files. May be called again."""
-        self.halt()
-        shutil.rmtree(self._folder, ignore_errors=True)

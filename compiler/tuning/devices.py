@@ -59,7 +59,7 @@ class Devices:
         self._address = self._host.address if self._host else Address.parse(address)
         self._rack = Rack(
             where=self._host.revive if self._host else lambda: self._address,
-            lost=self._host.halt if self._host else lambda: None,
+            lost=self._host.stop if self._host else lambda: None,
             divide=self._divide,
             is_host=self._host is not None,
             token=self._host.token if self._host else find_token(token),
