@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pocketformer.compiler.profiling.table import milliseconds
 from pocketformer.compiler.report import facts, plain_table
+from pocketformer.compiler.tuning.choices import WORTHWHILE
 from pocketformer.compiler.tuning.result import TaskStatus, Tuning
 
 
@@ -31,8 +32,14 @@ def headline(tuning: Tuning) -> list[tuple[str, str]]:
         ("model", f"{tuning.model} for {tuning.target}"),
         ("device", f"{tuning.device} ({tuning.core}){emulated}, {threads}"),
         ("trials", f"{tuning.trials}, in {tuning.path}"),
-        ("kernels", gain_text(tuning.kernel_gain) + ", by their times alone"),
+        ("kernels", f"{gain_text(tuning.kernel_gain)}, by their times alone"),
     ]
+    if tuning.compared:
+        pairs.append((
+            "tuned",
+            f"{len(tuning.followed)} of {len(tuning.tasks)} kernels, those that gain "
+            f"{WORTHWHILE - 1:.0%} or more",
+        ))
     for each in tuning.compared:
         at = ", ".join(f"{name}={size}" for name, size in each.sizes.items())
         pairs.append((

@@ -56,6 +56,7 @@ class Compared:
 class Tuning:
     """What tuning a model found; `compile(model, target, records=tuning)` uses it.
 
+    `followed` are the workloads for which the tuned model follows a record: where one gains enough.
     `curve` has for each number of trials in this run the time that all kernels of the model take
     with the best points so far, as a share of the untuned time. `records` are all of the file at
     `path`, older ones as well. `compared` is empty where the search was broken off.
@@ -69,6 +70,7 @@ class Tuning:
     threads: int
     path: str
     tasks: tuple[TaskStatus, ...]
+    followed: tuple[str, ...]
     compared: tuple[Compared, ...]
     curve: tuple[tuple[int, float], ...]
     trials: int
@@ -116,6 +118,7 @@ class Tuning:
                 }
                 for each in self.compared
             ],
+            "followed": list(self.followed),
             "default_ms": self.default_ms,
             "tuned_ms": self.tuned_ms,
             "gain": self.gain,

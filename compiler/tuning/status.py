@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.tuning.result import TaskStatus
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Watch:
     def __call__(self, step: str, fraction: float) -> None:
         self._step, self._fraction = step, fraction
         self.tell()
+
+    def during(self, step: str) -> Progress:
+        """What work of many steps of its own, which nobody wants to see, tells its progress."""
+        return lambda _, fraction: self(step, fraction)
 
     def search(self, scheduler: Scheduler, devices: Devices) -> None:
         """From now on tell of these as well."""

@@ -30,6 +30,7 @@ from pocketformer.compiler.tuning.transfer import transfer_points
 from pocketformer.schedules.cpu import pick
 
 BUILD_S = 60.0       # for one batch; symbolic rows need code for every height
+SAME = "the tuned model is the untuned one: what their times differ by is noise"
 
 
 class Tuner:
@@ -50,6 +51,7 @@ class Tuner:
         self._scheduler = Scheduler(states, self._job, options.trials)
         self._curve = [(self._scheduler.trials, self._scheduler.ratio)]
         self._notes = dict.fromkeys(self._first_notes())
+        self._followed: tuple[str, ...] = ()
         self._compared: tuple[Compared, ...] = ()
         self._finished = False
 
@@ -84,6 +86,7 @@ class Tuner:
             threads=setting.threads,
             path=str(self._options.records),
             tasks=self._scheduler.statuses,
+            followed=self._followed,
             compared=self._compared,
             curve=tuple(self._curve),
             trials=self._scheduler.trials,
@@ -95,14 +98,19 @@ class Tuner:
 
     def _builders(self) -> LocalBuilders | ClusterBuilders:
         if self._options.cluster:
-            return ClusterBuilders(self._options.cluster, BUILD_S, self._watch)
+            return ClusterBuilders(self._options.cluster, BUILD_S, self._heard)
         return LocalBuilders(len(cpus()), BUILD_S)
+
+    def _heard(self, what: str, fraction: float) -> None:
+        """Tell now, and in the end."""
+        self._notes[what] = None
+        self._watch(what, fraction)
 
     def _devices(self, builders: Builders) -> Devices:
         options = self._options
         return Devices(
             options.device, builders.submit, options.token, options.timeout,
-            self._ready.setting.threads, self._watch,
+            self._ready.setting.threads, self._watch.during("making the devices ready"),
         )
 
     def _known(self) -> Iterator[tuple[Task, list[Record]]]:
@@ -157,6 +165,10 @@ class Tuner:
     def _compare(self) -> None:
         ready, options = self._ready, self._options
         tuned = ready.compile(self._records(), self._watch)
+        told = (kernel.workload for kernel in tuned.manifest.kernels if kernel.tuned)
+        self._followed = tuple(dict.fromkeys(told))
+        if not self._followed:
+            self._notes[SAME] = None
         with opened([ready.default, tuned], options, self._watch) as (before, after):
             self._compared = compare(before, after, ready.sizes, self._watch)
 

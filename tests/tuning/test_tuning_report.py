@@ -20,7 +20,7 @@ LONG = replace(WIDE, key="linear_128x384x1536", share=0.25, gain=1.0, best="", f
 UNTRIED = TaskStatus("softmax_12x128", "softmax_12x128", {}, 1, 0.05, 12)
 TUNING = Tuning(
     model="mini<lm>", target="host", core="znver4", device="this machine", emulated=False,
-    threads=2, path="r.jsonl", tasks=(WIDE, LONG, UNTRIED),
+    threads=2, path="r.jsonl", tasks=(WIDE, LONG, UNTRIED), followed=(WIDE.workload,),
     compared=(Compared({"seq": 128}, (20.0, 22.0, 21.0), (18.0, 19.0, 16.0)),),
     curve=((0, 1.0), (7, 0.95), (14, 0.9)), trials=56, seconds=61.0, interrupted=False,
     notes=("3 lines of r.jsonl are no records & stay",), records=Records(),
@@ -49,6 +49,7 @@ def test_the_report_tells_each_kernels_gain(text):
 
 def test_the_report_tells_what_the_model_gains(text):
     assert "16 ms tuned, 20 ms untuned: 1.250x as fast, 3 runs of each in turns" in text
+    assert "1 of 3 kernels, those that gain 2% or more" in text
     assert TUNING.gain == 20 / 16
     assert TUNING.kernel_gain == pytest.approx(1 / (0.5 / 1.25 + 0.5))
     assert TUNING.notes[0] in text
