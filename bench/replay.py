@@ -93,7 +93,7 @@ def searched(
     """The records in the order in which a search asks for them, TRIALS of them at most."""
     task = table.records[table.default]
     model = CostModel(seed)
-    model.learn(known)
+    model.learn(known, task.core)
     search = TaskSearch(
         list(table.records),
         start=nearest_points(task.workload, list(table.records), known, task.core),

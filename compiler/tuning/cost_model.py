@@ -17,6 +17,7 @@ import numpy as np
 
 from pocketformer.compiler.errors import MissingPackage
 from pocketformer.compiler.tuning.features import features
+from pocketformer.targets.kin import kin
 
 if TYPE_CHECKING:
     from pocketformer.compiler.tuning.records import Record
@@ -72,10 +73,11 @@ class CostModel:
         """The model for one task, as `TaskSearch` takes it."""
         return TaskModel(self, workload, dict(sizes or {}))
 
-    def learn(self, records: Iterable[Record]) -> None:
-        """Take in records: of other tasks, other models, other cores."""
+    def learn(self, records: Iterable[Record], core: str) -> None:
+        """Take in what is known of any tasks and models on `core` and its kin."""
+        alike = kin(core)
         for record in records:
-            if not record.emulated:
+            if record.core in alike and not record.emulated:
                 task = record.core, record.threads, str(record.workload), *record.sizes.items()
                 row = features(record.point, record.workload, record.sizes)
                 self.add(record.point, task, row, 1 / record.gain if record.gain else None)

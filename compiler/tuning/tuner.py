@@ -119,7 +119,8 @@ class Tuner:
         known = [(task, setting.known(task, self._old)) for task in self._ready.tasks]
         told = {id(record) for _, records in known for record in records}
         if self._model:
-            self._model.learn(record for record in self._old if id(record) not in told)
+            others = (record for record in self._old if id(record) not in told)
+            self._model.learn(others, setting.core)
         yield from known
 
     def _state(self, task: Task, known: list[Record]) -> TaskState:

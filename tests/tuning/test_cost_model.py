@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from pocketformer.compiler.errors import MissingPackage
 from pocketformer.compiler.tuning.cost_model import CostModel
 from pocketformer.compiler.tuning.features import features
 from pocketformer.compiler.tuning.points import points_of
+from pocketformer.compiler.tuning.record import DeviceNote
 from pocketformer.schedules.workloads import Attention, Linear, Norm, Softmax
 from tests.tuning.examples import HOST, LAYER, record
 
@@ -61,20 +63,20 @@ def test_points_like_those_that_failed_are_the_last():
     assert len(bad & set(last)) > 0.95 * len(bad)
 
 
-def test_records_warm_it_up_unless_they_are_an_emulator_s():
-    records = [record(number, median_us=100.0 + number) for number in range(1, 31)]
-    note = records[0].device
-    assert note is not None
-    emulated = [
-        record(number, device=type(note)(note.name, note.core, emulated=True))
-        for number in range(1, 31)
-    ]
-    warm, cold = CostModel(), CostModel()
-    warm.learn(records)
-    cold.learn(emulated)
+def test_records_of_this_core_and_its_kin_warm_it_up_those_of_emulators_do_not():
     points = points_of(LAYER, HOST)
-    assert warm.of(LAYER).scores(points) is not None
-    assert cold.of(LAYER).scores(points) is None
+    emulated = DeviceNote("qemu", "znver4", emulated=True)
+
+    def warm(core: str, **facts: Any) -> bool:
+        records = [record(number, core=core, **facts) for number in range(1, 31)]
+        model = CostModel()
+        model.learn(records, "znver4")
+        return model.of(LAYER).scores(points) is not None
+
+    assert warm("znver4")
+    assert warm("znver5")
+    assert not warm("cortex-a76")
+    assert not warm("znver4", device=emulated)
 
 
 def test_without_xgboost_it_says_what_to_install(monkeypatch):
