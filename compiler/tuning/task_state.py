@@ -37,6 +37,7 @@ class TaskState:
         self.task, self.points, self.default = task, points, points[0]
         self.search, self.share = search, share
         self._confirmed: dict[Any, float] = {}
+        self._defaults: list[float] = []     # microseconds of the default point, of each batch
         self._status = TaskStatus(
             key=task.key,
             workload=str(task.workload),
@@ -57,13 +58,14 @@ class TaskState:
             for point, known in found.items()
         }
         self._confirmed = {point: ratio for point, ratio in races.items() if ratio is not None}
-        times = [each.default_us for known in found.values() for each in known if each.default_us]
+        self._defaults += [
+            each.default_us for known in found.values() for each in known if each.default_us
+        ]
         self._status = replace(
             self._status,
             trials=len(found),
             known=len(found),
             failed=sum(ratio is None for ratio in results.values()),
-            default_us=median(times) if times else None,
         )
         if results:
             self.search.told(results)
@@ -72,15 +74,11 @@ class TaskState:
     def told(self, points: Sequence[Any], measured: Measured) -> None:
         """Take in a batch of trials: the default point's timing, then those of `points`."""
         results = ratios(points, measured)
-        default = measured.timings[0]
-        first = self._status.default_us is None
+        self._remember_default(measured)
         self._status = replace(
             self._status,
             trials=self._status.trials + len(results),
             failed=self._status.failed + sum(ratio is None for ratio in results.values()),
-            default_us=(
-                default.us if first and not isinstance(default, str) else self._status.default_us
-            ),
         )
         self.search.told(results)
 
@@ -94,11 +92,16 @@ class TaskState:
 
     def confirmed(self, points: Sequence[Any], measured: Measured) -> None:
         """Take in the final race of `points` against the default one."""
+        self._remember_default(measured)
         self._confirmed |= {
             point: ratio
             for point, ratio in ratios(points, measured).items()
             if ratio is not None
         }
+
+    def _remember_default(self, measured: Measured) -> None:
+        if not isinstance(default := measured.timings[0], str):
+            self._defaults.append(default.us)
 
     def finalists(self) -> list[Any]:
         """The best points, whose race would tell something new; none where that has been run."""
@@ -124,6 +127,7 @@ class TaskState:
         better = point != self.default and ratio < 1
         return replace(
             self._status,
+            default_us=median(self._defaults) if self._defaults else None,
             gain=1 / ratio if better else 1.0,
             best=self._name_of(point) if better else "",
             confirmed=bool(self._confirmed),
