@@ -27,6 +27,7 @@ from pocketformer.compiler.tuning.tasks import Task, tasks_of
 from pocketformer.targets import HOST, Target
 from pocketformer.targets import load as load_target
 from pocketformer.targets.kin import core_named
+from pocketformer.targets.target import BASE
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
@@ -149,7 +150,8 @@ def _level(source: Source, options: Options, tell: Progress) -> Target:
         return source.target
     bundle = _compiled(source, source.target, (), UNTUNED, tell)
     with opened([bundle], options, tell) as (session,):
-        return next(each for each in source.target.variants if each.level == session.level)
+        level = session.level or BASE       # a bundle whose levels are all the same has none
+    return next(each for each in source.target.variants if each.level == level)
 
 
 def _core(source: Source, info: DeviceInfo | None) -> str:
