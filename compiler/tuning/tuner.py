@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, cast
 
+from pocketformer.compiler.errors import DeviceFailed, DeviceLost, DeviceRefused
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.tuning.builder import LocalBuilders
 from pocketformer.compiler.tuning.cluster import ClusterBuilders
@@ -71,7 +72,10 @@ class Tuner:
                 if outcome.measured:
                     outcome.batch.state.confirmed(outcome.batch.trials, outcome.measured)
         self._watch.end_search()
-        self._compare()
+        try:
+            self._compare()
+        except (DeviceLost, DeviceFailed, DeviceRefused) as error:      # what was found stays
+            self._notes[f"the tuned model was not compared with the untuned one: {error}"] = None
         self._finished = True
 
     def result(self) -> Tuning:
