@@ -15,6 +15,7 @@ from pocketformer.compiler.memory import Scratch, arenas, scratch_of
 from pocketformer.compiler.model import Operator
 from pocketformer.passes.graph import entry_functions, op_name, sources
 from pocketformer.passes.pick_kernels import WORKLOAD
+from pocketformer.schedules.cpu.elementwise import TUNED
 
 # What a kernel without a template does, by the words in its name; the first that fits.
 KINDS = {
@@ -88,13 +89,25 @@ def kernel_of(expr: relax.Expr) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A call of `function` in `entry`: what it computes, and which record gave it its schedule."""
+
+    entry: str
+    function: str
+    workload: str = ""
+    tuned: str = ""
+    cost: Cost = field(default_factory=Cost)
+    scratch: Scratch = field(default_factory=Scratch)
+
+
 class KernelCalls:
     """Watches a compilation for the kernel calls of every entry."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = defaultdict(Entry)
         self._loops: dict[str, LoopNest] = {}
-        self._found: list[tuple[str, str, str, Cost, Scratch]] = []
+        self._found: list[_Found] = []
         self.memory: list[MemoryRecord] = []    # what the arena of each entry takes
 
     def watch(self, step: str, mod: IRModule) -> None:
@@ -123,7 +136,8 @@ class KernelCalls:
         for entry, followed in self.entries.items():
             for call in followed.calls:
                 waiting[entry, call.function].append(call)
-        for entry, function, workload, cost, scratch in self._found:
+        for found in self._found:
+            entry, function, workload = found.entry, found.function, found.workload
             calls = waiting[entry, function]
             names = calls.popleft().operators if calls else ()
             yield KernelRecord(
@@ -133,10 +147,11 @@ class KernelCalls:
                 kind=_kind(function, workload),
                 workload=workload,
                 operators=tuple(places[name] for name in names if name in places),
-                operations=cost.operations,
-                bytes=cost.bytes,
-                scratch=scratch.shared,
-                thread_scratch=scratch.thread,
+                operations=found.cost.operations,
+                bytes=found.cost.bytes,
+                scratch=found.scratch.shared,
+                thread_scratch=found.scratch.thread,
+                tuned=found.tuned,
             )
 
     def _read_loops(self, mod: IRModule) -> None:
@@ -150,20 +165,22 @@ class KernelCalls:
                 if not isinstance(value, relax.Call):
                     continue
                 if isinstance(value.op, GlobalVar):
-                    kernel = mod[value.op]
-                    scratch = scratch_of(kernel, value.args)
-                    self._found.append((entry, *self._described(kernel, value), scratch))
+                    self._found.append(self._described(entry, mod[value.op], value))
                 elif isinstance(value.op, relax.ExternFunc):
-                    name = str(value.op.global_symbol)
-                    self._found.append((entry, name, "", Cost(), Scratch()))
+                    self._found.append(_Found(entry, str(value.op.global_symbol)))
 
-    def _described(self, func: tirx.PrimFunc, call: relax.Call) -> tuple[str, str, Cost]:
-        """The function that a call runs, its workload if it has one, and its cost."""
+    def _described(self, entry: str, func: tirx.PrimFunc, call: relax.Call) -> _Found:
         name = str(call.op.name_hint)
-        if WORKLOAD in func.attrs:
-            workload = str(func.attrs[WORKLOAD])
-            return name, workload, template_cost(_template(workload), call.args)
-        return name, "", self._loops[name].cost(call.args)
+        workload = str(func.attrs.get(WORKLOAD, ""))
+        return _Found(
+            entry,
+            name,
+            workload,
+            str(func.attrs.get(TUNED, "")),
+            template_cost(_template(workload), call.args)
+            if workload else self._loops[name].cost(call.args),
+            scratch_of(func, call.args),
+        )
 
 
 def _entries(mod: IRModule) -> Iterator[tuple[str, relax.Function]]:

@@ -100,9 +100,10 @@ class LevelPasses:
         }
         if embed:
             self._module = _embedded(self._module, weights)
-        self._run(finish(self._target))
+        self._run(finish(self._target, self._choices.traces(self._target.level)))
         calls = [
-            replace(record, tuned=self._choices.told(self._target.level, record.workload))
+            replace(record, tuned=told)
+            if (told := self._choices.told(self._target.level, record.workload)) else record
             for record in self._explanation.calls.records(model.operators)
         ]
         tuned = {record.function: record.tuned for record in calls if record.tuned}

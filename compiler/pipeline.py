@@ -90,8 +90,25 @@ def kernels(target: Target, points: Mapping[Workload, Any] | None = None) -> Ite
     yield Step("eliminate_common_reshapes", transform.EliminateCommonSubexpr())
 
 
-def finish(target: Target) -> Iterator[Step]:
-    """The rest: element-wise chains, schedules for them, then the virtual machine's code."""
+def finish(
+    target: Target, traces: Mapping[str, tuple[str, str]] | None = None
+) -> Iterator[Step]:
+    """The rest: element-wise chains, schedules for them, then the virtual machine's code.
+
+    `traces` are recorded schedules; see ScheduleRest.
+    """
+    yield from fuse_rest()
+    yield Step("schedule_rest", ScheduleRest(target, traces or {}))
+    yield Step("lower_math", LowerMath())
+    yield Step("to_non_dataflow", transform.ToNonDataflow())
+    yield Step("remove_purity", transform.RemovePurityChecking())
+    yield Step("lower_calls", transform.CallTIRRewrite())
+    yield Step("pack_memory", PackMemory())
+    yield from machine_code()
+
+
+def fuse_rest() -> Iterator[Step]:
+    """What no template computes becomes functions without a schedule, as few as can be."""
     yield Step("canonicalize_folded", transform.CanonicalizeBindings())
     yield Step("dispatch_scan", backend.DispatchSortScan())
     yield Step("legalize", transform.LegalizeOps(skip_ops=VIEWS))
@@ -99,13 +116,6 @@ def finish(target: Target) -> Iterator[Step]:
     yield Step("fuse_ops", transform.FuseOps())
     yield Step("fuse_tir", transform.FuseTIR())
     yield Step("pick_in_place", PickInPlace())
-    yield Step("schedule_rest", ScheduleRest(target))
-    yield Step("lower_math", LowerMath())
-    yield Step("to_non_dataflow", transform.ToNonDataflow())
-    yield Step("remove_purity", transform.RemovePurityChecking())
-    yield Step("lower_calls", transform.CallTIRRewrite())
-    yield Step("pack_memory", PackMemory())
-    yield from machine_code()
 
 
 def machine_code() -> Iterator[Step]:

@@ -7,8 +7,9 @@ What cannot be computed is a BadWorkload, since workloads are also read from fil
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pocketformer.compiler.errors import BadWorkload
@@ -283,4 +284,28 @@ class BatchMatmul:
         return f"batch_matmul_{sizes}" + "_tb" * self.transpose_b
 
 
-Workload = Linear | QuantizedLinear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul
+@dataclass(frozen=True)
+class Function:
+    """A function that the compiler made of operators without a template: it is its own definition.
+
+    `key` is the sha256 of its text before any schedule (see replay.key_of) and tells it from all
+    others; `name` is for people, without numbers. `text` is its code where that is known, as TVM's
+    JSON: it never comes from a file.
+    """
+
+    name: str = field(compare=False)
+    key: str
+    text: str = field(default="", compare=False, repr=False, metadata={"local": True})
+
+    def __post_init__(self) -> None:
+        _require(re.fullmatch(r"[0-9a-f]{64}", self.key) is not None, "the key is no sha256")
+        _require(re.fullmatch(r"\w{1,500}", self.name) is not None, "the name is no identifier")
+
+    def __str__(self) -> str:
+        return f"{self.name}_{self.key[:12]}"
+
+
+Workload = (
+    Linear | QuantizedLinear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul
+    | Function
+)

@@ -18,7 +18,8 @@ from pocketformer.compiler.tuning.candidates import (
 from pocketformer.compiler.tuning.points import Point, points_of, workload_key
 from pocketformer.compiler.tuning.records import Records, core_of
 from pocketformer.compiler.tuning.survey import Use
-from pocketformer.schedules.workloads import Workload
+from pocketformer.schedules.cpu.trace import Trace
+from pocketformer.schedules.workloads import Function, Workload
 from pocketformer.targets import Target
 
 # What must be gained: less is noise, and no reason for other code or another layout of weights.
@@ -46,6 +47,14 @@ class Choices:
         """The points for PickKernels."""
         return {work: choice.point for work, choice in self.levels.get(level, {}).items()}
 
+    def traces(self, level: str) -> dict[str, tuple[str, str]]:
+        """The recorded schedules for ScheduleRest."""
+        return {
+            work.key: (choice.point.steps, choice.told)
+            for work, choice in self.levels.get(level, {}).items()
+            if isinstance(work, Function) and isinstance(choice.point, Trace)
+        }
+
     def told(self, level: str, workload: str) -> str:
         """Why the kernel of `workload`, as text, is what it is; "" for a default point."""
         for each, choice in self.levels.get(level, {}).items():
@@ -65,6 +74,8 @@ def choose(uses: Sequence[Use], variants: Sequence[Target], records: Records) ->
     if not len(records):
         return Choices()
     calls = Counter(use.workload for use in uses)
+    # Which functions a model has is known only after all points are chosen; they share no weights.
+    calls |= Counter({each.workload for each in records if isinstance(each.workload, Function)})
     nodes = dict(_nodes(calls, variants, records))
     chosen: dict[str, dict[Workload, Choice]] = {}
     for group in _sharing(uses, nodes):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 from pocketformer.compiler.decode import decode
 from pocketformer.compiler.errors import BadBundle, BadRecords
 from pocketformer.schedules.cpu import TEMPLATES, Kernel, template_of
-from pocketformer.schedules.workloads import Workload
+from pocketformer.schedules.cpu.trace import Trace
+from pocketformer.schedules.workloads import Function, Workload
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
@@ -73,7 +74,13 @@ def points_of(workload: Workload, target: Target) -> tuple[Point, ...]:
 
 
 def legal(point: Point, workload: Workload, target: Target) -> bool:
-    """Whether `point` is one of the space of `workload` on `target`."""
+    """Whether `point` is one of the space of `workload` on `target`.
+
+    A function's traces are too many to list: one is legal that can be replayed, as far as the
+    function's code is known here; ScheduleRest, which knows it, asks again.
+    """
+    if isinstance(workload, Function):
+        return isinstance(point, Trace) and point.fits(workload)
     try:
         return point in _space(workload, target)[1]
     except LookupError:
@@ -82,6 +89,8 @@ def legal(point: Point, workload: Workload, target: Target) -> bool:
 
 def point_text(point: Point) -> str:
     """`point` for people: its template and the fields that are not as they mostly are."""
+    if isinstance(point, Trace):
+        return f"{type(point).__name__} {point}"     # its steps would fill pages
     fields = dataclasses.fields(point)      # type: ignore[arg-type]
     said = [f"{each.name}={getattr(point, each.name)}" for each in fields
             if getattr(point, each.name) != each.default]
@@ -100,8 +109,13 @@ def _space(workload: Workload, target: Target) -> tuple[tuple[Point, ...], froze
 
 
 def _encode(value: Any) -> dict[str, Any]:
-    fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    fields = ((field.name, getattr(value, field.name)) for field in _written(type(value)))
     return {name: list(each) if isinstance(each, tuple) else each for name, each in fields}
+
+
+def _written(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields that are for files."""
+    return [field for field in dataclasses.fields(kind) if not field.metadata.get("local")]
 
 
 def _decode(kinds: Mapping[str, type[Any]], tag: str, value: object, where: str) -> Any:
@@ -111,6 +125,8 @@ def _decode(kinds: Mapping[str, type[Any]], tag: str, value: object, where: str)
     kind = kinds.get(name) if isinstance(name, str) else None
     if kind is None:
         raise BadRecords(f"{where} has no {tag} that is known: {', '.join(kinds)}")
+    if unknown := value.keys() - {tag, *(field.name for field in _written(kind))}:
+        raise BadRecords(f"{where} has an unknown field {min(unknown)!r}")
     given = {
         field.name: list(field.default) if isinstance(field.default, tuple) else field.default
         for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING

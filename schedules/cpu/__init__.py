@@ -12,6 +12,7 @@ from pocketformer.schedules.cpu.gemv import Gemv
 from pocketformer.schedules.cpu.kernel import Kernel
 from pocketformer.schedules.cpu.norm import RowNorm
 from pocketformer.schedules.cpu.softmax import RowSoftmax
+from pocketformer.schedules.cpu.trace import Trace
 from pocketformer.schedules.cpu.weight_only import WeightOnly
 from pocketformer.schedules.workloads import Workload
 
@@ -30,6 +31,7 @@ TEMPLATES: tuple[Any, ...] = (
     RowNorm,
     RowSoftmax,
     TiledBatchMatmul,
+    Trace,
 )
 
 

@@ -6,37 +6,58 @@ where its size is known and left to LLVM's vectoriser where not; big loops are s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import s_tir, tirx
 from tvm.ir import IRModule
 from tvm.s_tir.schedule import ScheduleError
 
+from pocketformer.compiler.errors import BadRecords
 from pocketformer.schedules.cpu.block import UNKNOWN, Block, attempt
 from pocketformer.schedules.cpu.intrinsics import isa_of
 from pocketformer.schedules.cpu.reduction import reduce_rows, reduce_vectors, split_rows, vector_of
+from pocketformer.schedules.cpu.replay import key_of, replayed
 from pocketformer.targets import Target
 
+TUNED = "pocketformer.tuned"    # a PrimFunc's attribute: which record gave it its schedule
 WORTH_SHARING = 1 << 15    # visits of a block's body: some 3 us of one core at a vector a visit
 GRAIN = 1 << 10            # numbers that a thread takes at a time from a single long loop
 
 
 @dataclass(frozen=True)
 class ScheduleRest:
-    """Every PrimFunc that has no schedule yet gets a plain good one, or stays as it is."""
+    """Every PrimFunc that has no schedule yet gets a plain good one, or stays as it is.
+
+    `traces` tells of recorded ones, by the keys of functions, and in a few words where each is
+    from; where one does not fit its function, the attribute TUNED says so.
+    """
 
     target: Target
+    traces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __call__(self, mod: IRModule) -> IRModule:
         functions = {
-            gvar: schedule(func, self.target) if _unscheduled(func) else func
+            gvar: self._scheduled(func) if unscheduled(func) else func
             for gvar, func in mod.functions.items()
         }
         return IRModule(functions, attrs=mod.attrs)
 
+    def _scheduled(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
+        recorded = self.traces.get(key_of(func)) if self.traces else None
+        if recorded is None:
+            return schedule(func, self.target)
+        steps, told = recorded
+        try:
+            return replayed(func, steps).with_attr(TUNED, told)
+        except BadRecords as error:
+            plain = schedule(func, self.target)
+            return plain.with_attr(TUNED, f"not at all, although there is a record: {error}")
 
-def _unscheduled(func: Any) -> bool:
+
+def unscheduled(func: Any) -> bool:
+    """Whether `func` is a PrimFunc that is left to ScheduleRest."""
     return isinstance(func, tirx.PrimFunc) and not func.attrs.get("tirx.is_scheduled", False)
 
 

@@ -33,6 +33,7 @@ from tests.schedules.running import (
     random,
     stand_in,
 )
+from tests.schedules.unscheduled import function
 
 WORKLOADS = [
     Linear(128, 384, 1536, bias=True, activation="gelu"),
@@ -55,6 +56,7 @@ WORKLOADS = [
     Norm(None, 384, "rms", 1e-5),
     Softmax(None, None),
     Softmax(100, 128),
+    function("depthwise_conv"),
 ]
 TARGETS = [*map(stand_in, TABLE), *map(targets.load, ("host", "pixel8", "snapdragon8gen3"))]
 NAMES = [*(isa.name for isa in TABLE), *(target.name for target in TARGETS[len(TABLE):])]

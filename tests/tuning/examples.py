@@ -16,6 +16,7 @@ from pocketformer.schedules.workloads import (
     MOST,
     Attention,
     BatchMatmul,
+    Function,
     Linear,
     Norm,
     QuantizedLinear,
@@ -96,4 +97,8 @@ def workloads() -> st.SearchStrategy[Workload]:
         ),
         st.builds(Softmax, AXES, AXES),
         st.builds(BatchMatmul, AXES, AXES, AXES, AXES, FLAGS),
+        st.builds(
+            Function, st.from_regex("[a-z_]+", fullmatch=True),
+            st.from_regex("[0-9a-f]{64}", fullmatch=True),
+        ),
     )
