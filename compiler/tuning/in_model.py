@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,17 +26,17 @@ RACE_MS, ROUNDS, TURN = 8000.0, 10, 10    # the same of a race, whose turns are 
 class InModel:
     """The untuned bundle on the device: microseconds of its kernels, by their workloads' texts.
 
-    Every entry ran once. `rest_us` are those of kernels without a workload.
+    Every entry ran once. `rest_us` are those of kernels without a template, by their functions.
     """
 
     kernels_us: Mapping[str, float]
-    rest_us: float
+    rest_us: Mapping[str, float]
     threads: int
     info: DeviceInfo | None
 
     @property
     def total_us(self) -> float:
-        return sum(self.kernels_us.values()) + self.rest_us
+        return sum(self.kernels_us.values()) + sum(self.rest_us.values())
 
 
 def sizes_of(manifest: Manifest, wanted: Mapping[str, int | str]) -> list[dict[str, int]]:
@@ -54,8 +55,8 @@ def profile_default(
     """What the kernels of the untuned bundle take at all of `sizes`. Raises as Session does."""
     manifest = session.bundle.manifest
     signature = Signature(manifest, session.level)
-    taken: dict[str, float] = {}
-    rest_us = 0.0
+    taken: dict[str, float] = defaultdict(float)
+    rest: dict[str, float] = defaultdict(float)
     for place, at in enumerate(sizes):
         tell("timing the untuned model", place / len(sizes))
         arrays = make_inputs(manifest.inputs, at)
@@ -63,10 +64,10 @@ def profile_default(
         timed = session.profile(arrays, _runs(first, PROFILE_MS, PROFILED))
         for call in attribute(timed, manifest, signature.entry(at).function, at)[0]:
             if call.workload:
-                taken[call.workload] = taken.get(call.workload, 0.0) + call.ms * 1e3
+                taken[call.workload] += call.ms * 1e3
             else:
-                rest_us += call.ms * 1e3
-    return InModel(taken, rest_us, session.threads, session.device)
+                rest[call.function] += call.ms * 1e3
+    return InModel(taken, rest, session.threads, session.device)
 
 
 def compare(

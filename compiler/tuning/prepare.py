@@ -19,11 +19,13 @@ from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
 from pocketformer.compiler.session import Session
+from pocketformer.compiler.tuning.functions import Rest, rest_of
 from pocketformer.compiler.tuning.in_model import InModel, profile_default, sizes_of
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.recording import Setting
 from pocketformer.compiler.tuning.records import Records, core_of
 from pocketformer.compiler.tuning.tasks import Task, tasks_of
+from pocketformer.schedules.workloads import Function
 from pocketformer.targets import HOST, Target
 from pocketformer.targets import load as load_target
 from pocketformer.targets.kin import core_named
@@ -75,6 +77,7 @@ class Prepared:
     in_model: InModel
     setting: Setting
     tasks: tuple[Task, ...]
+    rest: Rest
 
     def compile(self, records: Records, tell: Progress) -> Bundle:
         """The model's bundle with what `records` say."""
@@ -82,6 +85,8 @@ class Prepared:
 
     def share(self, task: Task) -> float:
         """What part of the time of all kernels the untuned kernel of `task` takes."""
+        if isinstance(task.workload, Function):
+            return self.rest.taken(task.workload, self.in_model.rest_us) / self.in_model.total_us
         alike = [each for each in self.tasks if str(each.workload) == str(task.workload)]
         taken = self.in_model.kernels_us.get(str(task.workload), 0.0)
         return taken / self.in_model.total_us * task.calls / sum(each.calls for each in alike)
@@ -102,7 +107,8 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
     sizes = sizes_of(default.manifest, options.sizes)
     with opened([default], options, tell) as (session,):
         found = profile_default(session, sizes, tell)
-    tasks = tasks_of(source.model, target, source.recipe, options.sizes)
+    rest = rest_of(source.model, target, source.recipe)
+    tasks = [*tasks_of(source.model, target, source.recipe, options.sizes), *rest.tasks]
     if not tasks:
         raise BadModel(f"{source.model.name} has no kernel that can be tuned")
     return Prepared(
@@ -113,6 +119,7 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
         in_model=found,
         setting=_setting(source, found),
         tasks=tuple(tasks),
+        rest=rest,
     )
 
 

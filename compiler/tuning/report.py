@@ -62,7 +62,7 @@ def task_table(tasks: Sequence[TaskStatus]) -> Table:
             Text(task.key, overflow="fold"),
             f"{task.share:.1%}",
             str(task.trials) + f" ({task.failed} failed)" * bool(task.failed),
-            str(task.points - 1),
+            str(task.points - 1) if task.points > 1 else "any",     # number of traces
             f"{task.default_us:.4g}" if task.default_us else "",
             f"{task.default_us / task.gain:.4g}" if task.default_us else "",
             f"{task.gain:.3f}" if known else "",

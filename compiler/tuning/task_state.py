@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.tuning.records import Record
     from pocketformer.compiler.tuning.search import TaskSearch
     from pocketformer.compiler.tuning.tasks import Task
+    from pocketformer.compiler.tuning.trace_search import TraceSearch
 
 FINALISTS = 5     # of a task: with so many the best of all is seldom missing
 
@@ -29,7 +30,7 @@ class TaskState:
         self,
         task: Task,
         points: Sequence[Any],
-        search: TaskSearch[Any],
+        search: TaskSearch[Any] | TraceSearch,
         share: float,
         name_of: Callable[[Any], str],
     ) -> None:

@@ -27,8 +27,11 @@ from pocketformer.compiler.tuning.search import Strategy, TaskSearch
 from pocketformer.compiler.tuning.status import Watch, Watcher
 from pocketformer.compiler.tuning.task_state import TaskState
 from pocketformer.compiler.tuning.tasks import Task
+from pocketformer.compiler.tuning.trace_search import TraceSearch
 from pocketformer.compiler.tuning.transfer import transfer_points
 from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu.trace import Trace
+from pocketformer.schedules.workloads import Function
 
 BUILD_S = 60.0       # for one batch; symbolic rows need code for every height
 SAME = "the tuned model is the untuned one: what their times differ by is noise"
@@ -123,30 +126,43 @@ class Tuner:
         known = [(task, setting.known(task, self._old)) for task in self._ready.tasks]
         told = {id(record) for _, records in known for record in records}
         if self._model:
-            others = (record for record in self._old if id(record) not in told)
+            others = (
+                record for record in self._old
+                if id(record) not in told and not isinstance(record.workload, Function)
+            )
             self._model.learn(others, setting.core)
         yield from known
 
     def _state(self, task: Task, known: list[Record]) -> TaskState:
         """The search of `task`, with what is known from before."""
-        ready, options = self._ready, self._options
-        target, setting = ready.target, ready.setting
-        points: Sequence[Any] = points_of(task.workload, target)
-        search = TaskSearch(
-            points,
-            start=transfer_points(
-                task.workload, target, [*self._old, *shipped([target])], core=setting.core
-            ),
+        ready = self._ready
+        state = TaskState(
+            task, points_of(task.workload, ready.target), self._search(task), ready.share(task),
+            lambda point: pick(task.workload, ready.target, point).name,
+        )
+        state.recall(known)
+        return state
+
+    def _search(self, task: Task) -> TaskSearch[Any] | TraceSearch:
+        target, options = self._ready.target, self._options
+        known = [*self._old, *shipped([target])]
+        if isinstance(task.workload, Function):
+            search = TraceSearch(
+                task.workload, target, learns=self._model is not None, seed=options.seed)
+            search.queue(
+                record.point for record in known
+                if record.workload == task.workload and isinstance(record.point, Trace)
+                and record.gain > 1
+            )
+            return search
+        core = self._ready.setting.core
+        return TaskSearch(
+            points_of(task.workload, target),
+            start=transfer_points(task.workload, target, known, core=core),
             strategy=cast(Strategy, options.strategy),     # Options has checked it
             model=self._model.of(task.workload, dict(task.sizes)) if self._model else None,
             seed=options.seed,
         )
-        state = TaskState(
-            task, points, search, ready.share(task),
-            lambda point: pick(task.workload, target, point).name,
-        )
-        state.recall(known)
-        return state
 
     def _job(self, task: Task, points: Sequence[Any]) -> Job:
         ready = self._ready
