@@ -53,7 +53,11 @@ class TaskState:
         found: dict[Any, list[Record]] = {}
         for record in records:
             found.setdefault(record.point, []).append(record)
-        results = {point: _ratio(known) for point, known in found.items()}
+        # As the search saw them: the races would change who is among the best and has to race.
+        results = {
+            point: _ratio([each for each in known if not each.confirmed] or known)
+            for point, known in found.items()
+        }
         races = {
             point: _ratio(each for each in known if each.confirmed)
             for point, known in found.items()

@@ -187,6 +187,21 @@ def test_a_trial_that_a_record_tells_is_not_made_again():
     assert status.default_us == pytest.approx(100)
 
 
+def test_a_race_that_was_run_is_not_run_again():
+    plan = scheduler(wide := state(WIDE, 1.0), trials=14)
+    ratios = {point: 0.9 + 0.001 * place for place, point in enumerate(wide.points)}
+    records = []
+    while batch := plan.propose():
+        told = measured(batch.job, ratios.__getitem__)
+        plan.told(Outcome(batch, told))
+        records += SETTING.records(batch.job, told)
+    (race,) = plan.races()
+    records += SETTING.records(race.job, measured(race.job, lambda p: 1.2), confirmed=True)
+    again = state(WIDE, 1.0)
+    again.recall(SETTING.known(WIDE, records))
+    assert not list(scheduler(again, trials=14).races())
+
+
 @pytest.mark.parametrize("other", [
     {"core": "cortex-a55"}, {"threads": 1}, {"tvm": "0.1"}, {"pocketformer": "0.0"},
     {"source": "estimated"}, {"sizes": {"m": 3}}, {"workload": LONG.workload},
