@@ -15,7 +15,13 @@ from tvm.ir import IRModule
 
 from pocketformer.compiler.errors import BadRecords
 from pocketformer.schedules.cpu import pick
-from pocketformer.schedules.cpu.replay import replay, text_of, trouble
+from pocketformer.schedules.cpu.replay import (
+    MOST_LANES,
+    MOST_UNROLLED,
+    replay,
+    text_of,
+    trouble,
+)
 from pocketformer.schedules.cpu.trace import Trace
 
 if TYPE_CHECKING:
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST = 256          # traces of a function; what there is of them has no end
 BATCH = 7           # that are asked of MetaSchedule at once
-POPULATION = 64     # of a generation: enough for some hundred trials, and a second's work
+POPULATION = 32     # of a generation, whose members are made and scored in some seconds
 GENERATIONS = 2
 INTRINSICS = "tvm.s_tir.tensor_intrin"
 
@@ -45,8 +51,8 @@ class TraceSearch:
         self._ended = False
         func = tvm.ir.load_json(workload.text)
         self._func = func
-        self._strategy = _Strategy(func, target, learns, seed)
         plain = pick(workload, target).func.without_attr("global_symbol")
+        self._strategy = _Strategy(func, target, "T.parallel" in plain.script(), learns, seed)
         self._strategy.learn([(s_tir.Schedule(IRModule({"main": plain})), 1.0)], keep=False)
 
     @property
@@ -108,7 +114,9 @@ class TraceSearch:
 class _Strategy:
     """MetaSchedule's search and cost model for one function, without its builders and runners."""
 
-    def __init__(self, func: Any, target: Target, learns: bool, seed: int) -> None:
+    def __init__(
+        self, func: Any, target: Target, shared: bool, learns: bool, seed: int
+    ) -> None:
         with _without_intrinsics():
             from tvm.s_tir import meta_schedule as ms
 
@@ -118,11 +126,7 @@ class _Strategy:
                 mod=func,
                 target=target.tvm(),
                 space_generator=ms.space_generator.PostOrderApply(
-                    # Some operators name rules of their own, which only other processors have.
-                    sch_rules=[
-                        rule for rule in ms.ScheduleRule.create("llvm")
-                        if not isinstance(rule, ms.schedule_rule.ApplyCustomRule)
-                    ],
+                    sch_rules=list(_rules(ms, shared)),
                     postprocs="llvm",
                     mutator_probs="llvm",
                 ),
@@ -186,6 +190,23 @@ class _Strategy:
             adaptive_training=False,
             verbose_eval=0,
         )
+
+
+def _rules(ms: Any, shared: bool) -> Iterator[Any]:
+    """Those that make the spaces; loops go to threads only where they are to be `shared`.
+
+    Else, with little work, all that MetaSchedule finds takes longer than one thread does.
+    """
+    rules = ms.schedule_rule
+    for rule in rules.ScheduleRule.create("llvm"):
+        if isinstance(rule, rules.ParallelizeVectorizeUnroll) and not shared:
+            yield rules.ParallelizeVectorizeUnroll(
+                max_jobs_per_core=-1, max_vectorize_extent=MOST_LANES,
+                unroll_max_steps=[0, 16, 64, MOST_UNROLLED], unroll_explicit=True,
+            )
+        # Some operators name rules of their own, which only other processors have.
+        elif not isinstance(rule, rules.ApplyCustomRule):
+            yield rule
 
 
 @contextmanager
