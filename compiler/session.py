@@ -67,6 +67,7 @@ class Session:
         self._signature = Signature(bundle.manifest)
         self._lock = threading.Lock()
         self._closed = False
+        self._profiled: list[np.ndarray] | None = None
         self._runner: LocalSession | RemoteSession
         if device is None:
             refuse_machine(bundle.manifest)
@@ -151,17 +152,23 @@ class Session:
             self._refuse_if_closed()
             return self._runner.time(arrays, warmup, runs)
 
-    def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> list[list[TimedCall]]:
+    def profile(
+        self, inputs: Mapping[str, Any] | None, runs: int = 20
+    ) -> list[list[TimedCall]]:
         """For each of `runs` runs, all calls that the virtual machine made, and when.
 
         Among them are the kernels, by their functions' names, in their order. The times are those
-        of the clock of where they run. Raises BadInput as `run` does.
+        of the clock of where they run. None for `inputs` takes those of the profile before, which
+        are not sent to a device again. Raises BadInput as `run` does.
         """
         if runs < 1:
             raise BadInput(f"{runs} runs to profile, it must be at least 1")
-        arrays = self._signature.arrays(inputs)
+        arrays = self._profiled if inputs is None else self._signature.arrays(inputs)
+        if arrays is None:
+            raise BadInput("there was no profile before whose inputs could be taken")
         with self._lock:
             self._refuse_if_closed()
+            self._profiled = arrays
             return self._runner.profile(arrays, runs)
 
     def _refuse_if_closed(self) -> None:

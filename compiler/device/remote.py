@@ -44,6 +44,7 @@ class RemoteSession:
         progress: Progress | None = None,
     ) -> None:
         self._manifest, self._signature = bundle.manifest, Signature(bundle.manifest)
+        self._sent: list[np.ndarray] | None = None      # the list whose arrays the device has
         if isinstance(device, str):
             device = connect(Address.parse(device), find_token(token), timeout, progress)
         self._connection = device
@@ -110,11 +111,15 @@ class RemoteSession:
         return self._connection.call(f"pocketformer.session.{name}", *arguments)
 
     def _set(self, arrays: list[np.ndarray]) -> None:
+        if arrays is self._sent:        # a Session gives the same list only where that is meant
+            return
+        self._sent = None
         # What no code was compiled for is refused here, before anything is sent.
         self._signature.entry(self._signature.sizes(tuple(array.shape for array in arrays)))
         for i, array in enumerate(arrays):
             shape = "x".join(map(str, array.shape))
             self._call("set", self._handle, i, array.tobytes(), shape)
+        self._sent = arrays
 
     def _time(self, warmup: int, runs: int) -> list[float]:
         told = self._call("run", self._handle, warmup, runs)

@@ -46,14 +46,12 @@ class Timing:
 class Measured:
     """The timings of a job's points, in their order; a text is the error of that point.
 
-    `threads` are those that really ran, `level` the bundle's. `info` is what the device told of
-    itself, None in this process. `celsius` and `mhz` are the device's afterwards, None where it
-    does not tell.
+    `threads` are those that really ran. `info` is what the device told of itself, None in this
+    process. `celsius` and `mhz` are the device's afterwards, None where it does not tell.
     """
 
     timings: tuple[Timing | str, ...]
     threads: int
-    level: str
     info: DeviceInfo | None
     celsius: float | None = None
     mhz: float | None = None
@@ -72,7 +70,7 @@ def measure(
     until = time.monotonic() + seconds
     session.profile(inputs, 1)      # fills the weights, and touches all memory for the first time
     begun = time.monotonic()
-    first = session.profile(inputs, 1)
+    first = session.profile(None, 1)
     each = time.monotonic() - begun
     most = max(1, _MOST_CALLS // len(first[0]))
     rounds = _rounds(first, functions)
@@ -81,9 +79,9 @@ def measure(
         spread = max(timing.spread for timing in timings)
         left = until - time.monotonic() + (PATIENCE - 1) * seconds * (spread > NOISY)
         if left < each or (spread <= target_spread and timings[0].runs >= LEAST_ROUNDS):
-            return Measured(timings, session.threads, session.level, session.device)
+            return Measured(timings, session.threads, session.device)
         count = max(1, min(most, int(min(_BLOCK, left) / each)))
-        for name, times in _rounds(session.profile(inputs, count), functions).items():
+        for name, times in _rounds(session.profile(None, count), functions).items():
             rounds[name] += times
 
 

@@ -208,6 +208,25 @@ def test_a_profile_has_the_kernels_in_order(path, program):
     assert runs[0][-1].end_ns <= runs[1][0].start_ns
 
 
+def test_a_profile_without_inputs_takes_those_that_the_device_has(path, program, monkeypatch):
+    with remote(path, program) as session:
+        with pytest.raises(BadInput, match="no profile before"):
+            session.profile(None, 1)
+        session.profile(inputs(2, 5), 1)
+        sent, send = [], Connection.call
+
+        def noting(self, name, *arguments):
+            sent.append(name)
+            return send(self, name, *arguments)
+
+        monkeypatch.setattr(Connection, "call", noting)
+        (run,) = session.profile(None, 1)
+        assert sent == ["pocketformer.session.profile"]
+        session.run(inputs(1, 9))
+        assert [call.name for call in session.profile(None, 1)[0]] == [call.name for call in run]
+        assert sent.count("pocketformer.session.set") == 2 * len(inputs())
+
+
 def test_threads_that_share_a_session_wait_for_one_another(path, program):
     here, right = Session(path), []
     with remote(path, program) as session:

@@ -47,7 +47,7 @@ def measured(batch_job: Job, ratio_of, threads: int = 4) -> Measured:
     timings = tuple(
         each if isinstance(each, str) else Timing(100 * each, each, 0.01, 20) for each in ratios
     )
-    return Measured(timings, threads, "", None)
+    return Measured(timings, threads, None)
 
 
 def go(plan: Scheduler, ratio_of) -> list[Job]:
