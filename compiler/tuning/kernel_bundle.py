@@ -37,7 +37,8 @@ def kernel_bundle(job: Job) -> Bundle:
     """
     target = job.target
     kernels = [pick(job.workload, target, point) for point in job.points]
-    written = turns(kernels, [name for name, _ in job.sizes], job.cold_bytes)
+    names = [name for name, _ in job.sizes]
+    written = turns(kernels, names, job.cold_bytes, job.call_us)
     manifest = Manifest.describe(
         name="kernels",
         target=target,

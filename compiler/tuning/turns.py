@@ -20,6 +20,7 @@ from pocketformer.schedules.cpu.kernel import Kernel, ceil_div
 FILL = "fill_pool"
 # Of a run. A device tells the time of every call of a profile's runs at once.
 FEWEST_ROUNDS, MOST_CALLS = 2, 256
+RUN_US = 500_000    # that a run takes at most, unless so few rounds do: two make a batch's second
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,19 @@ class Turns:
     functions: tuple[str, ...]
 
 
-def turns(kernels: Sequence[Kernel], sizes: Sequence[str], cold_bytes: int) -> Turns:
+def turns(
+    kernels: Sequence[Kernel], sizes: Sequence[str], cold_bytes: int, call_us: float = 0.0
+) -> Turns:
     """A module whose `main` calls `kernels`, each once a round, in another order in each.
 
     `sizes` names what is symbolic. The kernels' arguments are inputs, also those that are written:
     results in fresh memory would be slower than any model's. Packed weights lie in a pool, where
-    `cold_bytes` of others are read before the same again, or what MOST_CALLS read.
+    `cold_bytes` of others are read before the same again, or what MOST_CALLS read, or the calls of
+    RUN_US if each takes `call_us`: beside so long a call its weights are read in no time.
     """
     writer = _Writer(kernels, sizes)
-    module = writer.module(cold_bytes)
+    most = int(min(MOST_CALLS, RUN_US / call_us)) if call_us else MOST_CALLS
+    module = writer.module(cold_bytes, most)
     return Turns(module, writer.specs(), tuple(writer.functions))
 
 
@@ -88,10 +93,10 @@ class _Writer:
             for argument, var in self._inputs.items()
         )
 
-    def module(self, cold_bytes: int) -> IRModule:
+    def module(self, cold_bytes: int, most_calls: int) -> IRModule:
         """The module with `main`; to be asked for once."""
         count = len(self._called)
-        rounds = max(FEWEST_ROUNDS, MOST_CALLS // count)
+        rounds = max(FEWEST_ROUNDS, most_calls // count)
         if pool := self._pool(cold_bytes, rounds * count):
             rounds = max(FEWEST_ROUNDS, ceil_div(pool.slots, count))     # once round the pool
         # The virtual machine gives out memory as a stack: what was the last to be let go of is the

@@ -90,6 +90,15 @@ def test_every_round_has_each_kernel_once_in_an_order_of_its_own():
     assert len(set(rounds)) > 1
 
 
+@pytest.mark.parametrize(("call_us", "calls"), [(0.0, 256), (20_000.0, 24), (1e7, 4)])
+def test_a_kernel_that_takes_long_is_called_less_often_in_a_run(call_us, calls):
+    job = replace(job_of(Norm(12, 96, "layer", 1e-5), 2), call_us=call_us)
+    with Session(kernel_bundle(job), threads=1) as session:
+        names = [kernel.function for kernel in session.bundle.manifest.kernels]
+        (run,) = session.profile(inputs_of(job, session.inputs), 1)
+    assert sum(call.name in names for call in run) == calls
+
+
 def test_runs_read_all_weights_in_the_same_order():
     job = job_of(LINEAR, 2, cold_bytes=200_000)
     bundle = kernel_bundle(job)
