@@ -144,7 +144,7 @@ class WeightOnlyLinear:
 
     def __str__(self) -> str:
         sizes = f"{_text(self.m)}x{self.n}x{self.k}"
-        weights = f"int{self.bits}" + (f"g{self.group}" if self.group else "")
+        weights = f"w{self.bits}" + (f"g{self.group}" if self.group else "")
         parts = ["rounded"] * self.round_x + ["bias"] * self.bias
         parts += [self.activation] * bool(self.activation) + ["residual"] * self.residual
         return "_".join([f"linear_{sizes}", weights, *parts])

@@ -90,7 +90,7 @@ def guarded(command: Command) -> Command:
             if options.get("debug"):
                 traceback.print_exc()
             sentence, code = describe(error)
-            err.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+            err.print(f"[red]error:[/] {plain(sentence)}", soft_wrap=True, highlight=False)
             raise typer.Exit(code) from None
 
     return run    # type: ignore[return-value]
@@ -141,13 +141,18 @@ def remarks(logger: str) -> Iterator[None]:
     """Warnings of `logger` become lines on stderr."""
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: err.print(    # type: ignore[method-assign]
-        f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True, highlight=False)
+        f"[yellow]note:[/] {plain(record.getMessage())}", soft_wrap=True, highlight=False)
     log = logging.getLogger(logger)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
+
+
+def plain(text: str) -> str:
+    """`text` for a console: what a file or a device says must not command the terminal."""
+    return escape("".join(each if each.isprintable() or each == "\n" else "?" for each in text))
 
 
 def key_values(options: Sequence[str] | None, flag: str) -> dict[str, str]:

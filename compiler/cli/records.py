@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from pocketformer.compiler.cli.common import Debug, Json, err, guarded, out, print_json
+from pocketformer.compiler.cli.common import Debug, Json, err, guarded, out, plain, print_json
+from pocketformer.compiler.errors import BadRecords
 from pocketformer.compiler.report import plain_table
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def export(
         Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
     ],
     only_best: Annotated[
-        bool, typer.Option("--best", help="Only the best of each workload and processor.")
+        bool,
+        typer.Option(
+            "--best", help="Only the best of each workload and processor, and which points fail."),
     ] = False,
     workload: OfWorkload = None,
     core: OfCore = None,
@@ -78,14 +80,21 @@ def export(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write records to a file of their own."""
-    from pocketformer.compiler.tuning.ranking import best_of_each
+    """Write records to a file of their own, which must be new."""
+    from pocketformer.compiler.tuning.ranking import best_of_each, one_failure_each
     from pocketformer.compiler.tuning.records import encode_record
 
     records = _load(files)
     chosen = _chosen(records, workload, core, target)
-    lines = list(map(encode_record, best_of_each(chosen) if only_best else chosen))
-    _rewrite(output, lambda _: lines, json)
+    if only_best:
+        chosen = [*best_of_each(chosen), *one_failure_each(chosen)]
+
+    def written(lines: list[Any]) -> list[str]:
+        if lines:
+            raise BadRecords(f"{output} holds records already; `records merge` adds to a file")
+        return list(map(encode_record, chosen))
+
+    _rewrite(output, written, json)
 
 
 @app.command()
@@ -111,7 +120,10 @@ def prune(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Keep the best points of each workload, processor and number of threads in a file."""
+    """Keep the best points of each workload, processor and number of threads in a file.
+
+    One record of each point that failed stays as well, so that none is tried again.
+    """
     from pocketformer.compiler.tuning.record_file import prune, read_lines
 
     list(read_lines(file))      # it must be there
@@ -171,11 +183,11 @@ def _show(records: Records, chosen: Sequence[Record], json: bool) -> None:
     table = plain_table(
         "workload", "point", "processor", "threads", "us", "gain", "spread", "source", "note")
     for record, note in zip(chosen, notes, strict=True):
-        table.add_row(*map(_plain, (*_row(record), note)))
+        table.add_row(*(plain(" ".join(cell.splitlines())) for cell in (*_row(record), note)))
     out.print(table if chosen else "No records.")
     for line in records.skipped:
         said = f"{line.file}, line {line.number} is not used: {line.reason}"
-        err.print(_plain(said), soft_wrap=True, highlight=False)
+        err.print(plain(said), soft_wrap=True, highlight=False)
 
 
 def _row(record: Record) -> tuple[str, ...]:
@@ -210,8 +222,3 @@ def _note(record: Record) -> str:
     if any(legal(record.point, record.workload, variant) for variant in target.variants):
         return ""
     return "no longer a point of its space"
-
-
-def _plain(text: str) -> str:
-    """`text` of a file, that must not command the terminal."""
-    return escape("".join(each if each.isprintable() else "?" for each in text))

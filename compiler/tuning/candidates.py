@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from pocketformer.compiler.tuning.points import Point, encode_point
-from pocketformer.compiler.tuning.records import Record, Records
+from pocketformer.compiler.tuning.points import Point
+from pocketformer.compiler.tuning.ranking import order_of, sureness
+from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.records import Records
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 
@@ -35,15 +36,11 @@ def layout_of(point: Point) -> Layout:
     return layout
 
 
-def order_of(point: Point) -> str:
-    """A text to sort points by, the same in every run."""
-    return json.dumps(encode_point(point), sort_keys=True)
-
-
 @dataclass(frozen=True)
 class Candidate:
     """A point that takes `ratio` of the default point's time, on average over all situations.
 
+    Where it is slower in one of several, `ratio` is of that one: no gain elsewhere makes up for it.
     `told` says where that is known from.
     """
 
@@ -56,29 +53,29 @@ class Candidate:
 class Known:
     """All that records say: for each layout of weights the fastest point.
 
-    `default_us` is what the default point takes, None where there is no record.
+    `default_us` is what the default point takes, None where there is no record. `failed` are the
+    points that crash or cannot be built.
     """
 
     fastest: Mapping[Layout, Candidate]
     default_us: float | None = None
+    failed: frozenset[Point] = field(default=frozenset())
 
 
 def known_of(
     workload: Workload, default: Point, target: Target, cores: Iterable[str], records: Records
 ) -> Known:
     """What `records` of the processors `cores` say of `workload` on `target`."""
-    found: dict[Situation, list[Record]] = defaultdict(list)
-    for core in cores:
-        fitting = records.fitting(workload, target, core=core)
-        for record in _best_kind(fitting, target.threads):
-            found[core, tuple(sorted(record.sizes.items()))].append(record)
+    fitting = {core: records.fitting(workload, target, core) for core in cores}
+    failed = frozenset(point for core in fitting for point in records.failed(workload, core))
+    found = _surest(fitting, target.threads)
     if not found:
-        return Known({})
+        return Known({}, failed=failed)
     confirmed = [each for each, group in found.items() if any(one.confirmed for one in group)]
     by_layout: dict[Layout, list[Candidate]] = defaultdict(list)
     for point, its in _by_point(found).items():
         candidate = _candidate(point, its, found.keys(), confirmed, records)
-        if point != default and candidate:
+        if point != default and point not in failed:
             by_layout[layout_of(point)].append(candidate)
     default_us = fmean(
         median(record.default_us or 0.0 for record in group) for group in found.values()
@@ -87,21 +84,29 @@ def known_of(
         layout: min(group, key=lambda each: (each.ratio, order_of(each.point)))
         for layout, group in by_layout.items()
     }
-    return Known(fastest, default_us)
+    return Known(fastest, default_us, failed)
 
 
-def _best_kind(fitting: Iterable[Record], threads: int) -> list[Record]:
-    """Measured ones before estimates, before others those with as many threads; of the layouts
-    whose points were timed again at the end of a search, only these times."""
-    kinds: dict[tuple[bool, bool], list[Record]] = defaultdict(list)
-    for record in fitting:
-        kinds[record.source == "measured", record.threads == threads].append(record)
-    best = kinds[max(kinds)] if kinds else []
-    confirmed = {layout_of(record.point) for record in best if record.confirmed}
-    return [
-        record for record in best
-        if record.confirmed or layout_of(record.point) not in confirmed
-    ]
+def _surest(
+    fitting: Mapping[str, Iterable[Record]], threads: int
+) -> dict[Situation, list[Record]]:
+    """Of the records of each processor those that count; estimates where nothing was measured.
+
+    Of the layouts whose points were timed again at the end of a search, only these times.
+    """
+    sources = {record.source for group in fitting.values() for record in group}
+    found: dict[Situation, list[Record]] = defaultdict(list)
+    for core, group in fitting.items():
+        kinds: dict[tuple[bool, ...], list[Record]] = defaultdict(list)
+        for record in group:
+            if record.source == max(sources):       # "measured" comes after "estimated"
+                kinds[sureness(record, threads)].append(record)
+        best = kinds[max(kinds)] if kinds else []
+        confirmed = {layout_of(record.point) for record in best if record.confirmed}
+        for record in best:
+            if record.confirmed or layout_of(record.point) not in confirmed:
+                found[core, tuple(sorted(record.sizes.items()))].append(record)
+    return found
 
 
 def _by_point(
@@ -117,22 +122,22 @@ def _by_point(
 def _candidate(
     point: Point, its: Mapping[Situation, list[Record]], situations: Collection[Situation],
     confirmed: Collection[Situation], records: Records,
-) -> Candidate | None:
+) -> Candidate:
     """`point` as a candidate; where it was not tried, it counts as fast as the default.
 
-    `confirmed` are the situations in which the best points were timed again. None if it is slower
-    than the default in a situation, or if its gain is estimated and little.
+    `confirmed` are the situations in which the best points were timed again. A gain that is
+    estimated and little is none.
     """
     ratios = {
         situation: _ratio(group, situation in confirmed) for situation, group in its.items()
     }
-    if len(ratios) > 1 and max(ratios.values()) > NOISE:
-        return None
-    mean = fmean(ratios.get(situation, 1.0) for situation in situations)
+    ratio = fmean(ratios.get(situation, 1.0) for situation in situations)
+    if (slowest := max(ratios.values())) > NOISE:
+        ratio = slowest
     estimated = any(each.source != "measured" for group in its.values() for each in group)
-    if estimated and mean * PROMISED > 1.0:
-        return None
-    return Candidate(point, mean, _told(its, 1 / mean, records))
+    if estimated and ratio * PROMISED > 1.0:
+        ratio = max(ratio, 1.0)
+    return Candidate(point, ratio, _told(its, 1 / ratio, records))
 
 
 def _ratio(group: Iterable[Record], confirmed: bool) -> float:

@@ -75,7 +75,8 @@ def choose(uses: Sequence[Use], variants: Sequence[Target], records: Records) ->
         return Choices()
     calls = Counter(use.workload for use in uses)
     # Which functions a model has is known only after all points are chosen; they share no weights.
-    calls |= Counter({each.workload for each in records if isinstance(each.workload, Function)})
+    functions = (each.workload for each in records if isinstance(each.workload, Function))
+    calls |= Counter(dict.fromkeys(functions, 1))
     nodes = dict(_nodes(calls, variants, records))
     chosen: dict[str, dict[Workload, Choice]] = {}
     for group in _sharing(uses, nodes):
@@ -95,7 +96,7 @@ class _Reader:
     calls: int
 
     def with_layout(self, layout: Layout) -> Candidate | None:
-        """The fastest point with this layout that is known, or else the first."""
+        """The fastest point with this layout that is known, or else the first that may work."""
         if layout == layout_of(self.default):
             best = self.known.fastest.get(layout)
             if best and best.ratio * WORTHWHILE <= 1.0:
@@ -104,8 +105,10 @@ class _Reader:
         if layout in self.known.fastest:
             return self.known.fastest[layout]
         # A space begins with the best guesses.
-        first = next(
-            (p for p in points_of(self.workload, self.target) if layout_of(p) == layout), None)
+        first = next((
+            point for point in points_of(self.workload, self.target)
+            if layout_of(point) == layout and point not in self.known.failed
+        ), None)
         told = "shares its weight with a kernel that has a record"
         return None if first is None else Candidate(first, UNKNOWN, told)
 
@@ -129,8 +132,11 @@ def _nodes(
             yield (target.level, workload), _Reader(workload, target, default, known, count)
 
 
-def _sharing(uses: Iterable[Use], nodes: Mapping[Node, _Reader]) -> list[frozenset[Node]]:
-    """All nodes, those together that by default read the same packed weights."""
+def _sharing(uses: Iterable[Use], nodes: Mapping[Node, _Reader]) -> list[list[Node]]:
+    """All nodes, those together that by default read the same packed weights.
+
+    In the order of `nodes`: what is chosen must not depend on how texts are hashed.
+    """
     readers: dict[tuple[str, Layout], set[Node]] = {}
     groups = [frozenset({node}) for node in nodes]
     levels = sorted({level for level, _ in nodes})
@@ -143,7 +149,7 @@ def _sharing(uses: Iterable[Use], nodes: Mapping[Node, _Reader]) -> list[frozens
         touched = [group for group in groups if group & together]
         groups = [group for group in groups if not group & together]
         groups.append(frozenset().union(*touched))
-    return groups
+    return [[node for node in nodes if node in group] for group in groups]
 
 
 def _chosen(group: Mapping[Node, _Reader]) -> dict[Node, Choice]:

@@ -98,7 +98,7 @@ def point_text(point: Point) -> str:
 
 
 def workload_key(workload: Workload) -> str:
-    """What the workload's speed depends on; two that differ in scale or eps have the same."""
+    """What the workload's speed depends on; two that differ in scale or eps alone have the same."""
     return str(workload)
 
 

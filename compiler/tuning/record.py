@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from pocketformer.compiler.decode import OPTIONAL, decode, parse_object
 from pocketformer.compiler.errors import BadBundle, BadRecords
@@ -17,10 +15,12 @@ from pocketformer.compiler.tuning.points import (
     encode_point,
     encode_workload,
 )
-from pocketformer.schedules.workloads import Workload
+from pocketformer.schedules.workloads import MOST, Workload
 
 SOURCES = ("measured", "estimated")
+LEAST_US, MOST_US = 1e-3, 1e12    # of a time: sums and quotients of such ones are numbers as well
 _ERROR = 2000     # characters of what a compiler or a device said; a line is to stay readable
+_NAME = 200       # characters of any other text
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Record:
     """`point` takes `median_us` where the default point took `default_us` in the same run.
 
     `sizes` are those of the workload's axes that are known only at run time, empty where it has
-    none. `core` is LLVM's name of the processor, `target` what was compiled for. `spread` is the
-    times' median deviation from their median, as a share of it, over `runs` of them. An estimate
-    (`source`) has no device. `confirmed` times are of the last race of a task's best points, not of
-    the search. A point that failed has an `error` in place of times. `time` is ISO 8601 in UTC.
+    none. `core` is LLVM's name of the processor, `target` what was compiled for. `spread` is how
+    far off their ratio may be, as a share of it (the standard error of a median over `runs` of
+    them). An estimate (`source`) has no device. `confirmed` times are of the last race of a task's
+    best points, not of the search. A point that failed has an `error` in place of times. `time` is
+    ISO 8601 in UTC.
     """
 
     workload: Workload = field(metadata={"decode": decode_workload})
@@ -66,10 +67,17 @@ class Record:
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise BadRecords(f"source is {self.source!r}, not {' or '.join(SOURCES)}")
-        if not self.error and not (_positive(self.median_us) and _positive(self.default_us)):
-            raise BadRecords("a record without an error needs times above 0")
-        if self.threads < 1 or any(size < 1 for size in self.sizes.values()):
-            raise BadRecords("threads and sizes are at least 1")
+        if not self.error and not (_is_time(self.median_us) and _is_time(self.default_us)):
+            raise BadRecords(
+                f"a record without an error needs times from {LEAST_US:g} to {MOST_US:g} us")
+        if not all(1 <= number <= MOST for number in (self.threads, *self.sizes.values())):
+            raise BadRecords(f"threads and sizes are at least 1, and at most {MOST}")
+        if not (0 <= self.runs <= MOST and 0 <= self.spread <= MOST):
+            raise BadRecords(f"runs and spread are at least 0, and at most {MOST}")
+        names = self.target, self.core, self.tvm, self.pocketformer, self.time, *self.sizes
+        for name in names:      # which people are shown
+            if len(name) > _NAME or not name.isprintable():
+                raise BadRecords(f"{name[:_NAME]!r} is no name: it is too long, or not printable")
 
     @property
     def gain(self) -> float:
@@ -111,5 +119,5 @@ def decode_record(text: str, where: str) -> Record:
         raise BadRecords(f"{where} is nested too deeply") from None
 
 
-def _positive(value: Any) -> bool:
-    return value is not None and value > 0 and math.isfinite(value)
+def _is_time(us: float | None) -> bool:
+    return us is not None and LEAST_US <= us <= MOST_US

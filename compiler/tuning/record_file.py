@@ -11,14 +11,14 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pocketformer.compiler.decode import parse_object
 from pocketformer.compiler.errors import BadBundle, BadRecords
-from pocketformer.compiler.tuning.ranking import best_of_each
+from pocketformer.compiler.tuning.ranking import best_of_each, one_failure_each
 from pocketformer.compiler.tuning.record import Record, decode_record, encode_record
 
 LONGEST = 1 << 16          # bytes of a line
@@ -69,9 +69,13 @@ class RecordFile:
             os.ftruncate(file, end)
             try:
                 _write(file, before + b"".join(lines))
-            except OSError as error:
+            except BaseException as error:          # such as Ctrl-C
                 os.ftruncate(file, end)
-                raise OSError(error.errno, error.strerror, str(self.path)) from None
+                if isinstance(error, OSError):
+                    raise OSError(error.errno, error.strerror, str(self.path)) from None
+                raise
+            if not end:
+                _keep_name(self.path)
 
     def rewrite(self, change: Callable[[list[Line]], Iterable[str]]) -> None:
         """Replace the lines by those that `change` makes of them, all at once.
@@ -80,7 +84,7 @@ class RecordFile:
         """
         with self._locked() as file:
             before = list(read_lines(self.path))
-            if before and not any(line.text for line in before):
+            if before and not before[0].text:
                 raise BadRecords(f"{self.path} is no file of records, it was left as it is")
             lines = "".join(f"{text}\n" for text in change(before))
             place = Path(os.path.realpath(self.path))
@@ -90,6 +94,7 @@ class RecordFile:
                 os.fchmod(new, stat.S_IMODE(os.fstat(file).st_mode))
                 _write(new, lines.encode())
                 unfinished.replace(place)
+                _keep_name(place)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from None
             finally:
@@ -123,12 +128,15 @@ def merge(lines: Iterable[Line]) -> list[str]:
 
 
 def prune(lines: Iterable[Line], keep: int) -> list[str]:
-    """The best `keep` points of each task, and what is of other versions, in their order."""
+    """The best `keep` points of each task, those that failed, and lines of other versions.
+
+    They stay in their order.
+    """
     lines = list(lines)
     records = [line.record for line in lines if line.record]
-    best = set(map(id, best_of_each(records, keep)))
+    kept = set(map(id, [*best_of_each(records, keep), *one_failure_each(records)]))
     return [
-        line.text for line in lines if line.text and (not line.record or id(line.record) in best)
+        line.text for line in lines if line.text and (not line.record or id(line.record) in kept)
     ]
 
 
@@ -182,11 +190,23 @@ def _end(file: int, path: Path) -> tuple[int, bytes]:
     size = os.fstat(file).st_size
     tail = os.pread(file, LONGEST, max(0, size - LONGEST))
     tail = tail[tail.rfind(b"\n") + 1:]
-    if (size and os.pread(file, 1, 0) != b"{") or len(tail) == LONGEST:
+    first, whole, _ = os.pread(file, LONGEST, 0).partition(b"\n")
+    is_ours = _is_object(first.decode(errors="replace")) if whole else first.startswith(b"{")
+    if (size and not is_ours) or len(tail) == LONGEST:
         raise BadRecords(f"{path} is no file of records, it was left as it is")
     if tail and _is_object(tail.decode(errors="replace")):
         return size, b"\n"                         # written by hand, or torn at its very end
     return size - len(tail), b""
+
+
+def _keep_name(path: Path) -> None:
+    """Have the folder on the disk as well, where the file system can: a file is lost without."""
+    with suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _write(file: int, data: bytes) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.tuning.points import Point, legal, workload_key
@@ -20,6 +21,8 @@ __all__ = [
     "DeviceNote", "Point", "Record", "RecordFile", "Records", "core_of", "decode_record",
     "encode_record", "unfit",
 ]
+
+Sizes: TypeAlias = frozenset[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -50,53 +53,49 @@ class Records:
     def __len__(self) -> int:
         return len(self.records)
 
-    def fitting(
-        self,
-        workload: Workload,
-        target: Target,
-        sizes: Mapping[str, int] | None = None,
-        core: str = "",
-    ) -> list[Record]:
+    def fitting(self, workload: Workload, target: Target, core: str = "") -> list[Record]:
         """The records that say how to compute `workload` on `target`, the best first.
 
         They are of `core` (by default the one that `target` is tuned for) and of this TVM, have no
-        error and a point that is legal for `target`; with `sizes`, they are of these. Of several
-        records of a point there is one, with their middle gain.
+        error and a point that is legal for `target`. Of several records of a point that were made
+        in the same way there is one, with their middle gain.
         """
-        of_workload = self._by_workload.get((type(workload), workload_key(workload)), [])
         core = core or core_of(target)
         fit = [
-            record for record in of_workload
-            if (sizes is None or record.sizes == sizes)
-            and not unfit(record, core) and legal(record.point, workload, target)
+            record for record in self._of(workload)
+            if not unfit(record, core) and legal(record.point, workload, target)
         ]
         return ranked(fit, target.threads)
 
-    def best(
-        self,
-        workload: Workload,
-        target: Target,
-        sizes: Mapping[str, int] | None = None,
-        core: str = "",
-    ) -> Record | None:
-        """The first of `fitting`, None where nothing fits."""
-        return next(iter(self.fitting(workload, target, sizes, core)), None)
+    def failed(self, workload: Workload, core: str) -> set[Point]:
+        """The points that failed on `core` with this TVM, at some size every time."""
+        failed: set[tuple[Point, Sizes]] = set()
+        passed: set[tuple[Point, Sizes]] = set()
+        for record in self._of(workload):
+            if not _foreign(record, core):
+                tried = record.point, frozenset(record.sizes.items())
+                (failed if record.error else passed).add(tried)
+        return {point for point, _ in failed - passed}
+
+    def _of(self, workload: Workload) -> list[Record]:
+        return self._by_workload.get(workload_key(workload), [])
 
     def origin(self, record: Record) -> str:
         """The file that one of these records was read from, "" where from none."""
         return self._origins.get(id(record), "")
 
     @cached_property
-    def _by_workload(self) -> Mapping[tuple[type[Workload], str], list[Record]]:
-        found: dict[tuple[type[Workload], str], list[Record]] = defaultdict(list)
+    def _by_workload(self) -> Mapping[str, list[Record]]:
+        found: dict[str, list[Record]] = defaultdict(list)
         for record in self:
-            found[type(record.workload), workload_key(record.workload)].append(record)
+            found[workload_key(record.workload)].append(record)
         return found
 
     @cached_property
     def _origins(self) -> Mapping[int, str]:
         return {
-            id(record): origin for record, origin in zip(self.records, self.origins, strict=False)
+            id(record): origin
+            for record, origin in zip(self.records, self.origins, strict=bool(self.origins))
         }
 
 
@@ -110,8 +109,11 @@ def unfit(record: Record, core: str) -> str:
 
     Whether its point is legal is another question.
     """
-    if record.error:
-        return "the point failed"
+    return "the point failed" if record.error else _foreign(record, core)
+
+
+def _foreign(record: Record, core: str) -> str:
+    """Why the record was made elsewhere than on `core` with this TVM, "" if it was not."""
     if record.emulated:
         return "timed on an emulator"
     if record.core != core:

@@ -83,8 +83,9 @@ def test_what_a_norm_adds_to_a_variance_does_not_matter_to_its_speed():
         ({}, {"source": "estimated"}),
         ({}, {"threads": PIXEL.threads + 1}),
         ({"confirmed": True}, {}),
+        ({}, {"pocketformer": "0.0.1"}),
     ],
-    ids=["measured", "as many threads", "confirmed"],
+    ids=["measured", "as many threads", "confirmed", "of this version"],
 )
 def test_a_record_that_is_surer_wins_over_a_faster_one(better, worse):
     slow, fast = other(LONG), other(LONG, skip=1)
@@ -158,6 +159,33 @@ def test_a_layout_that_costs_the_other_readers_more_is_left():
     assert choices.at("base") == {LONG: at_home}
 
 
+def test_a_layout_in_which_another_reader_is_slow_is_left():
+    point = other(LONG, layout=True)
+    same = next(each for each in points_of(ANY, PIXEL) if layout_of(each) == layout_of(point))
+    gains = record(LONG, point, PIXEL, 0.5)
+    slow = [record(ANY, same, PIXEL, 3.0, sizes={"m": m}) for m in (16, 64)]
+    assert not chosen(uses(ANY, LONG), gains, *slow).at("base")
+    unknown = chosen(uses(ANY, LONG), gains)
+    assert the_point(unknown, ANY) == same
+
+
+def test_a_point_that_failed_is_taken_for_no_reader():
+    point = other(LONG, layout=True)
+    alike = [each for each in points_of(ANY, PIXEL) if layout_of(each) == layout_of(point)]
+    gains = record(LONG, point, PIXEL, 0.5)
+    crashed = [record(ANY, each, PIXEL, 1.0, median_us=None, error="signal 11") for each in alike]
+    assert the_point(chosen(uses(ANY, LONG), gains, crashed[0]), ANY) == alike[1]
+    assert not chosen(uses(ANY, LONG), gains, *crashed).at("base")
+
+
+def test_a_point_that_fails_at_one_size_is_not_taken_for_its_gain_at_another():
+    point = other(ANY)
+    gains = record(ANY, point, PIXEL, 0.5, sizes={"m": 16})
+    assert the_point(chosen(uses(ANY), gains), ANY) == point
+    failed = record(ANY, point, PIXEL, 1.0, sizes={"m": 64}, median_us=None, error="signal 11")
+    assert not chosen(uses(ANY), gains, failed).at("base")
+
+
 def test_other_weights_may_lie_otherwise():
     point = other(LONG, layout=True)
     two = [*uses(LONG), *uses(SHORT, weight="another")]
@@ -177,6 +205,18 @@ def test_a_target_for_many_takes_a_point_that_no_processor_contradicts():
     )
     assert the_point(choices, LONG, "avx512") == good
     assert the_point(choices, LONG, "base") is None    # whose instructions are others
+
+
+def test_for_many_a_measured_record_wins_over_an_estimate_for_another_processor():
+    level = ANY_PC.variants[-1]
+    sure, doubtful = other(LONG, level), other(LONG, level, skip=1)
+    choices = chosen(
+        uses(LONG),
+        record(LONG, sure, ANY_PC, 0.9, core="znver4"),
+        record(LONG, doubtful, ANY_PC, 0.5, core="skylake-avx512", source="estimated"),
+        target=ANY_PC,
+    )
+    assert the_point(choices, LONG, level.level) == sure
 
 
 def test_a_level_alone_takes_records_of_any_processor_that_runs_it():

@@ -113,13 +113,28 @@ def test_a_full_disk_leaves_the_file_as_it_was(file):
     assert Records.load(file.path).records == (record(1), record(2))
 
 
+def test_an_interrupted_append_leaves_the_file_as_it_was(file, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    file.append([record(1)])
+    before = file.path.read_bytes()
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.append([record(2)])
+    assert file.path.read_bytes() == before
+
+
 def test_a_record_that_no_line_holds_is_refused(file):
-    with pytest.raises(BadRecords, match="takes 1"):
-        file.append([record(target="x" * 100_000)])
+    with pytest.raises(BadRecords, match="takes 2"):
+        file.append([record(sizes={f"m{number}": 1 for number in range(20_000)})])
     assert not file.path.exists()
 
 
-@pytest.mark.parametrize("content", [b"\x08\x07model\n" * 9, b"no records\n", b"\x00" * 100_000])
+@pytest.mark.parametrize("content", [
+    b"\x08\x07model\n" * 9, b"no records\n", b"\x00" * 100_000, b'{\n "a": 1\n}',
+    b'[\n{"a": 1},\n{"a": 2}\n]\n',
+])
 def test_a_file_of_something_else_is_left_alone(file, content):
     file.path.write_bytes(content)
     for change in (lambda: file.append([record()]), lambda: file.rewrite(merge)):
@@ -176,16 +191,17 @@ def test_merging_keeps_each_line_once_in_its_order(file, tmp_path):
     assert merge(read_lines(file.path)) == [spaced]
 
 
-def test_pruning_keeps_the_best_points_of_each_task(file):
+def test_pruning_keeps_the_best_points_of_each_task_and_one_failure_of_each(file):
     file.append([
         record(1, median_us=90.0), record(2, median_us=80.0), record(3, median_us=70.0),
         record(4, median_us=None, default_us=None, error="crashed"),
         record(1, median_us=95.0, core="znver1"), record(1, median_us=95.0, tvm="0.1"),
+        record(4, median_us=None, default_us=None, error="crashed again"),
     ])
     file.path.write_text(file.path.read_text() + '{"of": "tomorrow"}\n')
     before = texts(file)
     file.rewrite(lambda lines: prune(lines, 2))
-    assert texts(file) == [before[at] for at in (1, 2, 4, 5, 6)]
+    assert texts(file) == [before[at] for at in (1, 2, 4, 5, 6, 7)]
 
 
 def test_a_rewrite_keeps_permissions_and_links(file, tmp_path):

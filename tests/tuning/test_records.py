@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 
 from pocketformer import __version__, targets
 from pocketformer.compiler.errors import BadRecords
+from pocketformer.compiler.tuning.choices import choose
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.record import DeviceNote, decode_record, encode_record
 from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.records import Records, core_of, unfit
+from pocketformer.compiler.tuning.survey import Use
 from pocketformer.schedules.workloads import Attention, Linear, QuantizedLinear, WeightOnlyLinear
 from tests.tuning.examples import HOST, LAYER, record
 
 PIXEL = targets.load("pixel8")
 
 
-def best(*records, sizes=None):
-    return Records(records).best(LAYER, HOST, sizes)
+def best(*records, workload=LAYER):
+    return next(iter(Records(records).fitting(workload, HOST)), None)
 
 
 def test_the_fastest_is_the_best():
@@ -38,7 +40,7 @@ def test_speed_is_told_against_the_default_of_the_same_run():
 @pytest.mark.parametrize(("better", "worse"), [
     ({"median_us": 119.0}, {"source": "estimated", "device": None}),
     ({"median_us": 119.0, "confirmed": True}, {}),
-    ({"median_us": 119.0}, {"threads": 7}),
+    ({"median_us": 119.0}, {"threads": 7, "confirmed": True}),
     ({"median_us": 119.0, "pocketformer": __version__}, {"pocketformer": "0.0.1"}),
     ({"source": "estimated", "confirmed": False, "threads": 7}, {"tvm": "0.1"}),
 ], ids=["measured", "confirmed", "threads", "version", "TVM"])
@@ -76,35 +78,42 @@ def test_a_point_that_is_not_of_the_space_is_not_used():
 
 def test_workloads_that_differ_only_in_scale_share_records():
     attention = Attention(1, 64, 64, 4, 4, 32, 32, 0.25)
-    records = Records((record(0, workload=attention),))
-    assert records.best(replace(attention, scale=0.5), HOST) is not None
-    assert records.best(replace(attention, causal=True), HOST) is None
+    known = record(0, workload=attention)
+    assert best(known, workload=replace(attention, scale=0.5)) == known
+    assert best(known, workload=replace(attention, causal=True)) is None
 
 
-def test_layers_that_are_called_the_same_do_not_share_records():
+def test_layers_of_the_same_sizes_do_not_share_records():
     integers, weights = QuantizedLinear(8, 64, 64), WeightOnlyLinear(8, 64, 64, bits=8)
-    assert str(integers) == str(weights)
-    records = Records((record(0, workload=integers),))
-    assert records.best(integers, HOST) is not None
-    assert records.best(weights, HOST) is None
+    known = record(0, workload=integers)
+    assert best(known, workload=integers) == known
+    assert best(known, workload=weights) is None
 
 
-def test_records_of_one_size_are_asked_for_by_it():
+def test_a_point_has_a_record_for_each_size():
     layer = Linear(None, 1536, 384)
     small, large = (
         record(0, workload=layer, sizes={"m": m}, median_us=us) for m, us in ((8, 9.0), (64, 50.0))
     )
-    records = Records((small, large))
-    assert records.best(layer, HOST, {"m": 64}) == large
-    assert records.best(layer, HOST, {"m": 16}) is None
-    assert len(records.fitting(layer, HOST)) == 2
+    assert Records((large, small)).fitting(layer, HOST) == [small, large]
+
+
+def test_a_point_failed_where_it_never_ran_at_that_size():
+    layer, core = Linear(None, 1536, 384), core_of(HOST)
+    ran = record(0, workload=layer, sizes={"m": 8})
+    broken = {"median_us": None, "default_us": None, "error": "signal 11"}
+    crashed = replace(ran, **broken, sizes={"m": 64})
+    assert Records((ran, crashed)).failed(layer, core) == {ran.point}
+    assert Records((ran, crashed, replace(ran, sizes={"m": 64}))).failed(layer, core) == set()
+    for elsewhere in (replace(crashed, core="znver1"), replace(crashed, tvm="0.1")):
+        assert Records((ran, elsewhere)).failed(layer, core) == set()
 
 
 def test_a_level_asks_for_the_records_of_a_core_by_its_name():
     level = targets.load("arm64-android").variants[1]       # its own core is nobody's
     there = record(point=points_of(LAYER, level)[1], core="cortex-x3")
-    assert Records((there,)).best(LAYER, level) is None
-    assert Records((there,)).best(LAYER, level, core="cortex-x3") == there
+    assert Records((there,)).fitting(LAYER, level) == []
+    assert Records((there,)).fitting(LAYER, level, core="cortex-x3") == [there]
 
 
 SOME = [
@@ -114,6 +123,7 @@ SOME = [
 ]
 
 
+@settings(deadline=None)
 @given(st.permutations(SOME))
 def test_the_order_of_the_files_does_not_matter(records):
     assert Records(tuple(records)).fitting(LAYER, HOST) == Records(tuple(SOME)).fitting(LAYER, HOST)
@@ -134,7 +144,7 @@ def test_records_are_read_from_several_files_and_know_theirs(tmp_path):
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
-    | st.sampled_from(["Gemm", "Attention", "measured", 10**400, "x" * 300]),
+    | st.sampled_from(["Gemm", "Attention", "measured", 10**400, "x" * 300, 1e-300, 1e308]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=6,
 )
@@ -156,15 +166,23 @@ def test_a_record_with_anything_in_a_field_is_a_record_or_refused(data, value):
     except BadRecords:
         return
     assert decode_record(encode_record(read), "it") == read
-    Records((read,)).fitting(LAYER, HOST)
+    choices = choose([Use("main", read.workload, (), "w")], [HOST], Records((read, record(2))))
+    json.dumps([choice.told for level in choices.levels.values() for choice in level.values()])
 
 
 @pytest.mark.parametrize(("wrong", "why"), [
-    ({"median_us": 0.0}, "needs times above 0"),
-    ({"default_us": None}, "needs times above 0"),
+    ({"median_us": 0.0}, "needs times from 0.001 to"),
+    ({"default_us": None}, "needs times from 0.001 to"),
+    ({"median_us": 1e-300}, "needs times from 0.001 to"),
+    ({"default_us": 1.7e308}, "needs times from 0.001 to"),
+    ({"spread": -0.1}, "runs and spread"),
+    ({"runs": 10**400}, "runs and spread"),
     ({"source": "dreamt"}, "not measured or estimated"),
     ({"threads": 0}, "at least 1"),
     ({"sizes": {"m": 0}}, "at least 1"),
+    ({"sizes": {"m\x1b[2J": 1}}, "not printable"),
+    ({"core": "\x1b[2J"}, "not printable"),
+    ({"tvm": "1" * 300}, "too long"),
 ])
 def test_what_cannot_have_been_measured_is_no_record(wrong, why):
     with pytest.raises(BadRecords, match=why):

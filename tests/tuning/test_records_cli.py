@@ -82,8 +82,22 @@ def test_export_writes_what_is_chosen(file, tmp_path):
     output = tmp_path / "best.jsonl"
     records("export", file, "-o", output, "--best", "--workload", "linear")
     assert Records.load(output).records == (RECORDS[1],)
-    records("export", file, "-o", output)
-    assert Records.load(output).records == tuple(RECORDS)
+    records("export", file, "-o", tmp_path / "all.jsonl")
+    assert Records.load(tmp_path / "all.jsonl").records == tuple(RECORDS)
+
+
+def test_export_replaces_no_records(file):
+    done = CliRunner().invoke(app, ["records", "export", str(file), "--best", "-o", str(file)])
+    assert done.exit_code == 2
+    assert "r.jsonl holds records already" in done.stderr.replace("\n", "")
+    assert Records.load(file).records == tuple(RECORDS)
+
+
+def test_the_best_tell_which_points_fail_as_well(file, tmp_path):
+    crashed = record(5, median_us=None, default_us=None, error="signal 11")
+    RecordFile(file).append([crashed, crashed])
+    records("export", file, "-o", tmp_path / "best.jsonl", "--best")
+    assert Records.load(tmp_path / "best.jsonl").records == (RECORDS[1], SOFTMAX, crashed)
 
 
 def test_merge_adds_each_record_once(file, tmp_path):
