@@ -26,13 +26,7 @@ from pocketformer.schedules.cpu.kernel import (
     when,
     workspace,
 )
-from pocketformer.schedules.cpu.spaces import (
-    distinct,
-    height,
-    one_at_a_time,
-    tiles_of,
-    widths_of,
-)
+from pocketformer.schedules.cpu.spaces import one_at_a_time, tiles_of, widths_of
 from pocketformer.schedules.workloads import BatchMatmul
 
 if TYPE_CHECKING:
@@ -66,7 +60,7 @@ class TiledBatchMatmul:
         isa, m = replace(isa_of(target), by_lane=False), workload.m     # numbers are broadcast
         tiles = tiles_of(isa, isa.registers, widths_of(isa.lanes, workload.n), m)
         points = [cls.default(target, workload), *(cls(isa.name, *tile) for tile in tiles)]
-        for point in distinct(points, lambda each: replace(each, rows=height(m, each.rows))):
+        for point in dict.fromkeys(points):
             yield from one_at_a_time(point, {"unroll": (1, 2, 4)})
 
     @classmethod

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from pocketformer import targets
+from pocketformer.schedules.cpu.batch_matmul import TiledBatchMatmul
 from pocketformer.schedules.workloads import BatchMatmul
 from tests.schedules.running import assert_agrees, call, kernels, random
 
@@ -29,3 +31,9 @@ def test_any_sizes(isa, transpose_b):
 @pytest.mark.parametrize("sizes", SIZES[1:3], ids=str)
 def test_known_sizes(sizes, transpose_b):
     check("avx2", sizes, transpose_b, symbolic=False)
+
+
+def test_a_space_has_the_tile_that_wastes_no_row():
+    """The default one is 8 rows high, and the second of two overlaps the first."""
+    space = TiledBatchMatmul.space(targets.load("pixel8"), BatchMatmul(2, 10, 64, 64))
+    assert {(5, 8), (8, 8)} <= {(point.rows, point.columns) for point in space}
