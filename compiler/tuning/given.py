@@ -59,19 +59,22 @@ def unused(
             f"{_lines(len(records.skipped))} not used by this version, the first is "
             f"{first.file}:{first.number}: {first.reason}")
     by_key = {workload_key(each): each for each in workloads}
-    # Which functions a model has is known later: ScheduleRest says what becomes of their records.
-    others = [each for each in records if not isinstance(each.workload, Function)]
-    ours = [each for each in others if workload_key(each.workload) in by_key]
-    if others and not ours:
+    ours = [each for each in records if workload_key(each.workload) in by_key]
+    # Which functions a model has is known later: ScheduleRest says where a trace does not fit.
+    traces = [each for each in records if isinstance(each.workload, Function)]
+    if len(records) and not ours and not traces:
         return [*said, "no record is for a kernel of this model"]
-    reasons = Counter(
-        reason for each in ours
-        if (reason := _reason(each, by_key[workload_key(each.workload)], variants))
-    )
-    if reasons:
-        counted = "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        said.append(f"of {len(ours)} records for kernels of this model are not used: {counted}")
-    return said
+    reasons = [_reason(each, by_key[workload_key(each.workload)], variants) for each in ours]
+    said += _counted(f"of {len(ours)} records for kernels of this model", reasons)
+    reasons = [_reason(each, each.workload, variants) for each in traces]
+    return said + _counted(f"of {len(traces)} records for other functions", reasons)
+
+
+def _counted(which: str, reasons: Iterable[str]) -> list[str]:
+    """A sentence if there are reasons, of which those that are "" do not count."""
+    counts = Counter(filter(None, reasons))
+    counted = "; ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return [f"{which} are not used: {counted}"] if counts else []
 
 
 def _reason(record: Record, workload: Workload, variants: Sequence[Target]) -> str:

@@ -106,10 +106,11 @@ def test_a_trace_that_does_not_fit_is_not_followed_and_that_is_said(image, tunin
     assert_close(outputs(bundle), outputs(untuned))
 
 
-def test_a_hostile_trace_is_never_replayed(image, tuning):
+def test_a_hostile_trace_is_never_replayed(image, tuning, caplog):
     point = Trace('[[["Tensorize",["b0","\\"x\\""],[1],[]]],[]]')
     bundle = pf.compile(image, dims={"BATCH": 1}, records=with_gain(tuning, point=point))
     assert not tuned(bundle)
+    assert "of 1 records for other functions are not used: 1 of points" in caplog.text
 
 
 def test_the_code_of_a_function_is_never_written(tuning):
