@@ -186,7 +186,7 @@ class Tuner:
     def _compare(self) -> None:
         ready, options = self._ready, self._options
         tuned = ready.compile(self._records(), self._watch)
-        told = (kernel.workload for kernel in tuned.manifest.kernels if kernel.tuned)
+        told = (each.workload or each.kernel for each in tuned.manifest.kernels if each.tuned)
         self._followed = tuple(dict.fromkeys(told))
         if not self._followed:
             self._notes[SAME] = None
