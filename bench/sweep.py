@@ -16,7 +16,6 @@ from pocketformer.compiler.progress import silent
 from pocketformer.compiler.tuning.builder import LocalBuilders
 from pocketformer.compiler.tuning.devices import HOST, Devices
 from pocketformer.compiler.tuning.flow import Batch, Flow
-from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, prepare
@@ -90,10 +89,8 @@ class Sweep:
 
     def _batches(self) -> Iterator[Batch]:
         """The tasks in turns, so that a sweep that is interrupted has something of each."""
-        ready = self._ready
-        cold = cold_bytes(ready.target, ready.weight_bytes, ready.setting.threads)
         while states := [state for state in self._states if not state.search.exhausted]:
             for state in states:
                 task, points = state.task, state.search.propose(BATCH)
-                job = Job(ready.target, task.workload, task.sizes, (state.default, *points), cold)
+                job = self._ready.job(task, (state.default, *points))
                 yield Batch(state, job, self._seconds)

@@ -21,6 +21,7 @@ from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.functions import Rest, rest_of
 from pocketformer.compiler.tuning.in_model import InModel, profile_default, sizes_of
+from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.recording import Setting
 from pocketformer.compiler.tuning.records import Records, core_of
@@ -90,6 +91,13 @@ class Prepared:
         alike = [each for each in self.tasks if str(each.workload) == str(task.workload)]
         taken = self.in_model.kernels_us.get(str(task.workload), 0.0)
         return taken / self.in_model.total_us * task.calls / sum(each.calls for each in alike)
+
+    def job(self, task: Task, points: Sequence[Any]) -> Job:
+        """A job for `points`, the first of which is the default."""
+        threads, taken = self.setting.threads, self.share(task) * self.in_model.total_us
+        cold = cold_bytes(self.target, self.weight_bytes, threads)
+        call_us = taken / task.calls
+        return Job(self.target, task.workload, task.sizes, tuple(points), cold, call_us)
 
     @property
     def weight_bytes(self) -> int:

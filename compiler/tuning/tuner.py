@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from pocketformer.compiler.tuning.devices import Devices
 from pocketformer.compiler.tuning.flow import Builders, Flow, Outcome
 from pocketformer.compiler.tuning.given import shipped
 from pocketformer.compiler.tuning.in_model import compare
-from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import RANDOM, Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, opened, prepare
@@ -52,7 +51,7 @@ class Tuner:
         self._model = None if options.strategy == RANDOM else CostModel(options.seed)
         self._ready = prepare(source, options, self._watch)
         states = [self._state(task, known) for task, known in self._known()]
-        self._scheduler = Scheduler(states, self._job, options.trials)
+        self._scheduler = Scheduler(states, self._ready.job, options.trials)
         self._curve = [(self._scheduler.trials, self._scheduler.ratio)]
         self._notes = dict.fromkeys(self._first_notes())
         self._followed: tuple[str, ...] = ()
@@ -163,11 +162,6 @@ class Tuner:
             model=self._model.of(task.workload, dict(task.sizes)) if self._model else None,
             seed=options.seed,
         )
-
-    def _job(self, task: Task, points: Sequence[Any]) -> Job:
-        ready = self._ready
-        cold = cold_bytes(ready.target, ready.weight_bytes, ready.setting.threads)
-        return Job(ready.target, task.workload, task.sizes, tuple(points), cold)
 
     def _record(self, outcome: Outcome, confirmed: bool = False) -> None:
         """Write what was measured to the file, and note what was not."""
