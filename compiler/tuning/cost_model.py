@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.tuning.records import Record
     from pocketformer.schedules.workloads import Workload
 
-ENOUGH = 12       # results of a template, before which its model would be noise
+ENOUGH = 12       # results of a kind, before which its model would be noise
 WORST = 0.5       # a point at half the best one's speed counts like one that failed
 ROUNDS = 60
 OTHERS = 0.3      # the weight of another task's result: its best points are near, not the same
@@ -35,6 +35,14 @@ TREES = {
     "base_score": 0.0,
     "nthread": 1,
 }
+
+
+Kind: TypeAlias = "tuple[type[Any], type[Workload]]"
+
+
+def kind_of(point: Any, workload: Workload) -> Kind:
+    """What results have in common that can learn from each other: DotGemm serves two classes."""
+    return type(point), type(workload)
 
 
 @dataclass
@@ -53,8 +61,9 @@ class _Results:
 
 
 class CostModel:
-    """The results of all tasks of a tuning run; a template's tasks learn from each other.
+    """The results of all tasks of a tuning run; those of a kind learn from each other.
 
+    A kind is a template and a class of workloads, which features have the same columns for.
     Deterministic given `seed` and the results. Raises MissingPackage without xgboost.
     """
 
@@ -67,7 +76,7 @@ class CostModel:
                 "pip install 'pocketformer[tune]'"
             ) from None
         self._xgboost, self._seed = xgboost, seed
-        self._results: dict[str, dict[Hashable, _Results]] = {}     # template -> task
+        self._results: dict[Kind, dict[Hashable, _Results]] = {}     # kind -> task
 
     def of(self, workload: Workload, sizes: Mapping[str, int] | None = None) -> TaskModel:
         """The model for one task, as `TaskSearch` takes it."""
@@ -80,19 +89,20 @@ class CostModel:
             if record.core in alike and not record.emulated:
                 task = record.core, record.threads, str(record.workload), *record.sizes.items()
                 row = features(record.point, record.workload, record.sizes)
-                self.add(record.point, task, row, 1 / record.gain if record.gain else None)
+                kind = kind_of(record.point, record.workload)
+                self.add(kind, task, row, 1 / record.gain if record.gain else None)
 
-    def add(self, point: Any, task: Hashable, row: list[float], time: float | None) -> None:
-        """Take in one result: `row` are the features of `point`, `time` is None if it failed."""
-        results = self._results.setdefault(type(point).__name__, {}).setdefault(task, _Results())
+    def add(self, kind: Kind, task: Hashable, row: list[float], time: float | None) -> None:
+        """Take in one result: `row` are a point's features, `time` is None if it failed."""
+        results = self._results.setdefault(kind, {}).setdefault(task, _Results())
         results.rows.append(row)
         results.times.append(time)
 
     def predict(
-        self, template: str, task: Hashable, rows: Sequence[list[float]]
+        self, kind: Kind, task: Hashable, rows: Sequence[list[float]]
     ) -> list[float] | None:
         """log(best / time) for each row of features, as far as it is known; else None."""
-        known = self._results.get(template, {})
+        known = self._results.get(kind, {})
         if sum(len(results.rows) for results in known.values()) < ENOUGH:
             return None
         table = [row for results in known.values() for row in results.rows]
@@ -117,14 +127,14 @@ class TaskModel:
     def told(self, results: Mapping[Any, float | None]) -> None:
         """Take in times relative to the default's; None is a point that failed."""
         for point, time in results.items():
-            self._model.add(point, self._task, self._row(point), time)
+            self._model.add(kind_of(point, self._workload), self._task, self._row(point), time)
 
     def scores(self, points: Sequence[Any]) -> list[float] | None:
         """For each point a number, higher for a faster one; None while too little is known."""
         if not points:
             return None
-        template = type(points[0]).__name__
-        return self._model.predict(template, self._task, [self._row(point) for point in points])
+        kind = kind_of(points[0], self._workload)
+        return self._model.predict(kind, self._task, [self._row(point) for point in points])
 
     def _row(self, point: Any) -> list[float]:
         if point not in self._rows:

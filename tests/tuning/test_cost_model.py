@@ -13,7 +13,8 @@ from pocketformer.compiler.tuning.cost_model import CostModel
 from pocketformer.compiler.tuning.features import features
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.record import DeviceNote
-from pocketformer.schedules.workloads import Attention, Linear, Norm, Softmax
+from pocketformer.schedules.cpu.dot_gemm import DotGemm
+from pocketformer.schedules.workloads import Attention, Linear, Norm, QuantizedLinear, Softmax
 from tests.tuning.examples import HOST, LAYER, record
 
 WORKLOADS = [
@@ -77,6 +78,18 @@ def test_records_of_this_core_and_its_kin_warm_it_up_those_of_emulators_do_not()
     assert warm("znver5")
     assert not warm("cortex-a76")
     assert not warm("znver4", device=emulated)
+
+
+def test_a_template_of_two_classes_of_workloads_learns_each_by_itself():
+    target = targets.load("pixel8").variants[-1]
+    plain = Linear(128, 384, 384, dtype="bfloat16")
+    quantized = QuantizedLinear(128, 384, 384, "uint8")
+    model = CostModel()
+    for workload in (plain, quantized):
+        points = points_of(workload, target)[:16]
+        assert {type(point) for point in points} == {DotGemm}
+        model.of(workload).told(dict.fromkeys(points, 1.0))
+        assert len(model.of(workload).scores(points)) == len(points)
 
 
 def test_without_xgboost_it_says_what_to_install(monkeypatch):
