@@ -68,6 +68,12 @@ def without_notes(mod):
     })
 
 
+@pytest.mark.parametrize(("case", "shared"), [("depthwise_conv", False), ("wide_conv", True)])
+def test_traces_use_threads_only_where_there_is_work_for_them(case, shared):
+    points = TraceSearch(function(case), HOST, learns=False, seed=0).propose(3)
+    assert [("Parallel" in point.steps) for point in points] == [shared] * 3
+
+
 def hostile(steps, change):
     """The trace `steps` after `change` of its instructions and decisions."""
     instructions, decisions = json.loads(steps)
@@ -104,12 +110,8 @@ def huge_tile(instructions, _):
 
 
 def unrolled(instructions, _):
-    for each in instructions:
-        if each[0] == "Annotate" and each[2] == ["pragma_auto_unroll_max_step"]:
-            each[1][1] = 1 << 20
-            return
-    at = place(instructions, "Parallel")
-    loop = instructions[at][1][0]
+    """Code without end."""
+    (loop,) = instructions[place(instructions, "Vectorize")][1]
     instructions.append(["Annotate", [loop, 1 << 20], ["pragma_auto_unroll_max_step"], []])
 
 
