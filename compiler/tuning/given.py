@@ -14,6 +14,7 @@ from pocketformer.schedules.workloads import Function, Workload
 from pocketformer.targets import Target
 
 SHIPPED = Path(pocketformer.targets.__file__).parent / "records"     # a file for each processor
+REASONS = 3     # in one sentence: a file may hold records of any number of processors
 
 
 class HasRecords(Protocol):
@@ -73,14 +74,17 @@ def unused(
 def _counted(which: str, reasons: Iterable[str]) -> list[str]:
     """A sentence if there are reasons, of which those that are "" do not count."""
     counts = Counter(filter(None, reasons))
-    counted = "; ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return [f"{which} are not used: {counted}"] if counts else []
+    most = sorted(counts.most_common(REASONS))
+    counted = [f"{count} {reason}" for reason, count in most]
+    if others := sum(counts.values()) - sum(count for _, count in most):
+        counted.append(f"{others} for other reasons")
+    return [f"{which} are not used: {'; '.join(counted)}"] if counts else []
 
 
 def _reason(record: Record, workload: Workload, variants: Sequence[Target]) -> str:
     """Why a record of one of the model's workloads is not used, "" if it may be."""
     if record.error:
-        return ""       # of the search's interest alone
+        return ""       # it says which point not to take
     core = record.core if variants[0].for_many else core_of(variants[0])
     if reason := unfit(record, core):
         return reason

@@ -44,8 +44,8 @@ def tasks_of(
 
     `sizes` are those of the model's dimensions; the others get what `pick_sizes` gives them.
     Left out are workloads that no template of `target` computes, and those whose sizes depend on
-    more than the model's dimensions. Raises BadDim for a dimension that
-    the model lacks, or a size that it does not allow.
+    more than the model's dimensions. Raises BadDim for a dimension that the model lacks, or a size
+    that it does not allow.
     """
     picked = pick_sizes(model.dims, sizes)
     module, fixed = entries_of(model)

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,11 +14,12 @@ import pocketformer as pf
 from pocketformer import targets
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.compatibility import choose_level
-from pocketformer.compiler.tuning.given import shipped
+from pocketformer.compiler.tuning.given import shipped, unused
 from pocketformer.compiler.tuning.records import RecordFile, Records
 from tests.compiler.recorded import random_records
 from tests.encoder import encoder, inputs
 from tests.numerics.check import assert_close, reference
+from tests.numerics.tolerance import TOLERANCE
 
 PROTO = encoder()
 HOST = targets.load("host")
@@ -33,7 +35,7 @@ def plain() -> pf.Bundle:
 
 @pytest.fixture(scope="module")
 def found() -> Records:
-    """Of this machine, at random points, at most half as slow again."""
+    """Of this machine, at random points, at most 1.2 times as slow as the default."""
     return random_records(pf.load(PROTO, dims=FIXED), [HOST], seed=1)
 
 
@@ -57,6 +59,18 @@ def test_random_records_change_no_results(fat, level, seq, monkeypatch):
     assert tuned & {name for name, _, _ in session.profile(given, 1)[0]}
 
 
+def test_random_records_change_no_results_of_half_precision():
+    model, recipe = pf.load(PROTO, dims=FIXED), pf.BFloat16()
+    records = random_records(model, [HOST], seed=3, recipe=recipe)
+    bundle = pf.compile(PROTO, "host", dims=FIXED, recipe=recipe, records=records)
+    assert any("bfloat16" in each.workload for each in bundle.manifest.kernels if each.tuned)
+    given = inputs(1, 8)
+    results = pf.Session(bundle).run(given).values()
+    for found, expected in zip(results, reference(PROTO, given), strict=True):
+        limit = TOLERANCE["bfloat16"] * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
 def test_records_put_no_weight_there_twice(fat, plain):
     assert fat.manifest.weights.count == plain.manifest.weights.count
     assert fat.manifest.weights.bytes <= 1.1 * plain.manifest.weights.bytes     # padded to panels
@@ -75,6 +89,16 @@ def test_records_that_do_not_fit_leave_the_bundle_as_it_is_and_are_told(plain, f
     assert [each.getMessage().split(": ")[1] for each in caplog.records] == [
         f"2 of TVM 0.1, this is {few[0].tvm}; 5 of cortex-a53, not of {core}"
     ]
+
+
+def test_at_most_three_reasons_are_told(found):
+    one = found.records[0]
+    foreign = [replace(one, core=f"core{number}") for number in (*range(9), 3, 3, 5)]
+    (said,) = unused(Records(tuple(foreign)), [one.workload], HOST.variants)
+    core = HOST.cores[0].mcpu
+    assert said.endswith(
+        f": 1 of core0, not of {core}; 3 of core3, not of {core}; 2 of core5, not of {core}; "
+        "6 for other reasons")
 
 
 def test_without_records_those_that_are_shipped_for_the_processor_count(
