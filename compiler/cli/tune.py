@@ -65,7 +65,7 @@ def tune(
     strategy: Annotated[
         str, typer.Option(help="model: a cost model that learns from the trials; or random.")
     ] = "model",
-    seed: Annotated[int, typer.Option(help="The same seed draws the same points.")] = 0,
+    seed: Annotated[int, typer.Option(help="Tunings at once on one file need different ones.")] = 0,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler whose workers build."),
@@ -108,19 +108,28 @@ def tune(
         except BaseException as error:
             if not is_interruption(error):
                 raise
-    found = tuner.result()
-    if html is not None:
-        found.save_html(html)
-    if json:
-        print_json(found.to_dict())
-    else:
-        out.print(tuning_report(found))
+    try:
+        found = tuner.result()
+        if html is not None:
+            found.save_html(html)
+        if json:
+            print_json(found.to_dict())
+        else:
+            out.print(tuning_report(found))
+    except BaseException as error:      # such as a second Ctrl-C
+        if not is_interruption(error):
+            raise
+        raise _interrupted("all records", records) from None
     if found.interrupted:
-        err.print(
-            f"[yellow]Interrupted; {len(found.records)} records are in {escape(str(records))}, "
-            "and the same command goes on.[/]",
-            highlight=False,
-        )
-        raise typer.Exit(INTERRUPTED)
+        raise _interrupted(f"{len(found.records)} records", records)
     if html is not None:
         err.print(f"Wrote {escape(str(html))}.", highlight=False)
+
+
+def _interrupted(what: str, records: Path) -> typer.Exit:
+    err.print(
+        f"[yellow]Interrupted; {what} are in {escape(str(records))}, and the same command goes "
+        "on.[/]",
+        highlight=False,
+    )
+    return typer.Exit(INTERRUPTED)

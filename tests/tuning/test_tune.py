@@ -103,6 +103,19 @@ def test_ctrl_c_ends_with_130_and_says_what_was_found(broken_off):
     assert "Traceback" not in ended.stderr
 
 
+def test_a_second_ctrl_c_tells_of_the_records_as_well(model, tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    for step in ("run", "result"):
+        monkeypatch.setattr(f"pocketformer.compiler.tuning.tuner.Tuner.{step}", interrupted)
+    records = str(tmp_path / "r.jsonl")
+    ended = CliRunner().invoke(app, ["tune", str(model), "--records", records])
+    assert ended.exit_code == 130
+    assert "all records are in" in ended.stderr
+    assert "nothing was written" not in ended.stderr
+
+
 def test_two_tunings_leave_whole_lines_although_one_was_killed(broken_off):
     records = Records.load(broken_off[0])
     assert not records.skipped
