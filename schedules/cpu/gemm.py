@@ -45,7 +45,8 @@ class Gemm:
     `panel`, a multiple of `columns`, decides how the weights lie, so it must be the same for all
     kernels that share them. Weights are asked for `ahead` steps before their use, 0: not at all.
     `tasks` and `by_rows` say how threads share the tiles, as in `Tiles`. With `k_block`, a task
-    goes over its tiles once for every so many steps of k, of which it finds the weights in a cache.
+    goes over its tiles once for every so many steps of k, of which it finds the weights in a cache;
+    no other template has such blocks.
     """
 
     isa: str

@@ -115,11 +115,3 @@ def test_a_random_point_of_softmax_agrees(data, isa, rows, size, symbolic):
     x = random(rows, size) * 10
     (result,) = call_here(compiled_here(kernel), [x], (rows, size))
     assert_agrees(result, softmax(x))
-
-
-def test_tiles_share_the_queries_out_evenly():
-    for workload in WORKLOADS:
-        for target in TARGETS.values():
-            for point in space(workload, target):
-                assert point.queries % point.value_rows == 0, point
-                assert point.block % point.keys == 0, point

@@ -133,7 +133,9 @@ def test_blocks_of_k_change_no_bit(isa):
     work = Linear(33, 96, 700, bias=True, activation="relu", residual=True)
     target = stand_in(isa)
     points = [point for point in template_of(work).space(target, work) if point.k_block]
-    for point in Random(0).sample(points, 2):
+    # Tiles of two rows end in one of a single row.
+    lowest = next(point for point in points if point.rows == 2)
+    for point in (lowest, Random(0).choice(points)):
         kernel, plain = (pick(work, target, each) for each in (point, replace(point, k_block=0)))
         weight = packed(random(700, 96), kernel.packed_shape)
         inputs = [random(33, 700), weight, random(96), random(33, 96, seed=1)]
