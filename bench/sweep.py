@@ -15,7 +15,7 @@ from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.progress import silent
 from pocketformer.compiler.tuning.builder import LocalBuilders
 from pocketformer.compiler.tuning.devices import HOST, Devices
-from pocketformer.compiler.tuning.flow import Batch, Flow
+from pocketformer.compiler.tuning.flow import Flow, Proposal
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, prepare
@@ -55,7 +55,7 @@ class Sweep:
         flow, batches = Flow(self._builders, self._devices, lambda: None), self._batches()
         times: list[tuple[float, int]] = []
         for outcome in flow.run(lambda: next(batches, None)):
-            batch = outcome.batch
+            batch = outcome.proposal
             if outcome.measured is None:
                 print(f"{batch.state.task.key}: {outcome.trouble}", file=sys.stderr)
                 continue
@@ -87,10 +87,10 @@ class Sweep:
                 state.recall(self._ready.setting.known(task, known))
                 yield state
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Proposal]:
         """The tasks in turns, so that a sweep that is interrupted has something of each."""
         while states := [state for state in self._states if not state.search.exhausted]:
             for state in states:
                 task, points = state.task, state.search.propose(BATCH)
                 job = self._ready.job(task, (state.default, *points))
-                yield Batch(state, job, self._seconds)
+                yield Proposal(state, job, self._seconds)

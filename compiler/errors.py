@@ -57,6 +57,10 @@ class BuildFailed(PocketformerError):
     """The native runtime cannot be compiled: no compiler, no NDK, or the compiler's own message."""
 
 
+class BuildLost(BuildFailed):
+    """What builds ran out of time or room, or was ended: that is not the fault of what it built."""
+
+
 class SetUpFailed(PocketformerError):
     """The emulated phone, a tracker or an adb connection cannot be set up on this machine."""
 

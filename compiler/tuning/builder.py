@@ -10,10 +10,11 @@ import tempfile
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
+from signal import SIGKILL
 from threading import Event, Thread, Timer
 from typing import IO, Any
 
-from pocketformer.compiler.errors import BuildFailed, PocketformerError
+from pocketformer.compiler.errors import BuildFailed, BuildLost, PocketformerError
 from pocketformer.compiler.tuning.job import Job
 from pocketformer.compiler.worker import end_with_parent
 
@@ -41,7 +42,8 @@ class LocalBuilders:
         """The bundle of `job`, as kernel_bundle.build makes it, once it is done.
 
         The future raises BuildFailed, which names the points, where they cannot be built; what
-        `job.split()` gives then tells which of them it is.
+        `job.split()` gives then tells which of them it is. It raises BuildLost where that is no
+        point's fault: it took too long, was killed, or there is no room.
         """
         future: Future[bytes] = Future()
         self._queue.put((job, future))
@@ -123,7 +125,7 @@ class _Process:
         return self._process.poll() is not None
 
     def wait_until_ready(self) -> None:
-        self._answer("a process for building cannot be started", IMPORTING)
+        self._answer("a process for building cannot be started", IMPORTING, BuildLost)
 
     def build(self, job: Job, timeout: float) -> bytes:
         """Raises BuildFailed."""
@@ -135,7 +137,9 @@ class _Process:
         assert isinstance(built, bytes)
         return built
 
-    def _answer(self, failed: str, timeout: float) -> Any:
+    def _answer(
+        self, failed: str, timeout: float, crash: type[BuildFailed] = BuildFailed
+    ) -> Any:
         late = Event()
 
         def give_up() -> None:
@@ -145,15 +149,17 @@ class _Process:
         timer = Timer(timeout, give_up)
         timer.start()
         try:
-            error, value = pickle.load(self._process.stdout)    # type: ignore[arg-type]
+            failure, error, value = pickle.load(self._process.stdout)   # type: ignore[arg-type]
         except (EOFError, pickle.UnpicklingError):
             self.end()
             why = f"it took over {timeout:g} s" if late.is_set() else self._last_words()
-            raise BuildFailed(f"{failed}: {why}") from None
+            # A compiler that crashes does so again; one that was killed or is slow does not.
+            lost = late.is_set() or self._process.returncode == -SIGKILL
+            raise (BuildLost if lost else crash)(f"{failed}: {why}") from None
         finally:
             timer.cancel()
-        if error:
-            raise BuildFailed(f"{failed}: {error}")
+        if failure:
+            raise failure(f"{failed}: {error}")
         return value
 
     def _last_words(self) -> str:
@@ -179,11 +185,11 @@ def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
     """Answer every job of `jobs` until there are no more."""
     from pocketformer.compiler.tuning.kernel_bundle import build
 
-    def answer(error: str, value: object) -> None:
-        pickle.dump((error, value), answers)
+    def answer(value: object, failure: type[BuildFailed] | None = None, error: str = "") -> None:
+        pickle.dump((failure, error, value), answers)
         answers.flush()
 
-    answer("", None)
+    answer(None)
     while True:
         try:
             job = pickle.load(jobs)
@@ -192,12 +198,14 @@ def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
         try:
             built = build(job)
         except PocketformerError as error:
-            answer(str(error), None)
+            answer(None, BuildFailed, str(error))
+        except OSError as error:        # no room, too many files
+            answer(None, BuildLost, str(error))
         except Exception as error:      # of TVM: of any class, its first line says what it is
             words = str(error).strip().splitlines() or [""]
-            answer(f"{type(error).__name__}: {words[0]}", None)
+            answer(None, BuildFailed, f"{type(error).__name__}: {words[0]}")
         else:
-            answer("", built)
+            answer(built)
 
 
 if __name__ == "__main__":

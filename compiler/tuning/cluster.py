@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pocketformer.compiler.errors import BuildFailed
+from pocketformer.compiler.errors import BuildFailed, BuildLost
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.tuning.builder import LocalBuilders
@@ -110,7 +110,7 @@ class ClusterBuilders:
             if error is None or (isinstance(error, KilledWorker) and wanted.deaths < MOST_DEATHS):
                 wanted.task = None          # _watch begins anew
                 return
-        failed = error if isinstance(error, BuildFailed) else BuildFailed(
+        failed = error if isinstance(error, BuildFailed) else BuildLost(
             f"{wanted.job.workload} cannot be built on the cluster: {error}"
         )
         with suppress(InvalidStateError):

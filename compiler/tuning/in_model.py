@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from pocketformer.compiler.device.info import DeviceInfo
 
 PROFILE_MS, PROFILED = 2000.0, 20    # about how long an entry is profiled, and the most runs of it
+PROFILES, ROSE = 2, 1.03    # of either bundle, the less counts; a kernel's time in them
 RACE_MS, ROUNDS, TURN = 8000.0, 10, 10    # the same of a race, whose turns are this many runs
 
 
 @dataclass(frozen=True)
 class InModel:
-    """The untuned bundle on the device: microseconds of its kernels, by their workloads' texts.
+    """A bundle on the device: microseconds of its kernels, by their workloads' texts.
 
     Every entry ran once. `rest_us` are those of kernels without a template, by their functions.
     """
@@ -39,6 +40,21 @@ class InModel:
         return sum(self.kernels_us.values()) + sum(self.rest_us.values())
 
 
+@dataclass(frozen=True)
+class Slower:
+    """A kernel that gained alone, and took longer in the model: microseconds of all its calls."""
+
+    workload: str
+    default_us: float
+    tuned_us: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.workload}: all calls took {self.tuned_us:.4g} us inside the tuned model, "
+            f"{self.default_us:.4g} us untuned, although a call alone is faster"
+        )
+
+
 def sizes_of(manifest: Manifest, wanted: Mapping[str, int | str]) -> list[dict[str, int]]:
     """The sizes to run each entry at: `wanted`, else usual ones, where it leaves them open.
 
@@ -49,16 +65,17 @@ def sizes_of(manifest: Manifest, wanted: Mapping[str, int | str]) -> list[dict[s
     return [sizes for place, sizes in enumerate(each) if sizes not in each[:place]]
 
 
-def profile_default(
-    session: Session, sizes: Sequence[Mapping[str, int]], tell: Progress
+def profiled(
+    session: Session, sizes: Sequence[Mapping[str, int]], tell: Progress,
+    step: str = "timing the untuned model",
 ) -> InModel:
-    """What the kernels of the untuned bundle take at all of `sizes`. Raises as Session does."""
+    """What the kernels of a bundle take at all of `sizes`. Raises as Session does."""
     manifest = session.bundle.manifest
     signature = Signature(manifest, session.level)
     taken: dict[str, float] = defaultdict(float)
     rest: dict[str, float] = defaultdict(float)
     for place, at in enumerate(sizes):
-        tell("timing the untuned model", place / len(sizes))
+        tell(step, place / len(sizes))
         arrays = make_inputs(manifest.inputs, at)
         (first,) = session.time(arrays, warmup=0, runs=1)
         timed = session.profile(arrays, _runs(first, PROFILE_MS, PROFILED))
@@ -79,14 +96,33 @@ def compare(
     for place, at in enumerate(sizes):
         arrays = make_inputs(default.inputs, at)
         times: dict[Session, list[float]] = {default: [], tuned: []}
+        first = max(session.time(arrays, warmup=1, runs=1)[0] for session in times)
+        runs = _runs(first, patience, TURN)     # of both: the least of more runs is less
         for turn in range(ROUNDS):
             tell("racing the tuned model", (place + turn / ROUNDS) / len(sizes))
             # The order changes, so that neither always finds the other's heat.
             for session in (default, tuned) if turn % 2 else (tuned, default):
-                (first,) = session.time(arrays, warmup=1, runs=1)
-                times[session] += session.time(arrays, 0, _runs(first, patience, TURN))
+                times[session] += session.time(arrays, 1, runs)
         found.append(Compared(dict(at), tuple(times[default]), tuple(times[tuned])))
     return tuple(found)
+
+
+def slower(
+    default: Session, tuned: Session, sizes: Sequence[Mapping[str, int]], tell: Progress
+) -> Iterator[Slower]:
+    """The kernels of other points that take longer inside the model. Raises as Session does."""
+    followed = {each.workload for each in tuned.bundle.manifest.kernels if each.tuned}
+    found: dict[Session, list[Mapping[str, float]]] = {default: [], tuned: []}
+    for _ in range(PROFILES if followed else 0):
+        for session, profiles in found.items():
+            step = "timing kernels in both models"
+            profiles.append(profiled(session, sizes, tell, step).kernels_us)
+    for workload in sorted(filter(None, followed)):
+        before, after = (
+            min(profile[workload] for profile in profiles) for profiles in found.values()
+        )
+        if after > before * ROSE:
+            yield Slower(workload, before, after)
 
 
 def _runs(first_ms: float, patience_ms: float, most: int) -> int:

@@ -13,10 +13,9 @@ from rich.text import Text
 
 from pocketformer.compiler.report import plain_table
 from pocketformer.compiler.tuning.report import gain_text, task_table
-from pocketformer.compiler.tuning.status import Status, Watcher
+from pocketformer.compiler.tuning.status import COOLING, WAITING, Status, Watcher
 
 QUIET_S = 10.0     # between two lines where there is no terminal
-GONE, COOLING = "waiting", "cooling down"       # words in a device's state
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def table(status: Status) -> RenderableType:
 
 
 def headline(status: Status) -> str:
-    """`searching: 64 of 512 trials, kernels 1.06x as fast, 1:20, about 4:10 left`."""
+    """`searching: 64 of 512 trials, kernels 1.06x as fast, 1:20, at most 4:10 left`."""
     parts = []
     if status.of_trials:
         parts.append(f"{status.trials} of {status.of_trials} trials")
@@ -57,9 +56,9 @@ def headline(status: Status) -> str:
     if status.left_s:
         parts.append(f"at most {clock(status.left_s)} left")
     states = [state for _, state in status.devices]
-    if states and all(GONE in state for state in states):
+    if states and all(WAITING in state for state in states):
         parts.append("no device answers")
-    elif cooling := sum(state.startswith(COOLING) for state in states):
+    elif cooling := sum(COOLING in state for state in states):
         parts.append(f"{cooling} of {len(states)} devices {COOLING}")
     return f"{status.step}: {', '.join(parts)}"
 

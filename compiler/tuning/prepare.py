@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.connection import Connection, connect
 from pocketformer.compiler.device.token import find_token
-from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.errors import BadModel, DeviceRefused
 from pocketformer.compiler.machine import this_machine
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.functions import Rest, rest_of
-from pocketformer.compiler.tuning.in_model import InModel, profile_default, sizes_of
+from pocketformer.compiler.tuning.in_model import InModel, profiled, sizes_of
 from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.recording import Setting
@@ -99,6 +100,15 @@ class Prepared:
         call_us = taken / task.calls
         return Job(self.target, task.workload, task.sizes, tuple(points), cold, call_us)
 
+    def require_alike(self, info: DeviceInfo) -> None:
+        """Raise DeviceRefused where a device is not of the kind that was profiled."""
+        core, setting = _core(self.source, info), self.setting
+        if core != setting.core:
+            raise DeviceRefused(f"{info.name} has {core} cores, {setting.device} {setting.core}")
+        if info.emulated != setting.emulated:
+            one, other = ("an emulator", "none") if info.emulated else ("no emulator", "one")
+            raise DeviceRefused(f"{info.name} is {one}, {setting.device} is {other}")
+
     @property
     def weight_bytes(self) -> int:
         weights = self.default.manifest.weights
@@ -114,7 +124,7 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
     default = _compiled(source, target, (), UNTUNED, tell)
     sizes = sizes_of(default.manifest, options.sizes)
     with opened([default], options, tell) as (session,):
-        found = profile_default(session, sizes, tell)
+        found = profiled(session, sizes, tell)
     rest = rest_of(source.model, target, source.recipe)
     tasks = [*tasks_of(source.model, target, source.recipe, options.sizes), *rest.tasks]
     if not tasks:
@@ -178,9 +188,15 @@ def _core(source: Source, info: DeviceInfo | None) -> str:
         return own
     if arm:
         return arm[-1]      # Linux counts the little cores first
-    if info is None or (info.arch, info.os) == (this_machine().arch, this_machine().os):
+    if info is None or _is_here(info):
         return core_of(load_target(HOST))
     return info.cores[0].name or own if info.cores else own
+
+
+def _is_here(info: DeviceInfo) -> bool:
+    """Whether a device is this machine itself, behind an address."""
+    here, memory = this_machine(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (info.arch, info.os, info.memory_bytes) == (here.arch, here.os, memory)
 
 
 def _setting(source: Source, found: InModel) -> Setting:

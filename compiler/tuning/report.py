@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -32,7 +33,8 @@ def headline(tuning: Tuning) -> list[tuple[str, str]]:
         ("model", f"{tuning.model} for {tuning.target}"),
         ("device", f"{tuning.device} ({tuning.core}){emulated}, {threads}"),
         ("trials", f"{tuning.trials}, in {tuning.path}"),
-        ("kernels", f"{gain_text(tuning.kernel_gain)}, by their times alone"),
+        ("kernels", f"{gain_text(tuning.kernel_gain)}, by their times alone"
+                    + ", not confirmed" * tuning.interrupted),
     ]
     if tuning.compared:
         pairs.append((
@@ -45,7 +47,9 @@ def headline(tuning: Tuning) -> list[tuple[str, str]]:
         pairs.append((
             "a run" + f" at {at}" * bool(at),
             f"{milliseconds(min(each.tuned_ms))} tuned, {milliseconds(min(each.default_ms))} "
-            f"untuned: {gain_text(each.gain)}, {len(each.tuned_ms)} runs of each in turns",
+            f"untuned: {gain_text(each.gain)}, {len(each.tuned_ms)} runs of each in turns "
+            f"(medians {milliseconds(median(each.tuned_ms))} and "
+            f"{milliseconds(median(each.default_ms))})",
         ))
     return pairs
 
@@ -66,9 +70,15 @@ def task_table(tasks: Sequence[TaskStatus]) -> Table:
             f"{task.default_us:.4g}" if task.default_us else "",
             f"{task.default_us / task.gain:.4g}" if task.default_us else "",
             f"{task.gain:.3f}" if known else "",
-            Text(task.best or "the untuned one" * known, overflow="fold"),
+            Text(_best(task), overflow="fold"),
         )
     return table
+
+
+def _best(task: TaskStatus) -> str:
+    if not task.best:
+        return "" if task.default_us is None else "the untuned one"
+    return task.best + " (not confirmed)" * (not task.confirmed)
 
 
 def gain_text(gain: float) -> str:

@@ -57,9 +57,11 @@ class Tuning:
     """What tuning a model found; `compile(model, target, records=tuning)` uses it.
 
     `followed` are the workloads for which the tuned model follows a record: where one gains enough.
-    `curve` has for each number of trials in this run the time that all kernels of the model take
-    with the best points so far, as a share of the untuned time. `records` are all of the file at
-    `path`, older ones as well. `compared` is empty where the search was broken off.
+    `trials` are all of its tasks in the file. `curve` has for each number of trials in this run the
+    time that all kernels of the model take with the best points so far, as a share of the untuned
+    time; its last places are those after the races, and with the followed ones alone. `records` are
+    all of the file at `path`, older ones as well. `compared` is empty where the search was broken
+    off.
     """
 
     model: str
@@ -81,8 +83,14 @@ class Tuning:
 
     @property
     def kernel_gain(self) -> float:
-        """How much faster all kernels of the model are together, by what they take alone."""
-        return 1 / (1 - sum(task.share * (1 - 1 / task.gain) for task in self.tasks))
+        """How much faster all kernels of the model are together, by what they take alone.
+
+        Only those that the tuned model follows count; all, where the search was broken off.
+        """
+        counted = (
+            task for task in self.tasks if self.interrupted or task.workload in self.followed
+        )
+        return 1 / (1 - sum(task.share * (1 - 1 / task.gain) for task in counted))
 
     @property
     def default_ms(self) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from pocketformer.compiler.tuning.budget import Budget
 from pocketformer.compiler.tuning.candidates import layout_of
 from pocketformer.compiler.tuning.choices import WORTHWHILE
-from pocketformer.compiler.tuning.flow import Batch, Outcome
+from pocketformer.compiler.tuning.flow import Outcome, Proposal
 from pocketformer.compiler.tuning.job import MOST_POINTS, Job
 from pocketformer.compiler.tuning.result import TaskStatus
 from pocketformer.compiler.tuning.task_state import TaskState
@@ -28,9 +28,12 @@ class Scheduler:
         self._states = {state.task.key: state for state in states}
         self._make_job, self._most = make_job, trials
         self._spent = sum(state.status.trials for state in self._states.values())
-        self._troubles = dict.fromkeys(self._states, 0)
+        self._troubles = dict.fromkeys(self._states, 0)      # in a row
+        self._heard: set[str] = set()       # tasks of whose proposals under way something came
         self._budget = Budget({key: state.share for key, state in self._states.items()})
         for key, state in self._states.items():
+            for best in state.history(MOST_POINTS - 1):
+                self._budget.told(key, best, state.search.left)
             if state.search.exhausted:
                 self._budget.told(key, state.search.best[1], 0)
 
@@ -50,34 +53,50 @@ class Scheduler:
         """The time of all the model's kernels with the best points, over the untuned time."""
         return 1 - sum(state.share * (1 - state.ratio) for state in self._states.values())
 
-    def propose(self) -> Batch | None:
+    def propose(self) -> Proposal | None:
         """The next batch of trials; None when the budget is spent or nothing pays any more."""
         while self._spent < self._most and (key := self._budget.next_task()) is not None:
             state = self._states[key]
             points = state.search.propose(min(MOST_POINTS - 1, self._most - self._spent))
             if points:
                 self._spent += len(points)
-                return self._batch(state, points, SECONDS)
+                return self._proposal(state, points, SECONDS)
             self._budget.told(key, state.search.best[1], 0)
         return None
 
-    def races(self) -> Iterator[Batch]:
+    def races(self) -> Iterator[Proposal]:
         """For each task with promising points a longer measurement of these alone."""
         for state in self._states.values():
             if points := state.finalists():
-                yield self._batch(state, points, RACE_SECONDS)
+                yield self._proposal(state, points, RACE_SECONDS)
 
     def told(self, outcome: Outcome) -> None:
-        """Take in what came of a batch that was proposed."""
-        state, key = outcome.batch.state, outcome.batch.state.task.key
-        if outcome.measured is None:
-            self._troubles[key] += outcome.built
-            state.failed(outcome.batch.trials, trials=not outcome.built)
-        else:
-            state.told(outcome.batch.trials, outcome.measured)
+        """Take in what came of a proposal, or of a part of it."""
+        state, trials = outcome.proposal.state, outcome.proposal.trials
+        key = state.task.key
+        if outcome.measured:
+            state.told(trials, outcome.measured)
             self._offer_layout(state)
-        given_up = self._troubles[key] >= GIVEN_UP
-        self._budget.told(key, state.search.best[1], 0 if given_up else state.search.left)
+        elif outcome.guilty:
+            state.failed(trials)
+        else:
+            state.lost(trials)
+            self._spent -= len(trials)
+        if outcome.measured or outcome.guilty:
+            self._heard.add(key)
+        if outcome.is_last:
+            self._end(key)
+
+    def _end(self, key: str) -> None:
+        """A proposal for a task is through, which may have brought nothing at all."""
+        search = self._states[key].search
+        if key in self._heard:
+            self._heard.remove(key)
+            self._troubles[key] = 0
+            self._budget.told(key, search.best[1], search.left)
+            return
+        self._troubles[key] += 1
+        self._budget.lost(key, 0 if self._troubles[key] >= GIVEN_UP else search.left)
 
     def _offer_layout(self, state: TaskState) -> None:
         """Let tasks that may read the same weights try the layout that is fast for `state`.
@@ -92,8 +111,8 @@ class Scheduler:
             if other is not state and _weight(other.task) == _weight(state.task):
                 other.search.queue([p for p in other.points if layout_of(p) == layout][:OFFERED])
 
-    def _batch(self, state: TaskState, points: Sequence[Any], seconds: float) -> Batch:
-        return Batch(state, self._make_job(state.task, (state.default, *points)), seconds)
+    def _proposal(self, state: TaskState, points: Sequence[Any], seconds: float) -> Proposal:
+        return Proposal(state, self._make_job(state.task, (state.default, *points)), seconds)
 
 
 def _weight(task: Task) -> tuple[Any, ...]:

@@ -83,6 +83,12 @@ class TaskSearch(Generic[P]):
         chosen += self._first(self._ranked(), count - len(chosen) - SURPRISES)
         return chosen + self._first(list(self._untried), count - len(chosen))
 
+    def give_back(self, points: Iterable[P]) -> None:
+        """Take back that `points` were proposed: nobody can tell anything about them yet."""
+        self._untried.update(
+            (point, None) for point in points if point in self._space - self.results.keys()
+        )
+
     def told(self, results: Mapping[P, float | None]) -> None:
         """Take in results, also of points that were never proposed, as from an earlier run.
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from pocketformer.compiler.tuning.devices import Devices
     from pocketformer.compiler.tuning.scheduler import Scheduler
 
+WAITING, COOLING = "waiting", "cooling down"
+
 
 @dataclass(frozen=True)
 class Status:
     """How far a tuning is: its step and the share of it that is done, then its trials.
 
-    About `left_s` seconds of the search are left, None as long as that is not known. `gain` is that
-    of all kernels of the model together, as far as trials tell. `devices` are names and states.
+    At most `left_s` seconds of the search are left, None as long as that is not known. `gain` is
+    that of all kernels of the model together, as far as trials tell. `devices` are names and
+    states, which have the words WAITING and COOLING where no batch is measured.
     """
 
     step: str
@@ -37,7 +40,7 @@ class Status:
 Watcher = Callable[[Status], None]
 
 
-class Watch:
+class Reporter:
     """Puts a Status together for a watcher, whenever a step (a Progress) or a trial is done."""
 
     def __init__(self, watcher: Watcher | None, of_trials: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ class TaskState:
         self.task, self.points, self.default = task, points, points[0]
         self.search, self.share = search, share
         self._confirmed: dict[Any, float] = {}
+        self._recalled: list[float | None] = []
+        self._lost: set[Any] = set()
         self._defaults: list[float] = []     # microseconds of the default point, of each batch
         self._status = TaskStatus(
             key=task.key,
@@ -48,8 +51,8 @@ class TaskState:
             points=len(points),
         )
 
-    def recall(self, records: Iterable[Record]) -> int:
-        """Take in what a file knows of this task; returns how many of its points that were."""
+    def recall(self, records: Iterable[Record]) -> None:
+        """Take in what a file knows of this task."""
         found: dict[Any, list[Record]] = {}
         for record in records:
             found.setdefault(record.point, []).append(record)
@@ -74,7 +77,13 @@ class TaskState:
         )
         if results:
             self.search.told(results)
-        return len(found)
+        self._recalled = list(results.values())
+
+    def history(self, batch: int) -> list[float]:
+        """The best time, relative to the default's, after each batch that a file told of."""
+        best = list(accumulate(
+            (1.0 if ratio is None else ratio for ratio in self._recalled), min, initial=1.0))
+        return best[batch::batch] + best[-1:] * bool(len(self._recalled) % batch)
 
     def told(self, points: Sequence[Any], measured: Measured) -> None:
         """Take in a batch of trials: the default point's timing, then those of `points`."""
@@ -87,13 +96,21 @@ class TaskState:
         )
         self.search.told(results)
 
-    def failed(self, points: Sequence[Any], trials: bool) -> None:
-        """Take in that `points` have no timings; as `trials`, because they cannot be built."""
-        more = len(points) if trials else 0
+    def failed(self, points: Sequence[Any]) -> None:
+        """Take in trials that cannot be built."""
         self._status = replace(
-            self._status, trials=self._status.trials + more, failed=self._status.failed + more
+            self._status,
+            trials=self._status.trials + len(points),
+            failed=self._status.failed + len(points),
         )
         self.search.told(dict.fromkeys(points))
+
+    def lost(self, points: Sequence[Any]) -> None:
+        """Take in that nothing is known of `points`: they may come again, but only once."""
+        self.search.give_back(point for point in points if point not in self._lost)
+        if again := self._lost.intersection(points):
+            self.search.told(dict.fromkeys(again))
+        self._lost.update(points)
 
     def confirmed(self, points: Sequence[Any], measured: Measured) -> None:
         """Take in the final race of `points` against the default one."""
@@ -119,23 +136,35 @@ class TaskState:
         return [] if all(point in self._confirmed for point in best) else best
 
     @property
+    def _is_decided(self) -> bool:
+        """Whether the best points have raced, and none that came later is better."""
+        return bool(self._confirmed) and not self.finalists()
+
+    @property
+    def _best(self) -> tuple[Any, float]:
+        """The best point and its time over the default's; of those that raced, once decided."""
+        known = {self.default: 1.0} | self._confirmed
+        if not self._is_decided:
+            known = {
+                point: ratio for point, ratio in self.search.results.items() if ratio is not None
+            } | known
+        return min(known.items(), key=lambda item: item[1])
+
+    @property
     def ratio(self) -> float:
-        """The best point's time over the default's: the confirmed one where there is one."""
-        return min(1.0, *self._confirmed.values()) if self._confirmed else self.search.best[1]
+        """The best point's time over the default's."""
+        return self._best[1]
 
     @property
     def status(self) -> TaskStatus:
-        if self._confirmed:
-            point, ratio = min(self._confirmed.items(), key=lambda item: item[1])
-        else:
-            point, ratio = self.search.best
-        better = point != self.default and ratio < 1
+        point, ratio = self._best
+        better = point != self.default
         return replace(
             self._status,
             default_us=median(self._defaults) if self._defaults else None,
             gain=1 / ratio if better else 1.0,
             best=self._name_of(point) if better else "",
-            confirmed=bool(self._confirmed),
+            confirmed=self._is_decided,
         )
 
 

@@ -90,6 +90,10 @@ class TraceSearch:
         chosen, self._waiting = self._waiting[:count], self._waiting[count:]
         return chosen
 
+    def give_back(self, points: Iterable[Trace]) -> None:
+        """Take back that `points` were proposed: nobody can tell anything about them yet."""
+        self._waiting += [point for point in points if point not in self.results]
+
     def told(self, results: Mapping[Trace, float | None]) -> None:
         """Take in results, also of traces of an earlier run; those that do not fit are left out."""
         learned = []

@@ -49,7 +49,9 @@ def tune(
     this kind of device with as many threads; each is added to it at once, so that a tuning that was
     broken off at any moment goes on where it stood. The search ends earlier where nothing gains any
     more. `strategy` is "model", a cost model that learns from the trials, or "random". `cluster` is
-    the address of a dask scheduler whose workers build.
+    the address of a dask scheduler whose workers build. Several tunings may add to one file at
+    once; they hear of each other's records only when they begin, and need a `seed` of their own not
+    to make the same trials.
 
     `progress` is called with a Status whenever something is known. Raises a PocketformerError for
     what does not fit; after a KeyboardInterrupt the file has all that was measured.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, cast
 
 from pocketformer.compiler.errors import DeviceFailed, DeviceLost, DeviceRefused
@@ -14,7 +15,7 @@ from pocketformer.compiler.tuning.cost_model import CostModel
 from pocketformer.compiler.tuning.devices import Devices
 from pocketformer.compiler.tuning.flow import Builders, Flow, Outcome
 from pocketformer.compiler.tuning.given import shipped
-from pocketformer.compiler.tuning.in_model import compare
+from pocketformer.compiler.tuning.in_model import compare, slower
 from pocketformer.compiler.tuning.options import RANDOM, Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, opened, prepare
@@ -23,7 +24,7 @@ from pocketformer.compiler.tuning.records import Record, Records
 from pocketformer.compiler.tuning.result import Compared, Tuning
 from pocketformer.compiler.tuning.scheduler import Scheduler
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch
-from pocketformer.compiler.tuning.status import Watch, Watcher
+from pocketformer.compiler.tuning.status import Reporter, Watcher
 from pocketformer.compiler.tuning.task_state import TaskState
 from pocketformer.compiler.tuning.tasks import Task
 from pocketformer.compiler.tuning.trace_search import TraceSearch
@@ -33,6 +34,7 @@ from pocketformer.schedules.cpu.trace import Trace
 from pocketformer.schedules.workloads import Function
 
 BUILD_S = 60.0       # for one batch; symbolic rows need code for every height
+ENOUGH = "the search ended after {} of {} trials: no kernel gained any more, or has points left"
 SAME = "the tuned model is the untuned one: what their times differ by is noise"
 
 
@@ -45,14 +47,15 @@ class Tuner:
 
     def __init__(self, source: Source, options: Options, watcher: Watcher | None = None) -> None:
         self._options = options
-        self._watch = Watch(watcher, options.trials)
+        self._report = Reporter(watcher, options.trials)
         self._file = RecordFile(options.records)
         self._old = Records.load(options.records) if options.records.exists() else Records()
         self._model = None if options.strategy == RANDOM else CostModel(options.seed)
-        self._ready = prepare(source, options, self._watch)
+        self._ready = prepare(source, options, self._report)
         states = [self._state(task, known) for task, known in self._known()]
         self._scheduler = Scheduler(states, self._ready.job, options.trials)
-        self._curve = [(self._scheduler.trials, self._scheduler.ratio)]
+        self._curve: list[tuple[int, float]] = []
+        self._note_ratio()
         self._notes = dict.fromkeys(self._first_notes())
         self._followed: tuple[str, ...] = ()
         self._compared: tuple[Compared, ...] = ()
@@ -61,19 +64,23 @@ class Tuner:
     def run(self) -> None:
         """Search, race the best, and compare the tuned model with the untuned one."""
         with closing(self._builders()) as builders, closing(self._devices(builders)) as devices:
-            flow = Flow(builders, devices, self._watch.tell)
-            self._watch.search(self._scheduler, devices)
+            flow = Flow(builders, devices, self._report.tell)
+            self._report.search(self._scheduler, devices)
             for outcome in flow.run(self._scheduler.propose):
                 self._record(outcome)
                 self._scheduler.told(outcome)
-                self._curve.append((self._scheduler.trials, self._scheduler.ratio))
-            self._watch("racing the best points", 0.0)
+                self._note_ratio()
+            if self._scheduler.trials < self._options.trials:
+                self._notes[ENOUGH.format(self._scheduler.trials, self._options.trials)] = None
+            self._report("racing the best points", 0.0)
             races = self._scheduler.races()
             for outcome in flow.run(lambda: next(races, None)):
                 self._record(outcome, confirmed=True)
                 if outcome.measured:
-                    outcome.batch.state.confirmed(outcome.batch.trials, outcome.measured)
-        self._watch.end_search()
+                    proposal = outcome.proposal
+                    proposal.state.confirmed(proposal.trials, outcome.measured)
+                    self._note_ratio()
+        self._report.end_search()
         try:
             self._compare()
         except (DeviceLost, DeviceFailed, DeviceRefused) as error:      # what was found stays
@@ -82,8 +89,12 @@ class Tuner:
 
     def result(self) -> Tuning:
         """What is known: all of it once `run` is through, else what it found until then."""
-        ready, setting = self._ready, self._ready.setting
-        return Tuning(
+        ready, setting, records = self._ready, self._ready.setting, self._records()
+        # Counted in the file: what interrupts may come between a record and its being told.
+        points = (
+            {record.point for record in setting.known(task, records)} for task in ready.tasks
+        )
+        found = Tuning(
             model=ready.source.model.name,
             target=setting.target,
             core=setting.core,
@@ -95,12 +106,18 @@ class Tuner:
             followed=self._followed,
             compared=self._compared,
             curve=tuple(self._curve),
-            trials=self._scheduler.trials,
-            seconds=self._watch.seconds,
+            trials=sum(map(len, points)),
+            seconds=self._report.seconds,
             interrupted=not self._finished,
             notes=tuple(self._notes),
-            records=self._records(),
+            records=records,
         )
+        if not self._finished:
+            return found
+        return replace(found, curve=(*found.curve, (found.trials, 1 / found.kernel_gain)))
+
+    def _note_ratio(self) -> None:
+        self._curve.append((self._scheduler.trials, self._scheduler.ratio))
 
     def _builders(self) -> LocalBuilders | ClusterBuilders:
         if self._options.cluster:
@@ -110,13 +127,13 @@ class Tuner:
     def _heard(self, what: str, fraction: float) -> None:
         """Tell now, and in the end."""
         self._notes[what] = None
-        self._watch(what, fraction)
+        self._report(what, fraction)
 
     def _devices(self, builders: Builders) -> Devices:
         options = self._options
         return Devices(
             options.device, builders.submit, options.token, options.timeout,
-            self._ready.setting.threads, self._watch.during("making the devices ready"),
+            self._ready.setting.threads, self._report.during("making the devices ready"),
         )
 
     def _known(self) -> Iterator[tuple[Task, list[Record]]]:
@@ -165,12 +182,14 @@ class Tuner:
 
     def _record(self, outcome: Outcome, confirmed: bool = False) -> None:
         """Write what was measured to the file, and note what was not."""
-        job, setting = outcome.batch.job, self._ready.setting
+        job, setting = outcome.proposal.job, self._ready.setting
         if outcome.measured:
+            if outcome.measured.info and not self._options.here:
+                self._ready.require_alike(outcome.measured.info)
             self._file.append(setting.records(job, outcome.measured, confirmed))
             return
-        self._notes[f"{outcome.batch.state.task.key}: {outcome.trouble}"] = None
-        if not outcome.built:
+        self._notes[f"{outcome.proposal.state.task.key}: {outcome.trouble}"] = None
+        if outcome.guilty:
             self._file.append(setting.failed(job, outcome.trouble))
 
     def _records(self) -> Records:
@@ -179,13 +198,19 @@ class Tuner:
 
     def _compare(self) -> None:
         ready, options = self._ready, self._options
-        tuned = ready.compile(self._records(), self._watch)
-        told = (each.workload or each.kernel for each in tuned.manifest.kernels if each.tuned)
+        tuned = ready.compile(self._records(), self._report)
+        functions = {name: str(each) for name, each in ready.rest.named.items()}
+        told = (
+            each.workload or functions.get(each.kernel, each.kernel)
+            for each in tuned.manifest.kernels if each.tuned
+        )
         self._followed = tuple(dict.fromkeys(told))
         if not self._followed:
             self._notes[SAME] = None
-        with opened([ready.default, tuned], options, self._watch) as (before, after):
-            self._compared = compare(before, after, ready.sizes, self._watch)
+        with opened([ready.default, tuned], options, self._report) as (before, after):
+            self._compared = compare(before, after, ready.sizes, self._report)
+            for slow in slower(before, after, ready.sizes, self._report):
+                self._notes[str(slow)] = None
 
     def _first_notes(self) -> Iterator[str]:
         """What a reader has to know before he believes the figures."""

@@ -41,7 +41,6 @@ def test_a_task_is_given_up_after_some_batches_without_gain():
         asked += 1
         budget.told(task, 1 - GAIN / 2, 100)
     assert asked == PATIENCE
-    assert budget.done
 
 
 def test_a_late_gain_keeps_a_task_alive():
@@ -55,6 +54,20 @@ def test_a_task_without_points_is_never_asked():
     budget = Budget({"heavy": 9.0, "light": 1.0})
     budget.told("heavy", 1.0, 0)
     assert budget.next_task() == "light"
+
+
+def test_every_task_of_some_weight_gets_a_batch_first():
+    asked = spent(Budget({"rich": 1.0, "light": 0.05, "tiny": 0.001}), 2, {
+        "rich": 0.2, "light": 0.0, "tiny": 0.0})
+    assert asked == {"rich": 1, "light": 1}
+
+
+def test_a_batch_of_which_nothing_came_does_not_count():
+    budget, calm = Budget({"only": 1.0}), Budget({"only": 1.0})
+    for _ in range(3 * PATIENCE):
+        budget.next_task()
+        budget.lost("only", 100)
+    assert spent(budget, PATIENCE, {"only": 0.0}) == spent(calm, PATIENCE, {"only": 0.0})
 
 
 def test_batches_under_way_count():

@@ -88,16 +88,75 @@ def test_a_search_ends_where_nothing_gains():
 
 
 def test_a_task_that_no_device_can_measure_is_left_alone():
-    plan = scheduler(state(WIDE, 1.0))
+    plan = scheduler(wide := state(WIDE, 1.0))
     for _ in range(GIVEN_UP):
         plan.told(Outcome(plan.propose(), None, "the reference crashes"))
     assert plan.propose() is None
     assert plan.trials == 0
+    assert list(wide.search.results) == [wide.default]
+
+
+def test_trials_that_a_device_lost_come_again_but_only_once():
+    plan = scheduler(wide := state(WIDE, 1.0), trials=14)
+    lost = plan.propose()
+    plan.told(Outcome(lost, None, "the device is gone"))
+    jobs = go(plan, lambda point: SLOW)     # one that can be measured ends the trouble
+    assert sum(len(each.points) - 1 for each in jobs) == plan.trials == 14
+    wide.lost(lost.trials)
+    assert not wide.search.results.keys() & wide.search.propose(len(wide.points))
+    assert not set(lost.trials) & set(wide.search.propose(len(wide.points)))
+
+
+def test_trouble_now_and_then_does_not_end_a_task():
+    plan = scheduler(state(WIDE, 1.0), trials=70)
+    for _ in range(GIVEN_UP + 1):
+        plan.told(Outcome(plan.propose(), None, "the device is gone"))
+        batch = plan.propose()
+        plan.told(Outcome(batch, measured(batch.job, lambda point: FAST)))
+    assert plan.propose() is not None
+
+
+def test_a_batch_in_parts_is_one_batch_without_gain():
+    whole, parts = (scheduler(state(WIDE, 1.0), trials=100_000) for _ in range(2))
+    go(whole, lambda point: SLOW)
+    while batch := parts.propose():
+        for pair in list(batch.job.split())[1:]:
+            part = replace(batch, job=pair)
+            last = pair.points[1] == batch.trials[-1]
+            told = Outcome(part, measured(pair, lambda point: SLOW), is_last=last)
+            parts.told(told)
+    assert parts.trials == whole.trials
+
+
+def test_a_search_that_ended_is_not_taken_up_again():
+    plan = scheduler(wide := state(WIDE, 1.0), trials=100_000)
+    records = []
+    while batch := plan.propose():
+        told = measured(batch.job, lambda point: FAST)
+        plan.told(Outcome(batch, told))
+        records += SETTING.records(batch.job, told)
+    again = state(WIDE, 1.0)
+    again.recall(SETTING.known(WIDE, records))
+    assert wide.search.left == again.search.left > 0
+    assert scheduler(again, trials=100_000).propose() is None
+
+
+def test_a_new_point_that_is_better_than_those_that_raced_is_shown():
+    plan = scheduler(wide := state(WIDE, 1.0))
+    batch = plan.propose()
+    plan.told(Outcome(batch, measured(batch.job, lambda point: FAST)))
+    (race,) = plan.races()
+    wide.confirmed(race.trials, measured(race.job, lambda point: 0.9))
+    assert (wide.status.confirmed, wide.ratio) == (True, 0.9)
+    batch = plan.propose()
+    best = batch.trials[0]
+    plan.told(Outcome(batch, measured(batch.job, lambda p: 0.7 if p == best else SLOW)))
+    assert (wide.status.best, wide.status.confirmed, wide.ratio) == (str(best), False, 0.7)
 
 
 def test_a_point_that_cannot_be_built_is_a_failed_trial():
     plan = scheduler(state(WIDE, 1.0), trials=1)
-    plan.told(Outcome(plan.propose(), None, "LLVM crashes", built=False))
+    plan.told(Outcome(plan.propose(), None, "LLVM crashes", guilty=True))
     (status,) = plan.statuses
     assert (status.trials, status.failed, status.gain) == (1, 1, 1.0)
 
@@ -177,7 +236,7 @@ def test_a_trial_that_a_record_tells_is_not_made_again():
     records = SETTING.records(batch.job, told)
     records += SETTING.records(race, measured(race, lambda p: 0.85), confirmed=True)
     again = state(WIDE, 1.0)
-    assert again.recall(SETTING.known(WIDE, records)) == 7
+    again.recall(SETTING.known(WIDE, records))
     plan = scheduler(again, trials=14)
     assert plan.trials == 7
     assert not set(plan.propose().trials) & set(batch.trials)

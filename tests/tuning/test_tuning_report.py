@@ -48,11 +48,25 @@ def test_the_report_tells_each_kernels_gain(text):
 
 
 def test_the_report_tells_what_the_model_gains(text):
-    assert "16 ms tuned, 20 ms untuned: 1.250x as fast, 3 runs of each in turns" in text
+    assert (
+        "16 ms tuned, 20 ms untuned: 1.250x as fast, 3 runs of each in turns "
+        "(medians 18 ms and 21 ms)"
+    ) in text
     assert "1 of 3 kernels, those that gain 2% or more" in text
     assert TUNING.gain == 20 / 16
     assert TUNING.kernel_gain == pytest.approx(1 / (0.5 / 1.25 + 0.5))
     assert TUNING.notes[0] in text
+
+
+def test_only_kernels_that_the_tuned_model_follows_count():
+    small = replace(LONG, workload=LONG.key, gain=1.01, best="f32_gemm_4x16k1_avx512")
+    assert replace(TUNING, tasks=(WIDE, small)).kernel_gain == TUNING.kernel_gain
+
+
+def test_a_gain_that_no_race_confirmed_is_marked():
+    console = Console(file=io.StringIO(), width=160)
+    console.print(tuning_report(replace(TUNING, tasks=(replace(WIDE, confirmed=False),))))
+    assert f"{WIDE.best} (not confirmed)" in console.file.getvalue()
 
 
 def test_a_search_that_was_broken_off_has_no_gain_of_the_model():
