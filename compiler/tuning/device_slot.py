@@ -1,4 +1,4 @@
-"""One of the devices behind a key: takes batch after batch, and survives what happens to it."""
+"""One of the devices behind a key: serves one request after another, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pocketformer.compiler.errors import (
     PocketformerError,
 )
 from pocketformer.compiler.session import Session
-from pocketformer.compiler.tuning.batch import Batch, Batches
 from pocketformer.compiler.tuning.bundle_files import unpack
 from pocketformer.compiler.tuning.measure import Measured, Timing, measure
+from pocketformer.compiler.tuning.request import Request, Requests
 from pocketformer.compiler.tuning.warmth import SHORTEST, Warmth
 
-LOSSES = 2              # devices that a batch may lose before it is the suspect itself
+LOSSES = 2              # devices that a request may lose before it is the suspect itself
 PATIENCE = 5.0          # seconds for a device to say anything, and for a tracker to have one
 PAUSES = (0.5, 5.0)     # seconds until it looks again for a device that is gone: first, longest
 FREE, GONE = "free", "gone, waiting"
@@ -39,12 +39,12 @@ class Rack:
 
     where: Callable[[], Address]        # starts this machine's program again, where that is meant
     lost: Callable[[], None]            # told when nothing answers there
-    divide: Callable[[Batch, PocketformerError], None]      # takes a batch that breaks devices
+    divide: Callable[[Request, PocketformerError], None]      # takes a request that breaks devices
     is_host: bool
     token: str
     timeout: float
     threads: int | None
-    batches: Batches = field(default_factory=Batches)
+    requests: Requests = field(default_factory=Requests)
     closed: threading.Event = field(default_factory=threading.Event)
     warmth: defaultdict[str, Warmth] = field(default_factory=lambda: defaultdict(Warmth))
     slots: list[Slot] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Rack:
 
 
 class Slot(threading.Thread):
-    """Measures with whichever device of the key it is given, one batch at a time."""
+    """Measures with whichever device of the key it is given, one request at a time."""
 
     def __init__(self, rack: Rack, name: str) -> None:
         super().__init__(name=f"device-{name}", daemon=True)
@@ -62,38 +62,38 @@ class Slot(threading.Thread):
         self._pause = PAUSES[0]
 
     def run(self) -> None:
-        while (batch := self._rack.batches.take()) is not None:
+        while (request := self._rack.requests.take()) is not None:
             try:
-                self._serve(batch)
+                self._serve(request)
             except Exception as error:      # our own mistake: it must not hang who waits for this
-                batch.fail(error)
+                request.fail(error)
 
     def close(self) -> None:
         """Break off what is under way, once the rack is closed."""
         if connection := self._connection:
             connection.close()
 
-    def _serve(self, batch: Batch) -> None:
+    def _serve(self, request: Request) -> None:
         try:
             connection = connect(self._rack.where(), self._rack.token, PATIENCE)
         except PocketformerError as error:
-            self._wait_for_one(batch, error)
+            self._wait_for_one(request, error)
             return
         connection.timeout = self._rack.timeout
         if not self._rack.is_host:
             self._take_over(connection.name)
         self.is_gone, self._pause = False, PAUSES[0]
-        self.state = f"measuring {batch.name}"
+        self.state = f"measuring {request.name}"
         self._connection = connection
         if self._rack.closed.is_set():
             connection.close()      # it was not there yet when close() looked
         try:
             with connection:
-                measured = self._measure(connection, batch)
+                measured = self._measure(connection, request)
         except PocketformerError as error:
-            self._give_back(batch, error)
+            self._give_back(request, error)
         else:
-            batch.succeed(measured)
+            request.succeed(measured)
         finally:
             self._connection, self.state = None, FREE
 
@@ -105,9 +105,9 @@ class Slot(threading.Thread):
                     slot.device = self.device
             self.device = device
 
-    def _wait_for_one(self, batch: Batch, error: PocketformerError) -> None:
-        """Leave the batch to other slots until there is a device again."""
-        self._rack.batches.put(batch, first=True)
+    def _wait_for_one(self, request: Request, error: PocketformerError) -> None:
+        """Leave the request to other slots until there is a device again."""
+        self._rack.requests.put(request, first=True)
         self.is_gone, self.state = True, f"waiting: {error}"
         if isinstance(error, DeviceLost):
             self.state = GONE
@@ -115,51 +115,51 @@ class Slot(threading.Thread):
         self._rack.closed.wait(self._pause)
         self._pause = min(2 * self._pause, PAUSES[1])
 
-    def _give_back(self, batch: Batch, error: PocketformerError) -> None:
-        """What becomes of a batch that was broken off by `error`."""
+    def _give_back(self, request: Request, error: PocketformerError) -> None:
+        """What becomes of a request that was broken off by `error`."""
         if self._rack.closed.is_set():
-            batch.future.cancel()
+            request.future.cancel()
             return
         if isinstance(error, DeviceLost) and not isinstance(error, DeviceCrashed):
-            batch.losses += 1
-            if batch.losses <= LOSSES:
-                self._rack.batches.put(batch, first=True)
+            request.losses += 1
+            if request.losses <= LOSSES:
+                self._rack.requests.put(request, first=True)
                 return
         if isinstance(error, (DeviceLost, DeviceFailed)):
-            self._rack.divide(batch, error)
+            self._rack.divide(request, error)
         else:
-            batch.fail(error)
+            request.fail(error)
 
-    def _measure(self, connection: Connection, batch: Batch) -> Measured:
+    def _measure(self, connection: Connection, request: Request) -> Measured:
         with tempfile.TemporaryDirectory(prefix="pocketformer-") as folder:
-            bundle = unpack(batch.tar, Path(folder))
+            bundle = unpack(request.tar, Path(folder))
             session = Session(bundle, self._rack.threads, device=connection)
         with suppress(DeviceRefused):       # an older runtime keeps what nobody will ask for again
             for record in bundle.manifest.files.values():
                 connection.call("pocketformer.device.forget", record.sha256)
-        measured = measure(session, batch.job, seconds=batch.seconds)
-        measured = self._cooled(session, batch, measured)
+        measured = measure(session, request.job, seconds=request.seconds)
+        measured = self._cooled(session, request, measured)
         state = State(None, None)
         with suppress(DeviceRefused):
             state = State.from_json(connection.call("pocketformer.device.state"))
         return replace(measured, celsius=state.celsius, mhz=state.mhz)
 
-    def _cooled(self, session: Session, batch: Batch, measured: Measured) -> Measured:
-        """`measured`, or what is measured once the device is as fast as in the first batch."""
+    def _cooled(self, session: Session, request: Request, measured: Measured) -> Measured:
+        """`measured`, or what is measured once the device is as fast as it was at first."""
         warmth = self._rack.warmth[self.device]
-        if not (seconds := warmth.seconds_to_wait(batch.name, _reference_us(measured))):
+        if not (seconds := warmth.seconds_to_wait(request.name, _reference_us(measured))):
             return measured
         until, pause = time.monotonic() + seconds, 0.0      # a moment's disturbance is no heat
         while (left := until - time.monotonic()) > 0:
             if pause:
-                self.state = f"cooling down after {batch.name}"
+                self.state = f"cooling down after {request.name}"
                 self._rack.closed.wait(min(pause, left))
             pause = 2 * pause or SHORTEST
-            self.state = f"measuring {batch.name}"
-            measured = measure(session, batch.job, seconds=batch.seconds)
-            if warmth.has_cooled(batch.name, _reference_us(measured)):
+            self.state = f"measuring {request.name}"
+            measured = measure(session, request.job, seconds=request.seconds)
+            if warmth.has_cooled(request.name, _reference_us(measured)):
                 break
-        warmth.waited(batch.name, _reference_us(measured))
+        warmth.waited(request.name, _reference_us(measured))
         return measured
 
 

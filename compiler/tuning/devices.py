@@ -1,11 +1,11 @@
-"""The devices that measure: all behind one key at once; a batch is done when one has done it."""
+"""The devices that measure: all behind one key at once, each request by one of them."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.device.tracker_client import Tracker
 from pocketformer.compiler.errors import PocketformerError
 from pocketformer.compiler.progress import Progress, silent
-from pocketformer.compiler.tuning.batch import Batch
-from pocketformer.compiler.tuning.device_slot import Rack, Slot
+from pocketformer.compiler.tuning.device_slot import LOSSES, Rack, Slot
 from pocketformer.compiler.tuning.measure import Measured, Timing
+from pocketformer.compiler.tuning.request import Request
 
 if TYPE_CHECKING:
     from pocketformer.compiler.tuning.job import Job
@@ -47,7 +47,7 @@ class Devices:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """`build` is a builders' submit: a batch that crashes a device is built again in parts.
+        """`build` is a builders' submit: a request that crashes a device is built again in parts.
 
         A device that does not answer a call within `timeout` seconds is given up for the moment.
         Raises DeviceLost and DeviceRefused where there is no device to begin with.
@@ -105,14 +105,14 @@ class Devices:
         future raises a PocketformerError where nothing could be measured: the reference itself
         fails, or no device can run such a bundle.
         """
-        return self._put(Batch(job, tar, seconds))
+        return self._put(Request(job, tar, seconds))
 
-    def _put(self, batch: Batch) -> Future[Measured]:
+    def _put(self, request: Request) -> Future[Measured]:
         with self._lock:
-            self._open.add(batch.future)
-        batch.future.add_done_callback(self._forget)
-        self._rack.batches.put(batch)
-        return batch.future
+            self._open.add(request.future)
+        request.future.add_done_callback(self._forget)
+        self._rack.requests.put(request)
+        return request.future
 
     def _forget(self, future: Future[Measured]) -> None:
         with self._lock:
@@ -121,7 +121,7 @@ class Devices:
     def close(self) -> None:
         """Break off what is under way; futures that have no result are cancelled."""
         self._rack.closed.set()
-        self._rack.batches.close()
+        self._rack.requests.close()
         with self._lock:
             waiting = list(self._open)
         for future in waiting:
@@ -129,14 +129,14 @@ class Devices:
         for slot in self._slots:
             slot.close()
         if self._host:
-            self._host.stop()
+            self._host.close()
         for slot in self._slots:
             slot.join(ENDING / len(self._slots))
 
     def _add(self, name: str) -> None:
         slot = Slot(self._rack, name)
+        slot.start()                # close() joins those that are in the list
         self._slots.append(slot)
-        slot.start()
 
     def _keep_looking(self) -> None:
         while not self._rack.closed.wait(LOOK):
@@ -153,35 +153,38 @@ class Devices:
         for device in there[len(self._slots):]:
             self._add(f"{device.key} at {device.place}")
 
-    def _divide(self, batch: Batch, error: PocketformerError) -> None:
+    def _divide(self, request: Request, error: PocketformerError) -> None:
         """Find the points that `error` is about, by measuring each of them alone."""
-        if batch.is_part or len(batch.job.points) == 1:
-            batch.fail(error)
+        if request.is_part or len(request.job.points) == 1:
+            request.fail(error)
         else:
-            name = f"dividing {batch.name}"
-            work = threading.Thread(target=self._measure_parts, args=(batch,), name=name)
+            name = f"dividing {request.name}"
+            work = threading.Thread(target=self._measure_parts, args=(request,), name=name)
             work.daemon = True
             work.start()
 
-    def _measure_parts(self, batch: Batch) -> None:
-        alone, *pairs = batch.job.split()
+    def _measure_parts(self, request: Request) -> None:
+        alone, *pairs = request.job.split()
         try:
-            reference = self._part(alone, self._build(alone), batch).result()
-            builds = [self._build(pair) for pair in pairs]
+            first, *builds = [self._build(job) for job in (alone, *pairs)]
+            wait([first, *builds])      # on this machine they would disturb what is measured
+            reference = self._part(alone, first, request).result()
             parts = [
-                self._part(pair, build, batch) for pair, build in zip(pairs, builds, strict=True)
+                self._part(pair, build, request) for pair, build in zip(pairs, builds, strict=True)
             ]
             others = [_beside(reference, part) for part in parts]
         except CancelledError:
-            batch.future.cancel()
+            request.future.cancel()
         except Exception as error:
-            batch.fail(error)
+            request.fail(error)
         else:
-            batch.succeed(replace(reference, timings=(reference.timings[0], *others)))
+            request.succeed(replace(reference, timings=(reference.timings[0], *others)))
 
-    def _part(self, job: Job, build: Future[bytes], whole: Batch) -> Future[Measured]:
+    def _part(self, job: Job, build: Future[bytes], whole: Request) -> Future[Measured]:
         try:
-            return self._put(Batch(job, build.result(), whole.seconds, is_part=True))
+            # One of them is to blame for what the whole has lost: the next loss tells which.
+            part = Request(job, build.result(), whole.seconds, is_part=True, losses=LOSSES)
+            return self._put(part)
         except PocketformerError as error:
             failed: Future[Measured] = Future()
             failed.set_exception(error)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Batch:
+class Request:
     """A job with its bundle, to be measured for about `seconds`.
 
-    `losses` counts the devices that were lost over it. One that `is_part` of another batch is not
+    `losses` counts the devices that were lost over it. One that `is_part` of another request is not
     divided any more.
     """
 
@@ -46,31 +46,31 @@ class Batch:
             self.future.set_exception(error)
 
 
-class Batches:
-    """A queue of batches for many threads."""
+class Requests:
+    """A queue of requests for many threads."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Batch] = deque()
+        self._waiting: deque[Request] = deque()
         self._news = threading.Condition()
         self._closed = False
 
-    def put(self, batch: Batch, first: bool = False) -> None:
+    def put(self, request: Request, first: bool = False) -> None:
         """Add it at the end, or before all others."""
         with self._news:
             if self._closed:
-                batch.future.cancel()
+                request.future.cancel()
                 return
-            (self._waiting.appendleft if first else self._waiting.append)(batch)
+            (self._waiting.appendleft if first else self._waiting.append)(request)
             self._news.notify()
 
-    def take(self) -> Batch | None:
+    def take(self) -> Request | None:
         """The first, once there is one; None when the queue is closed."""
         with self._news:
             while not self._closed:
                 while self._waiting:
-                    batch = self._waiting.popleft()
-                    if not batch.future.cancelled():
-                        return batch
+                    request = self._waiting.popleft()
+                    if not request.future.cancelled():
+                        return request
                 self._news.wait()
             return None
 
