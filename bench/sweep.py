@@ -19,7 +19,8 @@ from pocketformer.compiler.tuning.flow import Flow, Proposal
 from pocketformer.compiler.tuning.options import Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, prepare
-from pocketformer.compiler.tuning.records import RecordFile, Records
+from pocketformer.compiler.tuning.record_file import RecordFile
+from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.search import TaskSearch
 from pocketformer.compiler.tuning.task_state import TaskState
 

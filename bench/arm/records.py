@@ -27,7 +27,8 @@ from pocketformer.compiler.errors import BadTarget
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.recipe import recipe_named
 from pocketformer.compiler.tuning.points import Point, points_of
-from pocketformer.compiler.tuning.records import Record, RecordFile
+from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.tasks import tasks_of
 from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Workload
 from pocketformer.targets import Target

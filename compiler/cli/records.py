@@ -14,7 +14,8 @@ from pocketformer.compiler.errors import BadRecords
 from pocketformer.compiler.report import plain_table
 
 if TYPE_CHECKING:
-    from pocketformer.compiler.tuning.records import Record, Records
+    from pocketformer.compiler.tuning.record import Record
+    from pocketformer.compiler.tuning.records import Records
 
 Files = Annotated[list[Path], typer.Argument(help="Files of records.", show_default=False)]
 OfWorkload = Annotated[
@@ -82,7 +83,7 @@ def export(
 ) -> None:
     """Write records to a file of their own, which must be new."""
     from pocketformer.compiler.tuning.ranking import best_of_each, one_failure_each
-    from pocketformer.compiler.tuning.records import encode_record
+    from pocketformer.compiler.tuning.record import encode_record
 
     records = _load(files)
     chosen = _chosen(records, workload, core, target)
@@ -166,7 +167,7 @@ def _rewrite(file: Path, change: Callable[[list[Any]], list[str]], json: bool) -
 
 
 def _show(records: Records, chosen: Sequence[Record], json: bool) -> None:
-    from pocketformer.compiler.tuning.records import encode_record
+    from pocketformer.compiler.tuning.record import encode_record
 
     notes = list(map(_note, chosen))
     if json:

@@ -20,7 +20,7 @@ from pocketformer.compiler.tuning.features import features
 from pocketformer.targets.kin import kin
 
 if TYPE_CHECKING:
-    from pocketformer.compiler.tuning.records import Record
+    from pocketformer.compiler.tuning.record import Record
     from pocketformer.schedules.workloads import Workload
 
 ENOUGH = 12       # results of a kind, before which its model would be noise

@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 
 import pocketformer.targets
 from pocketformer.compiler.tuning.points import legal, workload_key
-from pocketformer.compiler.tuning.records import Record, Records, core_of, unfit
+from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.records import Records, core_of, unfit
 from pocketformer.schedules.workloads import Function, Workload
 from pocketformer.targets import Target
 

@@ -12,15 +12,10 @@ from typing import TypeAlias
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.tuning.points import Point, legal, workload_key
 from pocketformer.compiler.tuning.ranking import ranked
-from pocketformer.compiler.tuning.record import DeviceNote, Record, decode_record, encode_record
-from pocketformer.compiler.tuning.record_file import Line, RecordFile, read_lines
+from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.record_file import Line, read_lines
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets.target import Target
-
-__all__ = [
-    "DeviceNote", "Point", "Record", "RecordFile", "Records", "core_of", "decode_record",
-    "encode_record", "unfit",
-]
 
 Sizes: TypeAlias = frozenset[tuple[str, int]]
 

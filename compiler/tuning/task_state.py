@@ -13,7 +13,7 @@ from pocketformer.compiler.tuning.result import TaskStatus
 
 if TYPE_CHECKING:
     from pocketformer.compiler.tuning.measure import Measured
-    from pocketformer.compiler.tuning.records import Record
+    from pocketformer.compiler.tuning.record import Record
     from pocketformer.compiler.tuning.search import TaskSearch
     from pocketformer.compiler.tuning.tasks import Task
     from pocketformer.compiler.tuning.trace_search import TraceSearch

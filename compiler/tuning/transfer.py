@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pocketformer.compiler.tuning.features import point_numbers
 from pocketformer.compiler.tuning.points import Point, points_of, workload_key
-from pocketformer.compiler.tuning.records import Record, core_of
+from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.records import core_of
 from pocketformer.targets.kin import kin
 
 if TYPE_CHECKING:

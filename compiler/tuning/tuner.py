@@ -19,8 +19,9 @@ from pocketformer.compiler.tuning.in_model import compare, slower
 from pocketformer.compiler.tuning.options import RANDOM, Options
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Source, opened, prepare
+from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.record_file import RecordFile
-from pocketformer.compiler.tuning.records import Record, Records
+from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.result import Compared, Tuning
 from pocketformer.compiler.tuning.scheduler import Scheduler
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch

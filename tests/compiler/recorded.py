@@ -10,7 +10,8 @@ from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.model import Model
 from pocketformer.compiler.recipe import Float32, Recipe
 from pocketformer.compiler.tuning.points import Point, points_of
-from pocketformer.compiler.tuning.records import Record, Records
+from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.tasks import tasks_of
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target

@@ -13,7 +13,8 @@ from pocketformer import targets
 from pocketformer.compiler.tuning.candidates import layout_of
 from pocketformer.compiler.tuning.choices import Choices, choose
 from pocketformer.compiler.tuning.points import points_of
-from pocketformer.compiler.tuning.records import DeviceNote, Record, Records
+from pocketformer.compiler.tuning.record import DeviceNote, Record
+from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.survey import Use
 from pocketformer.schedules.workloads import Linear, Norm, Workload
 from pocketformer.targets import Target

@@ -15,7 +15,8 @@ from pocketformer import targets
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.compatibility import choose_level
 from pocketformer.compiler.tuning.given import shipped, unused
-from pocketformer.compiler.tuning.records import RecordFile, Records
+from pocketformer.compiler.tuning.record_file import RecordFile
+from pocketformer.compiler.tuning.records import Records
 from tests.compiler.recorded import random_records
 from tests.encoder import encoder, inputs
 from tests.numerics.check import assert_close, reference

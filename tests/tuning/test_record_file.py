@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pocketformer.compiler.errors import BadRecords
+from pocketformer.compiler.tuning.record import encode_record
 from pocketformer.compiler.tuning.record_file import (
     LONGEST,
     RecordFile,
@@ -20,7 +21,7 @@ from pocketformer.compiler.tuning.record_file import (
     prune,
     read_lines,
 )
-from pocketformer.compiler.tuning.records import Records, encode_record
+from pocketformer.compiler.tuning.records import Records
 from tests.tuning.examples import record
 
 APPENDING = [sys.executable, "-m", "tests.tuning.appending"]

@@ -1,13 +1,16 @@
 """`pocketformer records`, as a shell sees it."""
 
 import json
+import logging
 
 import pytest
 from typer.testing import CliRunner
 
 from pocketformer.compiler.cli import app
+from pocketformer.compiler.cli.common import remarks
 from pocketformer.compiler.tuning.record import DeviceNote
-from pocketformer.compiler.tuning.records import RecordFile, Records
+from pocketformer.compiler.tuning.record_file import RecordFile
+from pocketformer.compiler.tuning.records import Records
 from pocketformer.schedules.workloads import Linear, Softmax
 from tests.tuning.examples import record
 
@@ -71,6 +74,13 @@ def test_show_tells_what_is_not_used(file):
     done = records("show", file)
     assert "[red]signal 11[/]?[2J" in done.stdout
     assert "r.jsonl, line 8 is not used: the record is no JSON" in done.stderr.replace("\n", "")
+
+
+def test_what_a_file_says_does_not_command_the_terminal(capsys):
+    """Nor is it markup, wherever it is quoted."""
+    with remarks("pocketformer.records"):
+        logging.getLogger("pocketformer.records").warning("of \x1b[2J[red]\nx")
+    assert capsys.readouterr().err == "note: of ?[2J[red]\nx\n"
 
 
 def test_best_shows_one_record_a_workload_and_core(file):
