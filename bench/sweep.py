@@ -70,7 +70,7 @@ class Sweep:
         records = Records.load(self._file.path)
         tables = []
         for state in self._states:
-            found = self._ready.setting.known(state.task, records)
+            found = self._ready.known(state.task, records)
             points = {record.point: record for record in found if not record.error}
             if points:
                 first = default_of(next(iter(points.values())), state.default)
@@ -85,7 +85,7 @@ class Sweep:
                 points: list[Any] = [default, *rest[:most]]
                 search = TaskSearch(points, strategy="random")
                 state = TaskState(task, points, search, 0.0, str)
-                state.recall(self._ready.setting.known(task, known))
+                state.recall(self._ready.known(task, known))
                 yield state
 
     def _batches(self) -> Iterator[Proposal]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import pocketformer.targets
-from pocketformer.compiler.tuning.points import legal, workload_key
+from pocketformer.compiler.tuning.points import is_default, legal, workload_key
 from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.records import Records, core_of, unfit
 from pocketformer.schedules.workloads import Function, Workload
@@ -89,8 +89,13 @@ def _reason(record: Record, workload: Workload, variants: Sequence[Target]) -> s
     core = record.core if variants[0].for_many else core_of(variants[0])
     if reason := unfit(record, core):
         return reason
-    if not any(legal(record.point, workload, target) for target in variants):
+    legal_for = [target for target in variants if legal(record.point, workload, target)]
+    if not legal_for:
         return "of points that this version does not have"
+    if record.default and not any(
+        is_default(record.default, workload, target) for target in legal_for
+    ):
+        return "compared with a default point of other targets"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from pocketformer.compiler.tuning.functions import Rest, rest_of
 from pocketformer.compiler.tuning.in_model import InModel, profiled, sizes_of
 from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
+from pocketformer.compiler.tuning.points import points_of
+from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.recording import Setting
 from pocketformer.compiler.tuning.records import Records, core_of
 from pocketformer.compiler.tuning.tasks import Task, tasks_of
@@ -99,6 +101,10 @@ class Prepared:
         cold = cold_bytes(self.target, self.weight_bytes, threads)
         call_us = taken / task.calls
         return Job(self.target, task.workload, task.sizes, tuple(points), cold, call_us)
+
+    def known(self, task: Task, records: Iterable[Record]) -> list[Record]:
+        """What `records` say of trials of `task` as this tuning would make them."""
+        return self.setting.known(task, records, points_of(task.workload, self.target)[0])
 
     def require_alike(self, info: DeviceInfo) -> None:
         """Raise DeviceRefused where a device is not of the kind that was profiled."""

@@ -22,9 +22,11 @@ def order_of(point: Point) -> str:
 
 
 def task_of(record: Record) -> Key:
-    """What records must share to be compared: workload, sizes, processor, threads, TVM."""
+    """What records must share to be compared: workload, sizes, processor, threads, TVM, default."""
     sizes = tuple(sorted(record.sizes.items()))
-    return workload_key(record.workload), sizes, record.core, record.threads, record.tvm
+    default = order_of(record.default) if record.default else ""
+    where = record.core, record.threads, record.tvm
+    return workload_key(record.workload), sizes, *where, default
 
 
 def sureness(record: Record, threads: int) -> tuple[bool, bool, bool]:

@@ -34,9 +34,15 @@ class DeviceNote:
     mhz: float | None = field(default=None, metadata=OPTIONAL)
 
 
+def _decode_default(value: object, where: str) -> Point | None:
+    return None if value is None else decode_point(value, where)
+
+
 @dataclass(frozen=True)
 class Record:
     """`point` takes `median_us` where the default point took `default_us` in the same run.
+
+    That was the point `default`, None in records of older versions; targets have different ones.
 
     `sizes` are those of the workload's axes that are known only at run time, empty where it has
     none. `core` is LLVM's name of the processor, `target` what was compiled for. `spread` is how
@@ -63,6 +69,7 @@ class Record:
     time: str
     confirmed: bool = field(default=False, metadata=OPTIONAL)
     error: str = field(default="", metadata=OPTIONAL)
+    default: Point | None = field(default=None, metadata={**OPTIONAL, "decode": _decode_default})
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -99,6 +106,7 @@ def encode_record(record: Record) -> str:
     plain |= {
         "workload": encode_workload(record.workload),
         "point": encode_point(record.point),
+        "default": record.default and encode_point(record.default),
         "sizes": dict(sorted(record.sizes.items())),
         "device": device and {each.name: getattr(device, each.name) for each in fields(device)},
         "error": record.error[:_ERROR],

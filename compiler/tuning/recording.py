@@ -37,13 +37,14 @@ class Setting:
             == (self.core, self.threads, self.tvm, self.pocketformer)
         )
 
-    def known(self, task: Task, records: Iterable[Record]) -> list[Record]:
-        """The trials of `task` that need not be made again."""
+    def known(self, task: Task, records: Iterable[Record], default: Any) -> list[Record]:
+        """The trials of `task` beside the point `default` that need not be made again."""
         sizes = dict(task.sizes)
         return [
             record
             for record in records
-            if record.workload == task.workload and record.sizes == sizes and self.counts(record)
+            if record.workload == task.workload and record.sizes == sizes
+            and record.default in (None, default) and self.counts(record)
         ]
 
     def records(self, job: Job, measured: Measured, confirmed: bool = False) -> list[Record]:
@@ -102,4 +103,5 @@ class Setting:
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             confirmed=confirmed,
             error=error,
+            default=job.points[0],
         )

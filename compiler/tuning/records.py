@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pocketformer.compiler.manifest import version_of
-from pocketformer.compiler.tuning.points import Point, legal, workload_key
+from pocketformer.compiler.tuning.points import Point, is_default, legal, workload_key
 from pocketformer.compiler.tuning.ranking import ranked
 from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.record_file import Line, read_lines
@@ -52,13 +52,15 @@ class Records:
         """The records that say how to compute `workload` on `target`, the best first.
 
         They are of `core` (by default the one that `target` is tuned for) and of this TVM, have no
-        error and a point that is legal for `target`. Of several records of a point that were made
-        in the same way there is one, with their middle gain.
+        error, and a point that is legal for `target`, compared with the default one of `target`.
+        Of several records of a point that were made in the same way there is one, with their middle
+        gain.
         """
         core = core or core_of(target)
         fit = [
             record for record in self._of(workload)
             if not unfit(record, core) and legal(record.point, workload, target)
+            and (record.default is None or is_default(record.default, workload, target))
         ]
         return ranked(fit, target.threads)
 

@@ -92,9 +92,7 @@ class Tuner:
         """What is known: all of it once `run` is through, else what it found until then."""
         ready, setting, records = self._ready, self._ready.setting, self._records()
         # Counted in the file: what interrupts may come between a record and its being told.
-        points = (
-            {record.point for record in setting.known(task, records)} for task in ready.tasks
-        )
+        points = ({record.point for record in ready.known(task, records)} for task in ready.tasks)
         found = Tuning(
             model=ready.source.model.name,
             target=setting.target,
@@ -140,7 +138,7 @@ class Tuner:
     def _known(self) -> Iterator[tuple[Task, list[Record]]]:
         """Each task with its trials of before; the cost model hears of all other records."""
         setting = self._ready.setting
-        known = [(task, setting.known(task, self._old)) for task in self._ready.tasks]
+        known = [(task, self._ready.known(task, self._old)) for task in self._ready.tasks]
         told = {id(record) for _, records in known for record in records}
         if self._model:
             others = (

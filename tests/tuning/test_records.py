@@ -116,6 +116,14 @@ def test_a_level_asks_for_the_records_of_a_core_by_its_name():
     assert Records((there,)).fitting(LAYER, level, core="cortex-x3") == [there]
 
 
+def test_a_record_is_compared_with_one_default_point():
+    default, other = points_of(LAYER, HOST)[:2]
+    ours, older, theirs = (record(2, default=each) for each in (default, None, other))
+    assert Records((theirs,)).fitting(LAYER, HOST) == []
+    assert len(Records((ours, older, theirs)).fitting(LAYER, HOST)) == 2
+    assert decode_record(encode_record(ours), "it") == ours
+
+
 SOME = [
     record(point, median_us=us, confirmed=confirmed, threads=threads)
     for point in (1, 2) for us in (100.0, 110.0) for confirmed in (False, True)

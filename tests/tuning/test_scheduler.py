@@ -24,6 +24,7 @@ TARGET = targets.load("raspberrypi5")
 WIDE = Task(Linear(128, 1536, 384, True, "gelu", False, "float32"), (), 6)
 LONG = Task(Linear(64, 1536, 384, True, "", False, "float32"), (), 6)
 SETTING = Setting("raspberrypi5", "cortex-a76", 4, "a board", False)
+DEFAULT = points_of(WIDE.workload, TARGET)[0]
 SLOW, FAST = 1.25, 0.8
 
 
@@ -136,7 +137,7 @@ def test_a_search_that_ended_is_not_taken_up_again():
         plan.told(Outcome(batch, told))
         records += SETTING.records(batch.job, told)
     again = state(WIDE, 1.0)
-    again.recall(SETTING.known(WIDE, records))
+    again.recall(SETTING.known(WIDE, records, DEFAULT))
     assert wide.search.left == again.search.left > 0
     assert scheduler(again, trials=100_000).propose() is None
 
@@ -236,7 +237,7 @@ def test_a_trial_that_a_record_tells_is_not_made_again():
     records = SETTING.records(batch.job, told)
     records += SETTING.records(race, measured(race, lambda p: 0.85), confirmed=True)
     again = state(WIDE, 1.0)
-    again.recall(SETTING.known(WIDE, records))
+    again.recall(SETTING.known(WIDE, records, DEFAULT))
     plan = scheduler(again, trials=14)
     assert plan.trials == 7
     assert not set(plan.propose().trials) & set(batch.trials)
@@ -257,19 +258,21 @@ def test_a_race_that_was_run_is_not_run_again():
     (race,) = plan.races()
     records += SETTING.records(race.job, measured(race.job, lambda p: 1.2), confirmed=True)
     again = state(WIDE, 1.0)
-    again.recall(SETTING.known(WIDE, records))
+    again.recall(SETTING.known(WIDE, records, DEFAULT))
     assert not list(scheduler(again, trials=14).races())
 
 
 @pytest.mark.parametrize("other", [
     {"core": "cortex-a55"}, {"threads": 1}, {"tvm": "0.1"}, {"pocketformer": "0.0"},
     {"source": "estimated"}, {"sizes": {"m": 3}}, {"workload": LONG.workload},
+    {"default": points_of(WIDE.workload, TARGET)[1]},
 ])
 def test_records_of_anything_else_are_no_trials(other):
     batch = scheduler(state(WIDE, 1.0)).propose()
     records = SETTING.records(batch.job, measured(batch.job, lambda point: FAST))
-    assert len(SETTING.known(WIDE, records)) == 7
-    assert not SETTING.known(WIDE, [replace(record, **other) for record in records])
+    assert len(SETTING.known(WIDE, records, DEFAULT)) == 7
+    changed = [replace(record, **other) for record in records]
+    assert not SETTING.known(WIDE, changed, DEFAULT)
 
 
 def test_an_emulators_records_are_marked():
@@ -277,7 +280,7 @@ def test_an_emulators_records_are_marked():
     told = measured(batch.job, lambda point: FAST)
     records = replace(SETTING, emulated=True).records(batch.job, told)
     assert all(record.emulated for record in records)
-    assert not SETTING.known(WIDE, records)
+    assert not SETTING.known(WIDE, records, DEFAULT)
 
 
 # While it goes on
