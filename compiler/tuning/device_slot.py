@@ -25,12 +25,13 @@ from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.bundle_files import unpack
 from pocketformer.compiler.tuning.measure import Measured, Timing, measure
 from pocketformer.compiler.tuning.request import Request, Requests
+from pocketformer.compiler.tuning.status import COOLING, WAITING
 from pocketformer.compiler.tuning.warmth import SHORTEST, Warmth
 
 LOSSES = 2              # devices that a request may lose before it is the suspect itself
 PATIENCE = 5.0          # seconds for a device to say anything, and for a tracker to have one
 PAUSES = (0.5, 5.0)     # seconds until it looks again for a device that is gone: first, longest
-FREE, GONE = "free", "gone, waiting"
+FREE, GONE = "free", f"gone, {WAITING}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Slot(threading.Thread):
     def _wait_for_one(self, request: Request, error: PocketformerError) -> None:
         """Leave the request to other slots until there is a device again."""
         self._rack.requests.put(request, first=True)
-        self.is_gone, self.state = True, f"waiting: {error}"
+        self.is_gone, self.state = True, f"{WAITING}: {error}"
         if isinstance(error, DeviceLost):
             self.state = GONE
             self._rack.lost()
@@ -152,7 +153,7 @@ class Slot(threading.Thread):
         until, pause = time.monotonic() + seconds, 0.0      # a moment's disturbance is no heat
         while (left := until - time.monotonic()) > 0:
             if pause:
-                self.state = f"cooling down after {request.name}"
+                self.state = f"{COOLING} after {request.name}"
                 self._rack.closed.wait(min(pause, left))
             pause = 2 * pause or SHORTEST
             self.state = f"measuring {request.name}"

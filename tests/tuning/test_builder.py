@@ -1,5 +1,9 @@
 """Building jobs in processes that may crash, hang or refuse."""
 
+import errno
+import io
+import pickle
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -8,8 +12,9 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from pocketformer.compiler.errors import BuildFailed
-from pocketformer.compiler.tuning.builder import LocalBuilders
+from pocketformer.compiler.errors import BuildFailed, BuildLost
+from pocketformer.compiler.tuning import kernel_bundle
+from pocketformer.compiler.tuning.builder import LocalBuilders, serve
 from pocketformer.compiler.tuning.bundle_files import unpack
 from pocketformer.schedules.workloads import Norm
 from tests.tuning.jobs import job_of
@@ -63,15 +68,42 @@ def test_a_process_that_dies_takes_one_job_with_it(builders):
     lost, next_one = builders.submit(job), builders.submit(job)
     until(lost.running)
     process.kill()
-    with pytest.raises(BuildFailed, match="the process ended with code -9"):
+    with pytest.raises(BuildLost, match="the process ended with code -9"):
         lost.result(60)
     assert next_one.result(60)
+
+
+def test_a_compiler_that_crashes_is_the_points_fault(builders):
+    job = job_of(SMALL, 2)
+    builders.submit(job).result(60)
+    (process,) = processes()
+    process.suspend()
+    crashed = builders.submit(job)
+    until(crashed.running)
+    process.send_signal(signal.SIGSEGV)
+    process.resume()
+    with pytest.raises(BuildFailed, match="the process ended with code -11") as error:
+        crashed.result(60)
+    assert error.type is BuildFailed
+
+
+def test_a_full_disk_is_no_points_fault(monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kernel_bundle, "build", full)
+    answers = io.BytesIO()
+    serve(io.BytesIO(pickle.dumps(job_of(SMALL, 2))), answers)
+    answers.seek(0)
+    ready, answer = pickle.load(answers), pickle.load(answers)
+    assert ready == (None, "", None)
+    assert answer == (BuildLost, "[Errno 28] No space left on device", None)
 
 
 def test_a_job_has_a_time_limit_and_close_ends_all():
     job = job_of(SMALL, 2)
     builders = LocalBuilders(1, 0.01)
-    with pytest.raises(BuildFailed, match=r"it took over 0\.01 s"):
+    with pytest.raises(BuildLost, match=r"it took over 0\.01 s"):
         builders.submit(job).result(60)
     late, waiting = builders.submit(job), builders.submit(job)
     builders.close()
