@@ -111,7 +111,10 @@ class GemmWriter:
         ) -> None:
             self._tile(strip, first + row, rows, packed, tile, block, self.tiles.per_group(count))
 
-        self.tiles.walk(count, begin, compute, self.blocks)
+        if self.blocks > 1:
+            self.tiles.walk_in_rounds(count, begin, compute, self.blocks)
+        else:
+            self.tiles.walk(count, begin, compute)
 
     def _tile(
         self, strip: Expr, row: Expr, rows: int, packed: Buffer | None, tile: Expr,

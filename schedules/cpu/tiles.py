@@ -6,7 +6,8 @@ of one; a tile is some rows of a strip. What a tile computes is the business of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -22,7 +23,8 @@ BLOCK_ROWS = 128           # rows packed at a time: with k = 768, 384 KiB of flo
 
 Begin = Callable[[Expr], None]                # strip
 Visit = Callable[[Expr, Expr, int], None]     # tile, row, rows
-Compute = Callable[..., None]                 # strip, tile, row, rows, and of several rounds which
+Compute = Callable[[Expr, Expr, Expr, int], None]               # strip, tile, row, rows
+ComputeRound = Callable[[Expr, Expr, Expr, int, Expr], None]    # and which round
 
 
 def worth_sharing(workload: Linear) -> bool:
@@ -56,13 +58,31 @@ class Tiles:
         """How many tiles a group has; the last ones may have fewer."""
         return ceil_div(ceil_div(count, self.rows), self.groups(count))
 
-    def walk(self, count: Expr, begin: Begin, compute: Compute, rounds: int = 1) -> None:
+    def walk(self, count: Expr, begin: Begin, compute: Compute) -> None:
         """Cover `count` rows, a number or an expression, of at least 1.
 
         A task is a strip and a group of tiles. It calls `begin(strip)`, then for each of its tiles
-        `compute(strip, tile, row, rows)`: the `rows` rows from `row` on. Of several `rounds`, each
-        computes all of the task's tiles; `compute` gets its number as well.
+        `compute(strip, tile, row, rows)`: the `rows` rows from `row` on.
         """
+        with self._task(count, begin) as (strip, start, several), loop(several) as i:
+            self._visit(count, start + i, lambda *tile: compute(strip, *tile))
+
+    def walk_in_rounds(
+        self, count: Expr, begin: Begin, compute: ComputeRound, rounds: int
+    ) -> None:
+        """As `walk`, but a task goes over its tiles so often; `compute` gets the round as well."""
+        with (
+            self._task(count, begin) as (strip, start, several),
+            loop(rounds) as number,
+            loop(several) as i,
+        ):
+            self._visit(
+                count, start + i,
+                lambda tile, row, rows: compute(strip, tile, row, rows, number))
+
+    @contextmanager
+    def _task(self, count: Expr, begin: Begin) -> Iterator[tuple[Expr, Expr, Expr]]:
+        """The strip of a task that has begun, its first tile, and how many it has."""
         tiles = ceil_div(count, self.rows)
         groups, per_group = self.groups(count), self.per_group(count)
         with parallel_loop(self.strips * groups, self.shared) as task:
@@ -73,12 +93,7 @@ class Tiles:
             begin(strip)
             start = group * per_group
             several = tirx.min(per_group, tiles - start) if groups > 1 else tiles
-            if rounds == 1:
-                with loop(several) as i:
-                    self._visit(count, start + i, lambda *tile: compute(strip, *tile))
-                return
-            with loop(rounds) as number, loop(several) as i:
-                self._visit(count, start + i, lambda *tile: compute(strip, *tile, number))
+            yield strip, start, several
 
     def each(self, count: Expr, visit: Visit) -> None:
         """`visit(tile, row, rows)` for the same tiles, whatever the strip; each is a task."""
