@@ -1,28 +1,35 @@
 """A whole tuning on this machine: killed, interrupted, two on one file, gone on with, used."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 import pocketformer as pf
 from pocketformer.compiler.cli import app
+from pocketformer.compiler.tuning import scheduler, warmth
 from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.status import Status
 from tests.compiler.tiny import one_sentence
+from tests.device.program import TOKEN, Program, TrackerProgram
 from tests.encoder import encoder, inputs
 from tests.numerics.check import assert_close
+from tests.tuning.dask_cluster import Cluster
 
 COMMAND = [sys.executable, "-c", "from pocketformer.compiler.cli import main; main()", "tune"]
 PATIENCE = 120.0    # seconds for what takes five on an idle machine
 MORE = 7
+KILLS = 2
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +37,17 @@ def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "encoder.onnx"
     onnx.save(encoder(1, 16), path)
     return path
+
+
+class BrokenOff(NamedTuple):
+    """The file of two tunings at once, of which one was killed and one interrupted.
+
+    `ended` is the latter; `started` are the processes that both had started.
+    """
+
+    records: Path
+    ended: subprocess.CompletedProcess
+    started: list[psutil.Process]
 
 
 def start(model: Path, records: Path, seed: int) -> subprocess.Popen:
@@ -40,35 +58,46 @@ def start(model: Path, records: Path, seed: int) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def broken_off(model, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The file of two tunings at once, of which one was killed and one interrupted; the latter."""
+def broken_off(model, tmp_path_factory) -> BrokenOff:
     records = tmp_path_factory.mktemp("records") / "r.jsonl"
     killed, interrupted = (start(model, records, seed) for seed in (1, 2))
     try:
-        until = time.monotonic() + PATIENCE
-        while not (records.exists() and records.read_bytes().count(b"\n") >= MORE):
-            assert time.monotonic() < until
-            assert killed.poll() is None, killed.stderr.read()
-            time.sleep(0.02)
+        wait_for_lines(records, MORE, killed)
+        started = psutil.Process(killed.pid).children(recursive=True)
         killed.kill()
-        count = records.read_bytes().count(b"\n")
-        while records.read_bytes().count(b"\n") < count + MORE:
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_for_lines(records, lines_in(records) + MORE, interrupted)
+        started += psutil.Process(interrupted.pid).children(recursive=True)
         interrupted.send_signal(signal.SIGINT)
         out, err = interrupted.communicate(timeout=PATIENCE)
     finally:
         for process in (killed, interrupted):
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
-    return records, subprocess.CompletedProcess([], interrupted.returncode, out, err)
+            end(process)
+    ended = subprocess.CompletedProcess([], interrupted.returncode, out, err)
+    return BrokenOff(records, ended, started)
+
+
+def lines_in(records: Path) -> int:
+    return records.read_bytes().count(b"\n") if records.exists() else 0
+
+
+def wait_for_lines(records: Path, count: int, process: subprocess.Popen) -> None:
+    until = time.monotonic() + PATIENCE
+    while lines_in(records) < count:
+        assert time.monotonic() < until
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()
 
 
 @pytest.fixture(scope="module")
 def before(broken_off) -> str:
-    return broken_off[0].read_text()
+    return broken_off.records.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +105,7 @@ def resumed(model, broken_off, before) -> tuple[pf.Tuning, list[Status]]:
     """The same tuning, which goes on for a few trials more."""
     heard: list[Status] = []
     trials = len(points_in(before)) + MORE
-    tuning = pf.tune(model, records=broken_off[0], trials=trials, progress=heard.append)
+    tuning = pf.tune(model, records=broken_off.records, trials=trials, progress=heard.append)
     return tuning, heard
 
 
@@ -92,12 +121,12 @@ def points_in(text: str, confirmed: bool = False) -> Counter:
 # What is left of tunings that were broken off
 
 
-def test_ctrl_c_ends_with_130_and_says_what_was_found(broken_off):
-    _, ended = broken_off
+def test_ctrl_c_ends_with_130_and_says_what_was_found(broken_off, before):
+    ended = broken_off.ended
     assert ended.returncode == 130, ended.stderr
     found = json.loads(ended.stdout)
     assert found["interrupted"]
-    assert found["trials"] >= MORE
+    assert found["trials"] == len(points_in(before)) >= MORE
     assert found["compared"] == []
     assert "the same command goes on" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -117,33 +146,34 @@ def test_a_second_ctrl_c_tells_of_the_records_as_well(model, tmp_path, monkeypat
 
 
 def test_two_tunings_leave_whole_lines_although_one_was_killed(broken_off):
-    records = Records.load(broken_off[0])
+    records = Records.load(broken_off.records)
     assert not records.skipped
-    assert len(records) >= 2 * MORE
+    assert len(records) > MORE
+
+
+def test_a_tuning_that_is_killed_again_and_again_makes_no_trial_twice(model, tmp_path):
+    records = tmp_path / "r.jsonl"
+    for seed in range(KILLS):
+        known = lines_in(records)
+        process = start(model, records, seed)
+        try:
+            wait_for_lines(records, known + 1, process)
+            time.sleep(random.Random(seed).uniform(0.0, 0.5))
+        finally:
+            end(process)
+    assert not Records.load(records).skipped
+    assert set(points_in(records.read_text()).values()) == {1}
 
 
 def test_nothing_that_a_tuning_started_outlives_it(broken_off):
     """Builders and the device program end with who started them, also where that was killed."""
-    until = time.monotonic() + 10
-    while left := _children_without_parent():
-        assert time.monotonic() < until, left
-        time.sleep(0.1)
-
-
-def _children_without_parent() -> list[str]:
-    listed = subprocess.run(
-        ["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True
-    ).stdout
-    ours = ("pocketformer.compiler.tuning.builder", "pocketformer_device --port 0 --key host")
-    return [
-        line for line in listed.splitlines()
-        if line.split()[0] == "1" and any(word in line for word in ours)
-    ]
+    assert broken_off.started
+    assert not psutil.wait_procs(broken_off.started, 20)[1]
 
 
 def test_a_tuning_goes_on_where_it_stood(resumed, broken_off, before):
     tuning, _ = resumed
-    after = broken_off[0].read_text()
+    after = broken_off.records.read_text()
     assert after.startswith(before)
     trials = points_in(after)
     assert len(trials) == len(points_in(before)) + MORE == tuning.trials
@@ -152,7 +182,7 @@ def test_a_tuning_goes_on_where_it_stood(resumed, broken_off, before):
 
 
 def test_a_tuning_with_all_its_trials_made_makes_none(model, resumed, broken_off):
-    records = broken_off[0]
+    records = broken_off.records
     before = records.read_text()
     again = pf.tune(model, records=records, trials=resumed[0].trials)
     assert records.read_text() == before
@@ -203,6 +233,33 @@ def test_compile_takes_a_tuning(resumed, model):
     given = inputs(1, 16)
     ours, theirs = pf.Session(tuned).run(given), pf.Session(untuned).run(given)
     assert_close([ours["hidden"]], [theirs["hidden"]])
+
+
+# Elsewhere
+
+
+def test_a_cluster_builds_and_all_devices_of_a_tracker_measure(model, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(warmth, "LONGEST", 0.0)     # the machine is busy, not hot
+    monkeypatch.setattr(scheduler, "SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "RACE_SECONDS", 0.1)
+    heard: list[Status] = []
+    with (
+        TrackerProgram() as tracker,
+        Program(tmp_path / "one", "pf", tracker.place),
+        Program(tmp_path / "other", "pf", tracker.place),
+        Cluster(tmp_path / "dask") as cluster,
+    ):
+        tuning = pf.tune(
+            model, device=f"rpc://{tracker.place}/pf", trials=2 * MORE,
+            records=tmp_path / "r.jsonl", cluster=cluster.address, token=TOKEN,
+            progress=heard.append,
+        )
+    assert len(points_in((tmp_path / "r.jsonl").read_text())) == tuning.trials == 2 * MORE
+    assert not any(record.error for record in tuning.records)
+    assert len(tuning.compared) == 1
+    assert max(len(status.devices) for status in heard) == 2
+    assert pf.compile(model, records=tuning)
 
 
 # What does not fit
