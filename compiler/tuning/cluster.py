@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from pocketformer.compiler.errors import BuildFailed, BuildLost
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.tuning.builder import LocalBuilders
-from pocketformer.compiler.tuning.cluster_client import ANSWER, Workers, connect
+from pocketformer.compiler.tuning.cluster_client import ANSWER, LOST, Workers, connect
 from pocketformer.compiler.tuning.cluster_worker import build
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class ClusterBuilders:
         """How many builds can run at once now."""
         return len(cpus()) if self._here else sum(self._workers.threads.values())
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether there is a scheduler, or dask still looks for it."""
+        return self._client.status in ("running", "connecting")
+
     def submit(self, job: Job) -> Future[bytes]:
         """The bundle's folder as a tar; the future raises BuildFailed."""
         wanted = _Build(job)
@@ -86,19 +91,24 @@ class ClusterBuilders:
         wanted.workers, wanted.task = frozenset(self._workers.threads), None
         if not wanted.workers:
             return
-        wanted.task = self._client.submit(
-            build, wanted.job, self._timeout,
-            # dask answers an equal key, or equal arguments, with what it has: also an old error.
-            key=f"pocketformer-{uuid.uuid4().hex}", pure=False, workers=sorted(wanted.workers),
-        )
-        wanted.task.add_done_callback(lambda task: self._done(wanted, task))
+        try:
+            wanted.task = self._client.submit(
+                build, wanted.job, self._timeout,
+                # dask answers an equal key, or equal arguments, with what it has, also an error.
+                key=f"pocketformer-{uuid.uuid4().hex}", pure=False, workers=sorted(wanted.workers),
+            )
+        except Exception as error:      # of a client that is closed: an error of no class
+            if self._is_open and not isinstance(error, LOST):
+                raise
+        else:                           # otherwise _watch begins anew, or builds here
+            wanted.task.add_done_callback(lambda task: self._done(wanted, task))
 
     def _done(self, wanted: _Build, task: Any) -> None:
         """A task has ended, in one way or another. dask calls this in a thread of its own."""
         from distributed import KilledWorker
 
         if task.status == "finished":
-            with suppress(Exception):       # it was lost on the way: _watch begins anew
+            with suppress(CancelledError, *LOST):       # it was lost on the way: see _watch
                 _tell(wanted.result, task.result(ANSWER))
                 return
         error = task.exception() if task.status == "error" else None
@@ -118,16 +128,24 @@ class ClusterBuilders:
 
     def _watch(self) -> None:
         """Start again what no worker has, or only workers that are gone."""
-        while not self._closed.wait(LOOK):
-            if self._client.status not in ("running", "connecting"):
-                self._build_here()
-                return
-            self._workers.look()
-            with self._lock:
-                for wanted in list(self._open):
-                    lost = not wanted.workers & self._workers.threads.keys()
-                    if wanted.task is None or lost:
-                        self._start(wanted)     # dask forgets a task that nobody holds
+        try:
+            while not self._closed.wait(LOOK):
+                if not self._is_open:
+                    self._build_here()
+                    return
+                self._workers.look()
+                self._start_again()
+        except Exception as error:      # our own mistake: it must not hang who waits for a build
+            for wanted in list(self._open):
+                with suppress(InvalidStateError):
+                    wanted.result.set_exception(error)
+
+    def _start_again(self) -> None:
+        with self._lock:
+            for wanted in list(self._open):
+                lost = not wanted.workers & self._workers.threads.keys()
+                if wanted.task is None or lost:
+                    self._start(wanted)     # dask forgets a task that nobody holds
 
     def _build_here(self) -> None:
         self._progress(f"the scheduler at {self._address} is gone: building on this machine", 0.0)

@@ -10,7 +10,10 @@ from typing import Any
 from pocketformer.compiler.errors import MissingPackage, SetUpFailed
 from pocketformer.compiler.tuning.cluster_worker import versions
 
-ANSWER = 20.0       # seconds for a scheduler to answer, and for its first worker to be there
+ANSWER = 20.0       # seconds for a scheduler to answer
+FIRST = 20.0        # seconds for its first worker to be there
+MISSES = 5          # looks in a row that a scheduler may leave without an answer
+LOST = (OSError, TimeoutError, ValueError, RuntimeError)    # what dask raises without a scheduler
 
 
 def connect(address: str) -> Any:
@@ -51,16 +54,23 @@ class Workers:
         self._client = client
         self._wanted = versions()
         self._misfits: dict[str, str] = {}      # why each does not fit, "" where it does
+        self._misses = 0
 
     def look(self) -> None:
-        """Ask which there are, and the new ones for their versions."""
+        """Ask which there are, and the new ones for their versions.
+
+        One look without an answer changes nothing: builds go on at workers that may be there.
+        """
         try:
             there: dict[str, int] = self._client.nthreads()
             new = [address for address in there if address not in self._misfits]
             told = self._client.run(versions, workers=new, on_error="return") if new else {}
-        except (OSError, TimeoutError, ValueError, RuntimeError):   # the scheduler is gone
-            self.threads = {}
+        except LOST:
+            self._misses += 1
+            if self._misses > MISSES:
+                self.threads = {}
             return
+        self._misses = 0
         for address, found in told.items():
             if not isinstance(found, OSError):      # else it has just gone
                 self._misfits[address] = _difference(self._wanted, found)
@@ -71,7 +81,7 @@ class Workers:
 
     def wait_for_one(self) -> None:
         """Raises SetUpFailed if there is none soon, and says what is wrong with those there are."""
-        until = time.monotonic() + ANSWER
+        until = time.monotonic() + FIRST
         while not self.threads:
             self.look()
             trouble = next(filter(None, self._misfits.values()), "")

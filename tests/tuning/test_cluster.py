@@ -71,6 +71,37 @@ def test_a_worker_that_is_lost_leaves_its_builds_to_others(cluster):
             time.sleep(0.1)
 
 
+def test_a_look_without_an_answer_takes_no_builds_from_their_workers(cluster, monkeypatch):
+    with building(cluster) as builders:
+        nthreads, looks = builders._client.nthreads, []
+
+        def silent_at_first():
+            looks.append(None)
+            if len(looks) == 1:
+                raise TimeoutError
+            return nthreads()
+
+        monkeypatch.setattr(builders._client, "nthreads", silent_at_first)
+        future = builders.submit(job(""))
+        (wanted,) = builders._open
+        task = wanted.task
+        until = time.monotonic() + 30
+        while not looks:
+            assert builders.workers == 2
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert builders.workers == 2
+        assert wanted.task is task
+        assert future.result(120)
+
+
+def test_a_client_that_was_closed_hangs_nobody(cluster, monkeypatch):
+    monkeypatch.setattr(builders_of_cluster, "cpus", lambda: [0])
+    with building(cluster) as builders:
+        builders._client.close()
+        assert builders.submit(job("")).result(120)
+
+
 def test_closing_cancels(cluster):
     with building(cluster) as builders:
         futures = [builders.submit(job("")) for _ in range(6)]
@@ -102,7 +133,7 @@ def test_an_address_without_a_scheduler_is_refused(address, words, monkeypatch):
 
 def test_without_its_scheduler_this_machine_builds(cluster, monkeypatch):
     """The last test here: it ends the cluster."""
-    monkeypatch.setattr(cluster_client, "ANSWER", 2.0)
+    monkeypatch.setattr(cluster_client, "ANSWER", 5.0)
     monkeypatch.setattr(builders_of_cluster, "cpus", lambda: [0])     # one process is enough
     said: list[str] = []
     with building(cluster, said) as builders:
