@@ -1,5 +1,10 @@
 """Predicts from a point's fields and its workload's sizes how fast it is: xgboost's trees.
 
+Some ensembles of trees, not one: each weighs the results by chance (the Bayesian bootstrap of
+Rubin, 1981), so they agree where much was measured. A search that follows another one with each
+point of a batch explores where they differ (Thompson sampling: Eckles and Kaptein, 2014), and does
+not spend the batch on neighbours of one lucky measurement.
+
 MetaSchedule's XGBModel learns from the stores in a kernel's code, of which only the last to a
 buffer counts: a tile's columns or a prefetch hardly show. Given the features here it finds points
 as good (over measured tables of MiniLM's linear layers), in twice the time; and it cannot weigh a
@@ -23,15 +28,17 @@ if TYPE_CHECKING:
     from pocketformer.compiler.tuning.record import Record
     from pocketformer.schedules.workloads import Workload
 
-ENOUGH = 12       # results of a kind, before which its model would be noise
+ENOUGH = 8        # results of a kind: the default and a batch, before which its model is noise
 WORST = 0.5       # a point at half the best one's speed counts like one that failed
-ROUNDS = 60
+OPINIONS = 4
+ROUNDS = 30
 OTHERS = 0.3      # the weight of another task's result: its best points are near, not the same
 TREES = {
     "objective": "reg:squarederror",
-    "max_depth": 10,
+    "max_depth": 6,
     "min_child_weight": 0,
-    "eta": 0.2,
+    "eta": 0.3,
+    "colsample_bytree": 0.5,      # many columns say nearly the same
     "base_score": 0.0,
     "nthread": 1,
 }
@@ -100,20 +107,27 @@ class CostModel:
 
     def predict(
         self, kind: Kind, task: Hashable, rows: Sequence[list[float]]
-    ) -> list[float] | None:
-        """log(best / time) for each row of features, as far as it is known; else None."""
+    ) -> list[list[float]] | None:
+        """OPINIONS on log(best / time) of each row of features; None while too little is known."""
         known = self._results.get(kind, {})
-        if sum(len(results.rows) for results in known.values()) < ENOUGH:
+        count = sum(len(results.rows) for results in known.values())
+        if count < ENOUGH:
             return None
         table = [row for results in known.values() for row in results.rows]
         labels = [label for results in known.values() for label in results.labels]
-        weights = [
+        weights = np.array([
             1.0 if key == task else OTHERS for key, results in known.items() for _ in results.rows
-        ]
+        ])
         matrix = self._xgboost.DMatrix
-        data = matrix(np.array(table), np.array(labels), weight=np.array(weights))
-        trees = self._xgboost.train({**TREES, "seed": self._seed}, data, ROUNDS)
-        return [float(score) for score in trees.predict(matrix(np.array(rows)))]
+        data, asked = matrix(np.array(table), np.array(labels)), matrix(np.array(rows))
+        chance = np.random.default_rng([self._seed, count])
+        opinions = []
+        for _ in range(OPINIONS):
+            data.set_weight(weights * chance.exponential(size=count))
+            parameters = {**TREES, "seed": int(chance.integers(1 << 31))}
+            trees = self._xgboost.train(parameters, data, ROUNDS)
+            opinions.append([float(score) for score in trees.predict(asked)])
+        return opinions
 
 
 class TaskModel:
@@ -129,8 +143,10 @@ class TaskModel:
         for point, time in results.items():
             self._model.add(kind_of(point, self._workload), self._task, self._row(point), time)
 
-    def scores(self, points: Sequence[Any]) -> list[float] | None:
-        """For each point a number, higher for a faster one; None while too little is known."""
+    def opinions(self, points: Sequence[Any]) -> list[list[float]] | None:
+        """Several times a number for each point, higher for a faster one; None while too little
+        is known.
+        """
         if not points:
             return None
         kind = kind_of(points[0], self._workload)

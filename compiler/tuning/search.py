@@ -1,6 +1,8 @@
 """Which points of one task to measure next: start points, then what the cost model expects most of.
 
 All untried points are scored, as a space has some thousands at most: nothing needs to be evolved.
+The model has several opinions, and each chooses in turn: where they differ something is to be
+learned, and a batch is not all of one kind.
 """
 
 from __future__ import annotations
@@ -13,8 +15,6 @@ P = TypeVar("P", bound=Hashable)
 
 Strategy = Literal["model", "random"]
 
-SURPRISES = 1    # of a batch: points in which the model sees nothing, where it may be wrong
-
 
 class Scorer(Protocol):
     """What a search asks of a cost model: `cost_model.TaskModel` is one."""
@@ -22,8 +22,10 @@ class Scorer(Protocol):
     def told(self, results: Mapping[Any, float | None]) -> None:
         """Take in times relative to the default's; None is a point that failed."""
 
-    def scores(self, points: Sequence[Any]) -> Sequence[float] | None:
-        """For each point a number, higher for a faster one; None while too little is known."""
+    def opinions(self, points: Sequence[Any]) -> Sequence[Sequence[float]] | None:
+        """Several times a number for each point, higher for a faster one; None while too little
+        is known.
+        """
 
 
 class TaskSearch(Generic[P]):
@@ -80,7 +82,7 @@ class TaskSearch(Generic[P]):
         """Up to `count` points that were never proposed; the default is not among them."""
         chosen = self._first(self._waiting, count)
         self._waiting = [point for point in self._waiting if point in self._untried]
-        chosen += self._first(self._ranked(), count - len(chosen) - SURPRISES)
+        chosen += self._first(self._promising(), count - len(chosen))
         return chosen + self._first(list(self._untried), count - len(chosen))
 
     def give_back(self, points: Iterable[P]) -> None:
@@ -102,14 +104,12 @@ class TaskSearch(Generic[P]):
         if self._model is not None:
             self._model.told(known)
 
-    def _ranked(self) -> list[P]:
-        """The untried points, the most promising first; none where the model knows nothing."""
+    def _promising(self) -> list[P]:
+        """The untried points: the best in each opinion, then the next; none where there is none."""
         points = list(self._untried)
-        scores = self._model.scores(points) if self._model is not None else None
-        if scores is None:
-            return []
-        order = sorted(range(len(points)), key=lambda i: -scores[i])
-        return [points[i] for i in order]
+        opinions = self._model.opinions(points) if self._model is not None else None
+        orders = [sorted(range(len(points)), key=lambda i: -scores[i]) for scores in opinions or ()]
+        return [points[i] for places in zip(*orders, strict=True) for i in places]
 
     def _first(self, points: Sequence[P], count: int) -> list[P]:
         """Take the first `count` untried ones of `points`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pocketformer import targets
@@ -51,7 +52,7 @@ def test_a_size_that_is_open_is_seen_as_the_one_it_has():
 
 def test_nothing_is_said_before_there_are_results():
     model = CostModel().of(LAYER)
-    assert model.scores(points_of(LAYER, HOST)) is None
+    assert model.opinions(points_of(LAYER, HOST)) is None
 
 
 def test_points_like_those_that_failed_are_the_last():
@@ -59,9 +60,18 @@ def test_points_like_those_that_failed_are_the_last():
     bad = {point for point in points if point.panel == points[0].panel}
     model = CostModel().of(LAYER)
     model.told({point: None if point in bad else 1.0 for point in points[::3]})
-    scores = dict(zip(points, model.scores(points), strict=True))
-    last = sorted(points, key=scores.__getitem__)[:len(bad)]
-    assert len(bad & set(last)) > 0.95 * len(bad)
+    for opinion in model.opinions(points):
+        scores = dict(zip(points, opinion, strict=True))
+        last = sorted(points, key=scores.__getitem__)[:len(bad)]
+        assert len(bad & set(last)) > 0.95 * len(bad)
+
+
+def test_opinions_differ_where_nothing_was_measured_and_agree_where_much_was():
+    points = points_of(LAYER, HOST)
+    model = CostModel().of(LAYER)
+    model.told({point: 1.0 + point.rows / 20 for point in points[:200]})
+    spread = np.std(model.opinions(points), axis=0)
+    assert spread[200:].mean() > 1.5 * spread[:200].mean() > 0
 
 
 def test_records_of_this_core_and_its_kin_warm_it_up_those_of_emulators_do_not():
@@ -72,7 +82,7 @@ def test_records_of_this_core_and_its_kin_warm_it_up_those_of_emulators_do_not()
         records = [record(number, core=core, **facts) for number in range(1, 31)]
         model = CostModel()
         model.learn(records, "znver4")
-        return model.of(LAYER).scores(points) is not None
+        return model.of(LAYER).opinions(points) is not None
 
     assert warm("znver4")
     assert warm("znver5")
@@ -89,7 +99,7 @@ def test_a_template_of_two_classes_of_workloads_learns_each_by_itself():
         points = points_of(workload, target)[:16]
         assert {type(point) for point in points} == {DotGemm}
         model.of(workload).told(dict.fromkeys(points, 1.0))
-        assert len(model.of(workload).scores(points)) == len(points)
+        assert {len(each) for each in model.of(workload).opinions(points)} == {len(points)}
 
 
 def test_without_xgboost_it_says_what_to_install(monkeypatch):
