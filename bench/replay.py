@@ -15,7 +15,7 @@ from typing import Any
 from pocketformer.compiler.tuning.cost_model import CostModel
 from pocketformer.compiler.tuning.record import Record, decode_record, encode_record
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch
-from pocketformer.compiler.tuning.transfer import nearest_points
+from pocketformer.compiler.tuning.transfer import start_points
 
 BATCH, TRIALS = 7, 64
 STRATEGIES = ("random", "model", "transfer")
@@ -91,12 +91,13 @@ def searched(
     table: Table, strategy: Strategy, seed: int, known: Sequence[Record] = ()
 ) -> list[Record]:
     """The records in the order in which a search asks for them, TRIALS of them at most."""
-    task = table.records[table.default]
+    task, points = table.records[table.default], list(table.records)
     model = CostModel(seed)
     model.learn(known, task.core)
+    start = start_points(task.workload, points, known, task.core, seed)
     search = TaskSearch(
-        list(table.records),
-        start=nearest_points(task.workload, list(table.records), known, task.core),
+        points,
+        start=[] if strategy == "random" else start,
         strategy=strategy,
         model=model.of(task.workload, task.sizes),
         seed=seed,

@@ -1,8 +1,12 @@
-"""Where a search starts: at what was fast for the nearest workloads on this core and on its kin."""
+"""Where a search starts: at what was fast for the nearest workloads on this core and on its kin.
+
+Where too little is known of any, near the default: those who wrote a template chose it well.
+"""
 
 from __future__ import annotations
 
 import math
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -23,6 +27,8 @@ EPILOGUE = 0.25   # a bias, an activation, a residual: little of the time
 FARTHEST = 6.0
 EACH = 3          # points from each workload, then the next nearest one's
 COUNT = 14        # two batches
+FIRST = 7         # a batch, that points near the default fill up
+CLOSE = 0.1       # of a space is near its default
 GAIN = 1.01       # below, a record says only that the default is a good point
 
 
@@ -32,14 +38,32 @@ def transfer_points(
     records: Iterable[Record],
     *,
     core: str = "",
-    count: int = COUNT,
+    seed: int = 0,
 ) -> list[Point]:
-    """`nearest_points` of the space of `workload` on `target`.
+    """`start_points` of the space of `workload` on `target`.
 
     `core` is the device's, where it is not the one `target` is tuned for.
     """
     space = points_of(workload, target)
-    return nearest_points(workload, space, records, core or core_of(target), count)
+    return start_points(workload, space, records, core or core_of(target), seed)
+
+
+def start_points(
+    workload: Workload, space: Sequence[Point], records: Iterable[Record], core: str, seed: int
+) -> list[Point]:
+    """The points of the nearest records; up to FIRST, points near the default, drawn by `seed`."""
+    found = nearest_points(workload, space, records, core)
+    close = [point for point in neighbours(space) if point not in found]
+    random.Random(seed).shuffle(close)
+    return found + close[:max(0, FIRST - len(found))]
+
+
+def neighbours(space: Sequence[Point]) -> list[Point]:
+    """The points most like the default, which is the first of `space` and not among them."""
+    own, *rows = map(point_numbers, space)
+    away = [sum(abs(a - b) for a, b in zip(own, row, strict=True)) for row in rows]
+    order = sorted(range(len(rows)), key=away.__getitem__)
+    return [space[1 + i] for i in order[:max(FIRST, round(CLOSE * len(space)))]]
 
 
 def nearest_points(

@@ -173,7 +173,8 @@ class Tuner:
         core = self._ready.setting.core
         return TaskSearch(
             points_of(task.workload, target),
-            start=transfer_points(task.workload, target, known, core=core),
+            start=transfer_points(
+                task.workload, target, known, core=core, seed=options.seed),
             strategy=cast(Strategy, options.strategy),     # Options has checked it
             model=self._model.of(task.workload, dict(task.sizes)) if self._model else None,
             seed=options.seed,
