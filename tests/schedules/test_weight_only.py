@@ -174,4 +174,4 @@ def test_a_workload_names_itself():
     work = WeightOnlyLinear(None, 384, 1536, 4, 32, True, bias=True, activation="silu")
     assert str(work) == "linear_anyx384x1536_w4g32_rounded_bias_silu"
     assert str(replace(work, m=1, bits=8, group=None, round_x=False, bias=False)) == (
-        "linear_1x384x1536_int8_silu")
+        "linear_1x384x1536_w8_silu")
