@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pocketformer.compiler.tuning.cost_model import CostModel
+from pocketformer.compiler.tuning.job import MOST_POINTS
 from pocketformer.compiler.tuning.record import Record, decode_record, encode_record
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch
+from pocketformer.compiler.tuning.task_state import FINALISTS
 from pocketformer.compiler.tuning.transfer import start_points
 
 BATCH, TRIALS = 7, 64
@@ -117,6 +119,19 @@ def curve(trials: Sequence[Record]) -> Curve:
         best = max(best, record.gain)
         found.append(best)
     return found + [best] * (TRIALS - len(found))
+
+
+def racers(table: Table, seed: int) -> tuple[list[Any], list[Any]]:
+    """The points that a search of the table takes to its last race, and those to race them with.
+
+    These are the best of the whole table, as many as a job has room for: which of them is the best
+    of all its single timings cannot tell.
+    """
+    found = sorted(searched(table, "model", seed), key=lambda record: -record.gain)
+    own = [record.point for record in found if record.gain > 1][:FINALISTS]
+    ranked = sorted(table.records, key=lambda point: -table.records[point].gain)
+    others = [point for point in ranked if point not in own and point != table.default]
+    return own, others[:MOST_POINTS - 1 - len(own)]
 
 
 def mean_gain(curves: Sequence[Mapping[str, Curve]]) -> Curve:

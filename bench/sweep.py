@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.models import read_models
 from bench.replay import BATCH, Table, default_of
+from pocketformer.compiler.errors import DeviceFailed
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.progress import silent
 from pocketformer.compiler.tuning.builder import LocalBuilders
@@ -64,6 +65,29 @@ class Sweep:
             times.append((time.monotonic(), len(batch.trials)))
             print(f"{sum(count for _, count in times)} trials", end="\r", file=sys.stderr)
         return times
+
+    def race(
+        self, races: Mapping[str, Sequence[Any]], seconds: float
+    ) -> dict[str, dict[Any, float]]:
+        """Time the points under each task's name in one run against its default: their gains.
+
+        A point that fails has a gain of 0. Nothing of it is kept. Raises DeviceFailed.
+        """
+        states = {state.task.key: state for state in self._states}
+        proposals = iter([
+            Proposal(state, self._ready.job(state.task, (state.default, *points)), seconds)
+            for name, points in races.items() for state in (states[name],)
+        ])
+        flow = Flow(self._builders, self._devices, lambda: None)
+        gains: dict[str, dict[Any, float]] = {name: {} for name in races}
+        for outcome in flow.run(lambda: next(proposals, None)):
+            if outcome.measured is None:
+                raise DeviceFailed(outcome.trouble)
+            proposal, timings = outcome.proposal, outcome.measured.timings
+            for point, timing in zip(proposal.job.points, timings, strict=True):
+                gain = 0.0 if isinstance(timing, str) else 1 / timing.ratio
+                gains[proposal.state.task.key][point] = gain
+        return gains
 
     def tables(self) -> list[Table]:
         """What is known and has no error, each task's default first."""

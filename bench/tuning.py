@@ -2,6 +2,7 @@
 
     python -m bench.tuning sweep     time the points of all tasks; goes on where it was interrupted
     python -m bench.tuning replay    curves of random search, cost model, cost model and transfer
+    python -m bench.tuning best      what searches find beside the sweep's best, in one last race
     python -m bench.tuning rate      trials a minute on this machine over loopback RPC
     python -m bench.tuning model     the tuned bundle beside the untuned one, in one run
 """
@@ -23,6 +24,7 @@ from bench.replay import (
     Curve,
     Table,
     mean_gain,
+    racers,
     read_sweep,
     replay,
     trials_to,
@@ -30,8 +32,11 @@ from bench.replay import (
 )
 from bench.sweep import MODEL, SIZES, Sweep
 from pocketformer.compiler.machine import cpus
+from pocketformer.compiler.tuning.scheduler import RACE_SECONDS, SECONDS
 
 SWEEP = HERE / "results" / "tuning" / "sweep.jsonl.gz"
+GEMM = "linear"      # with what the names of these tasks begin
+NEAR = 0.97          # of the best that there is: as good as that
 PLACES = (BATCH, 2 * BATCH, TRIALS // 2, TRIALS)    # of a curve, to print
 
 
@@ -42,9 +47,10 @@ def main() -> None:
     parser.add_argument("what", choices=WHAT)
     parser.add_argument("--sweep", type=Path, default=SWEEP, metavar="FILE")
     parser.add_argument("--most", type=int, default=1 << 20, help="points of a task (default: all)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="that a batch is measured")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="that a batch is measured (%(default)s)")
     parser.add_argument("--threads", type=int, help="of the device (default: one a core)")
-    parser.add_argument("--seeds", type=int, default=3, help="of a replay")
+    parser.add_argument("--seeds", type=int, default=3, help="of replayed searches")
     parser.add_argument("--trials", type=int, default=512, help="of all tasks of the model")
     wanted = parser.parse_args()
     wanted.sweep.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +72,7 @@ def rate(wanted: argparse.Namespace) -> dict[str, Any]:
     file = WORK / "rate.jsonl"
     file.unlink(missing_ok=True)
     most = min(wanted.most, 8 * BATCH)
-    with closing(Sweep(file, wanted.threads, wanted.seconds, most, "linear")) as swept:
+    with closing(Sweep(file, wanted.threads, wanted.seconds, most, GEMM)) as swept:
         times = swept.run()
     first = len(cpus())
     trials = sum(count for _, count in times[first:])
@@ -111,6 +117,37 @@ def replays(wanted: argparse.Namespace) -> dict[str, Any]:
     return told
 
 
+def best(wanted: argparse.Namespace) -> dict[str, Any]:
+    """Race what a search takes to its last race with the best of the sweep, for each GEMM.
+
+    A search finds the fastest of its own points, or the default where none is faster. The medians
+    are over the seeds. Written as best.json beside the sweep.
+    """
+    tables = {each.name: each for each in read_sweep(wanted.sweep) if each.name.startswith(GEMM)}
+    shares: dict[str, list[float]] = {name: [] for name in tables}
+    gains: dict[str, list[float]] = {name: [] for name in tables}
+    with closing(Sweep(WORK / "best.jsonl", wanted.threads, wanted.seconds, 0, GEMM)) as swept:
+        for seed in range(wanted.seeds):
+            points = {name: racers(table, seed) for name, table in tables.items()}
+            raced = swept.race(
+                {name: own + others for name, (own, others) in points.items()}, RACE_SECONDS)
+            for name, gain in raced.items():
+                gains[name].append(max([1.0, *(gain[point] for point in points[name][0])]))
+                shares[name].append(gains[name][-1] / max(gain.values()))
+    told = {
+        name: {
+            "points": len(tables[name].records),
+            "gain of the found": median(gains[name]),
+            "share of the best": median(shares[name]),
+            "least share of the best": min(shares[name]),
+            "within 3 %": median(shares[name]) >= NEAR,
+        }
+        for name in tables
+    }
+    _write(wanted.sweep.with_name("best.json"), {"seeds": wanted.seeds, "tasks": told})
+    return told
+
+
 def _found(table: Table, curves: Mapping[str, list[dict[str, Curve]]]) -> dict[str, Any]:
     """A task's best gain in the sweep, and what each strategy found of it: medians over seeds."""
     return {"points": len(table.records), "sweep": table.best} | {
@@ -137,7 +174,7 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 
 WHAT: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "sweep": sweep, "replay": replays, "rate": rate, "model": model}
+    "sweep": sweep, "replay": replays, "best": best, "rate": rate, "model": model}
 
 if __name__ == "__main__":
     main()

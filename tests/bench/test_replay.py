@@ -13,13 +13,16 @@ from bench.replay import (
     curve,
     default_of,
     mean_gain,
+    racers,
     read_sweep,
     replay,
     searched,
     trials_to,
     write_sweep,
 )
+from pocketformer.compiler.tuning.job import MOST_POINTS
 from pocketformer.compiler.tuning.points import points_of
+from pocketformer.compiler.tuning.task_state import FINALISTS
 from pocketformer.schedules.workloads import Linear
 from tests.tuning.examples import HOST, record
 
@@ -60,6 +63,16 @@ def test_with_records_of_another_layer_its_best_point_comes_first():
     known = searched(TABLES[1], "random", 0)
     (first, *_) = searched(TABLES[0], "model", 0, known)
     assert first.gain == TABLES[0].best == pytest.approx(1.1)
+
+
+def test_a_searchs_best_points_race_with_the_best_of_all():
+    own, others = racers(TABLES[0], 0)
+    gains = TABLES[0].records
+    assert len(own) == FINALISTS
+    assert len(own) + len(others) == MOST_POINTS - 1
+    assert len({*own, *others, TABLES[0].default}) == MOST_POINTS
+    best = sorted((record.gain for record in gains.values()), reverse=True)
+    assert sorted((gains[point].gain for point in own + others), reverse=True) == best[:7]
 
 
 def test_a_curve_never_falls_and_stays_where_a_space_ends():
