@@ -3,7 +3,8 @@
 Some ensembles of trees, not one: each weighs the results by chance (the Bayesian bootstrap of
 Rubin, 1981), so they agree where much was measured. A search that follows another one with each
 point of a batch explores where they differ (Thompson sampling: Eckles and Kaptein, 2014), and does
-not spend the batch on neighbours of one lucky measurement.
+not spend the batch on neighbours of one lucky measurement. What other tasks tell is a prior: the
+more a task has results of its own the less it weighs.
 
 MetaSchedule's XGBModel learns from the stores in a kernel's code, of which only the last to a
 buffer counts: a tile's columns or a prefetch hardly show. Given the features here it finds points
@@ -32,7 +33,7 @@ ENOUGH = 8        # results of a kind: the default and a batch, before which its
 WORST = 0.5       # a point at half the best one's speed counts like one that failed
 OPINIONS = 4
 ROUNDS = 30
-OTHERS = 0.3      # the weight of another task's result: its best points are near, not the same
+OTHERS = 5        # of a task's own results, at which those of others weigh half as much
 TREES = {
     "objective": "reg:squarederror",
     "max_depth": 6,
@@ -115,8 +116,10 @@ class CostModel:
             return None
         table = [row for results in known.values() for row in results.rows]
         labels = [label for results in known.values() for label in results.labels]
+        own = len(known[task].rows) if task in known else 0
+        others = OTHERS / (OTHERS + own)
         weights = np.array([
-            1.0 if key == task else OTHERS for key, results in known.items() for _ in results.rows
+            1.0 if key == task else others for key, results in known.items() for _ in results.rows
         ])
         matrix = self._xgboost.DMatrix
         data, asked = matrix(np.array(table), np.array(labels)), matrix(np.array(rows))

@@ -26,8 +26,7 @@ KIN = 0.5         # how far a kin core is, in doublings of a size
 EPILOGUE = 0.25   # a bias, an activation, a residual: little of the time
 FARTHEST = 6.0
 EACH = 3          # points from each workload, then the next nearest one's
-COUNT = 14        # two batches
-FIRST = 7         # a batch, that points near the default fill up
+FIRST = 7         # a batch; what comes next the cost model chooses, which learns from records too
 CLOSE = 0.1       # of a space is near its default
 GAIN = 1.01       # below, a record says only that the default is a good point
 
@@ -51,11 +50,11 @@ def transfer_points(
 def start_points(
     workload: Workload, space: Sequence[Point], records: Iterable[Record], core: str, seed: int
 ) -> list[Point]:
-    """The points of the nearest records; up to FIRST, points near the default, drawn by `seed`."""
+    """FIRST points: `nearest_points`, and where they are fewer, `neighbours` drawn by `seed`."""
     found = nearest_points(workload, space, records, core)
     close = [point for point in neighbours(space) if point not in found]
     random.Random(seed).shuffle(close)
-    return found + close[:max(0, FIRST - len(found))]
+    return found + close[:FIRST - len(found)]
 
 
 def neighbours(space: Sequence[Point]) -> list[Point]:
@@ -71,7 +70,7 @@ def nearest_points(
     space: Sequence[Point],
     records: Iterable[Record],
     core: str,
-    count: int = COUNT,
+    count: int = FIRST,
 ) -> list[Point]:
     """At most `count` points of `space`, those of the nearest records first.
 

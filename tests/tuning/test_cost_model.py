@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,23 @@ def test_a_template_of_two_classes_of_workloads_learns_each_by_itself():
         assert {type(point) for point in points} == {DotGemm}
         model.of(workload).told(dict.fromkeys(points, 1.0))
         assert {len(each) for each in model.of(workload).opinions(points)} == {len(points)}
+
+
+def test_other_tasks_tell_less_the_more_own_results_there_are():
+    """The other task's fast tiles have many rows, those of this one have few."""
+    points, other = points_of(LAYER, HOST), replace(LAYER, n=2 * LAYER.n)
+
+    def wrong(own: int) -> float:
+        """How much faster tiles of many rows are said to be than those of few."""
+        model = CostModel()
+        model.of(other).told({point: 2.0 - point.rows / 16 for point in points[:200]})
+        task = model.of(LAYER)
+        task.told({point: 1.0 + point.rows / 16 for point in points[:own]})
+        scores = np.mean(task.opinions(points), axis=0)
+        rows = np.array([point.rows for point in points])
+        return float(scores[rows >= 8].mean() - scores[rows <= 4].mean())
+
+    assert wrong(own=1) > 0 > wrong(own=60)
 
 
 def test_without_xgboost_it_says_what_to_install(monkeypatch):

@@ -29,7 +29,7 @@ def told(workload: Linear | Norm, number: int, gain: float, core: str = CORE) ->
                   default_us=100.0 * gain)
 
 
-def nearest(records: list[Record], count: int = 14) -> list[Point]:
+def nearest(records: list[Record], count: int = FIRST) -> list[Point]:
     """Of the space of LAYER on the phone."""
     return nearest_points(LAYER, SPACE, records, CORE, count)
 
