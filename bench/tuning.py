@@ -58,10 +58,11 @@ def main() -> None:
 
 
 def sweep(wanted: argparse.Namespace) -> dict[str, Any]:
-    """Time at most `--most` random points of each task, and write the sweep."""
+    """Time at most `--most` random points of each task, the best twice, and write the sweep."""
     kept = WORK / f"{wanted.sweep.stem}.kept"       # plain lines, as they come
     with closing(Sweep(kept, wanted.threads, wanted.seconds, wanted.most)) as swept:
         swept.run()
+        swept.confirm()
         tables = swept.tables()
     write_sweep(tables, wanted.sweep)
     return {table.name: {"points": len(table.records), "best": table.best} for table in tables}
