@@ -68,8 +68,9 @@ class GemmWriter:
 
     def _packed_blocks(self) -> None:
         """Pack a block of rows of x, multiply it, and go on to the next."""
-        rows = self.point.rows
-        packed = workspace(block_rows(self.m, rows) // rows, self.workload.k, rows)
+        rows, lanes = self.point.rows, self.isa.lanes
+        whole = ceil_div(rows, lanes) * lanes       # rows are stored by vectors
+        packed = workspace(block_rows(self.m, rows) // rows, self.workload.k, whole)
 
         def block(first: Expr, count: Expr) -> None:
             self._pack(packed, first, count)

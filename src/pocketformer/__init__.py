@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pocketformer.compiler.errors import BadTarget as BadTarget
     from pocketformer.compiler.errors import BadWorkload as BadWorkload
     from pocketformer.compiler.errors import BuildFailed as BuildFailed
+    from pocketformer.compiler.errors import BuildLost as BuildLost
     from pocketformer.compiler.errors import DeviceCrashed as DeviceCrashed
     from pocketformer.compiler.errors import DeviceFailed as DeviceFailed
     from pocketformer.compiler.errors import DeviceLost as DeviceLost
@@ -75,6 +76,7 @@ _HOMES = {
     "BadTarget": "compiler.errors",
     "BadWorkload": "compiler.errors",
     "BuildFailed": "compiler.errors",
+    "BuildLost": "compiler.errors",
     "DeviceCrashed": "compiler.errors",
     "DeviceFailed": "compiler.errors",
     "DeviceLost": "compiler.errors",

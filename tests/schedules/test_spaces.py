@@ -7,13 +7,13 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pocketformer import targets
 from pocketformer.schedules.cpu import TEMPLATES, pick, template_of
 from pocketformer.schedules.cpu.dot_gemm import DotGemm
-from pocketformer.schedules.cpu.intrinsics import TABLE
+from pocketformer.schedules.cpu.intrinsics import TABLE, isa_named
 from pocketformer.schedules.workloads import (
     ACTIVATIONS,
     Attention,
@@ -115,6 +115,9 @@ PLACE = st.floats(0, 1)
     isa=ISA,
     place=PLACE,
 )
+# Tiles of 13 rows, which four lanes do not divide.
+@example(rows=25, known=True, n=1, k=2, activation="", residual=False, dtype="float32",
+         isa=isa_named("neon"), place=1.0)
 def test_linear_layers_of_any_point(rows, known, n, k, activation, residual, dtype, isa, place):
     known = known or rows > 20      # all heights of a tile take long to compile
     work = Linear(rows if known else None, n, k, True, activation, residual, dtype)
