@@ -15,7 +15,7 @@ from pocketformer.compiler.memory import Scratch, arenas, scratch_of
 from pocketformer.compiler.model import Operator
 from pocketformer.passes.graph import entry_functions, op_name, sources
 from pocketformer.passes.pick_kernels import WORKLOAD
-from pocketformer.schedules.cpu.elementwise import TUNED
+from pocketformer.schedules.cpu.elementwise import NOT_TUNED, TUNED
 
 # What a kernel without a template does, by the words in its name; the first that fits.
 KINDS = {
@@ -109,6 +109,7 @@ class KernelCalls:
         self._loops: dict[str, LoopNest] = {}
         self._found: list[_Found] = []
         self.memory: list[MemoryRecord] = []    # what the arena of each entry takes
+        self.not_tuned: dict[str, str] = {}     # why a function does not follow its record
 
     def watch(self, step: str, mod: IRModule) -> None:
         """Read the module at the steps where something is known that is lost later."""
@@ -172,6 +173,8 @@ class KernelCalls:
     def _described(self, entry: str, func: tirx.PrimFunc, call: relax.Call) -> _Found:
         name = str(call.op.name_hint)
         workload = str(func.attrs.get(WORKLOAD, ""))
+        if NOT_TUNED in func.attrs:
+            self.not_tuned[name] = str(func.attrs[NOT_TUNED])
         return _Found(
             entry,
             name,

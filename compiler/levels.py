@@ -106,7 +106,9 @@ class LevelPasses:
             if (told := self._choices.told(self._target.level, record.workload)) else record
             for record in self._explanation.calls.records(model.operators)
         ]
-        tuned = {record.function: record.tuned for record in calls if record.tuned}
+        notes = {record.function: f"tuned: {record.tuned}" for record in calls if record.tuned}
+        for function, why in self._explanation.calls.not_tuned.items():
+            notes[function] = f"not tuned, although there is a record: {why}"
         return LevelCode(
             target=self._target,
             module=self._module,
@@ -116,7 +118,7 @@ class LevelPasses:
             ),
             weights=taken,
             operators=tuple(
-                _with_note(record, tuned.get(record.kernel or ""))
+                _with_note(record, notes.get(record.kernel or "", ""))
                 for record in self._explanation.records(model.operators)
             ),
             kernels=tuple(calls),
@@ -128,10 +130,8 @@ class LevelPasses:
             self._module = run(self._module, steps, self._target, self._watch)
 
 
-def _with_note(record: OperatorRecord, tuned: str | None) -> OperatorRecord:
-    if tuned is None:
-        return record
-    return replace(record, note="; ".join(filter(None, (record.note, f"tuned: {tuned}"))))
+def _with_note(record: OperatorRecord, note: str) -> OperatorRecord:
+    return replace(record, note="; ".join(filter(None, (record.note, note))))
 
 
 def _weight_names(func: relax.Function) -> tuple[str, ...]:

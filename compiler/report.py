@@ -137,9 +137,9 @@ def bundle_card(bundle: Bundle) -> RenderableType:
 
 
 def _tuned(manifest: Manifest) -> list[tuple[str, str]]:
-    """How many of the kernels that a template made are not its default, if any."""
+    """How many of the kernels are as a record says, if any."""
     tuned = {record.function for record in manifest.kernels if record.tuned}
-    made = {record.function for record in manifest.kernels if record.workload}
+    made = {record.function for record in manifest.kernels}
     return [("tuned", f"{len(tuned)} of {len(made)} kernels, by records")] if tuned else []
 
 

@@ -21,7 +21,8 @@ from pocketformer.schedules.cpu.reduction import reduce_rows, reduce_vectors, sp
 from pocketformer.schedules.cpu.replay import key_of, replayed
 from pocketformer.targets import Target
 
-TUNED = "pocketformer.tuned"    # a PrimFunc's attribute: which record gave it its schedule
+# Attributes of a PrimFunc: which record gave it its schedule, or why one did not.
+TUNED, NOT_TUNED = "pocketformer.tuned", "pocketformer.not_tuned"
 WORTH_SHARING = 1 << 15    # visits of a block's body: some 3 us of one core at a vector a visit
 GRAIN = 1 << 10            # numbers that a thread takes at a time from a single long loop
 
@@ -31,7 +32,7 @@ class ScheduleRest:
     """Every PrimFunc that has no schedule yet gets a plain good one, or stays as it is.
 
     `traces` tells of recorded ones, by the keys of functions, and in a few words where each is
-    from; where one does not fit its function, the attribute TUNED says so.
+    from, as the attribute TUNED repeats; where one does not fit, NOT_TUNED says why.
     """
 
     target: Target
@@ -52,8 +53,7 @@ class ScheduleRest:
         try:
             return replayed(func, steps).with_attr(TUNED, told)
         except BadRecords as error:
-            plain = schedule(func, self.target)
-            return plain.with_attr(TUNED, f"not at all, although there is a record: {error}")
+            return schedule(func, self.target).with_attr(NOT_TUNED, str(error))
 
 
 def unscheduled(func: Any) -> bool:

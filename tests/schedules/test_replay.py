@@ -8,7 +8,7 @@ import tvm
 
 from pocketformer.compiler.errors import BadRecords
 from pocketformer.compiler.tuning.trace_search import TraceSearch
-from pocketformer.schedules.cpu.elementwise import TUNED, ScheduleRest, unscheduled
+from pocketformer.schedules.cpu.elementwise import NOT_TUNED, TUNED, ScheduleRest, unscheduled
 from pocketformer.schedules.cpu.replay import MOST_TEXT, key_of, replayed, trouble
 from tests.schedules.running import random
 from tests.schedules.unscheduled import CASES, HOST, function, lowered, run
@@ -31,9 +31,9 @@ def scheduled(mod, steps):
     return ScheduleRest(HOST, {key_of(func): (steps, "a record")})(mod)
 
 
-def tuned(mod):
-    """What the functions of `mod` tell of records."""
-    return [str(func.attrs[TUNED]) for func in mod.functions.values() if TUNED in func.attrs]
+def told(mod, name):
+    """What the attribute `name` of the functions of `mod` tells of records."""
+    return [str(func.attrs[name]) for func in mod.functions.values() if name in func.attrs]
 
 
 @pytest.mark.parametrize("case", [
@@ -48,22 +48,23 @@ def test_traces_of_metaschedule_change_no_result(case):
     assert len(points) == 3
     for point in points:
         mod = scheduled(plain, point.steps)
-        assert tuned(mod) == ["a record"]
+        assert told(mod, TUNED) == ["a record"]
         np.testing.assert_allclose(run(mod, arrays), expected, rtol=2e-5, atol=1e-5)
 
 
 def test_a_trace_of_another_function_gives_the_default_schedule_and_says_so(steps):
     plain = lowered(*CASES["sum_of_all"], symbolic=False)
     mod = scheduled(plain, steps)
-    (said,) = tuned(mod)
+    (said,) = told(mod, NOT_TUNED)
     assert "does not fit" in said
+    assert not told(mod, TUNED)
     ours = ScheduleRest(HOST)(plain)
     tvm.ir.assert_structural_equal(without_notes(mod), without_notes(ours))
 
 
 def without_notes(mod):
     return tvm.IRModule({
-        gvar: func.without_attr(TUNED) if TUNED in func.attrs else func
+        gvar: func.without_attr(NOT_TUNED) if NOT_TUNED in func.attrs else func
         for gvar, func in mod.functions.items()
     })
 
