@@ -8,7 +8,7 @@ from pathlib import Path
 from pocketformer.compiler import page as html
 from pocketformer.compiler.svg import require_matplotlib
 from pocketformer.compiler.tuning.pictures import curve_picture, gain_picture
-from pocketformer.compiler.tuning.report import headline
+from pocketformer.compiler.tuning.report import headline, points_text
 from pocketformer.compiler.tuning.result import TaskStatus, Tuning
 
 FIGURES = ("share", "calls", "trials", "failed", "points", "untuned us", "best us", "gain")
@@ -39,7 +39,7 @@ def _row(task: TaskStatus) -> str:
         (task.calls, str(task.calls)),
         (task.trials, str(task.trials)),
         (task.failed, str(task.failed)),
-        (task.points, str(task.points)),
+        (task.points, points_text(task)),
         (us, f"{us:.4g}"),
         (us / task.gain, f"{us / task.gain:.4g}"),
         (task.gain, f"{task.gain:.3f}"),

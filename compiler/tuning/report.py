@@ -66,13 +66,18 @@ def task_table(tasks: Sequence[TaskStatus]) -> Table:
             Text(task.key, overflow="fold"),
             f"{task.share:.1%}",
             str(task.trials) + f" ({task.failed} failed)" * bool(task.failed),
-            str(task.points - 1) if task.points > 1 else "any",     # number of traces
+            points_text(task),
             f"{task.default_us:.4g}" if task.default_us else "",
             f"{task.default_us / task.gain:.4g}" if task.default_us else "",
             f"{task.gain:.3f}" if known else "",
             Text(_best(task), overflow="fold"),
         )
     return table
+
+
+def points_text(task: TaskStatus) -> str:
+    """How many trials the task's space has; nobody can tell how many traces a function has."""
+    return str(task.points - 1) if task.points > 1 else "any"
 
 
 def _best(task: TaskStatus) -> str:

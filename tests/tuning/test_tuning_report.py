@@ -18,9 +18,10 @@ WIDE = TaskStatus(
 )
 LONG = replace(WIDE, key="linear_128x384x1536", share=0.25, gain=1.0, best="", failed=0)
 UNTRIED = TaskStatus("softmax_12x128", "softmax_12x128", {}, 1, 0.05, 12)
+FUNCTION = TaskStatus("pool_0123456789ab", "pool_0123456789ab", {}, 1, 0.04, 1)
 TUNING = Tuning(
     model="mini<lm>", target="host", core="znver4", device="this machine", emulated=False,
-    threads=2, path="r.jsonl", tasks=(WIDE, LONG, UNTRIED), followed=(WIDE.workload,),
+    threads=2, path="r.jsonl", tasks=(WIDE, LONG, UNTRIED, FUNCTION), followed=(WIDE.workload,),
     compared=(Compared({"seq": 128}, (20.0, 22.0, 21.0), (18.0, 19.0, 16.0)),),
     curve=((0, 1.0), (7, 0.95), (14, 0.9)), trials=56, seconds=61.0, interrupted=False,
     notes=("3 lines of r.jsonl are no records & stay",), records=Records(),
@@ -45,6 +46,7 @@ def test_the_report_tells_each_kernels_gain(text):
     ]
     assert row(text, LONG)[-4:] == ["1.000", "the", "untuned", "one"]
     assert row(text, UNTRIED) == ["5.0%", "0", "11"]
+    assert row(text, FUNCTION) == ["4.0%", "0", "any"]
 
 
 def test_the_report_tells_what_the_model_gains(text):
@@ -52,7 +54,7 @@ def test_the_report_tells_what_the_model_gains(text):
         "16 ms tuned, 20 ms untuned: 1.250x as fast, 3 runs of each in turns "
         "(medians 18 ms and 21 ms)"
     ) in text
-    assert "1 of 3 kernels, those that gain 2% or more" in text
+    assert "1 of 4 kernels, those that gain 2% or more" in text
     assert TUNING.gain == 20 / 16
     assert TUNING.kernel_gain == pytest.approx(1 / (0.5 / 1.25 + 0.5))
     assert TUNING.notes[0] in text
@@ -95,6 +97,7 @@ def test_the_page_has_pictures_and_all_kernels_and_loads_nothing(tmp_path):
     assert "records &amp; stay" in text
     found = Page(text)
     assert [cells[0] for cells in found.rows[1:]] == [task.key for task in TUNING.tasks]
+    assert [cells[5] for cells in found.rows[1:]] == ["399", "399", "11", "any"]
     assert not [value for name, value in found.links if not value.startswith("#")]
 
 
