@@ -36,13 +36,21 @@ class InModel:
     info: DeviceInfo | None
 
     @property
+    def all_us(self) -> Mapping[str, float]:
+        """By workloads, and by functions where a kernel has none."""
+        return {**self.kernels_us, **self.rest_us}
+
+    @property
     def total_us(self) -> float:
         return sum(self.kernels_us.values()) + sum(self.rest_us.values())
 
 
 @dataclass(frozen=True)
 class Slower:
-    """A kernel that gained alone, and took longer in the model: microseconds of all its calls."""
+    """A kernel that gained alone, and took longer in the model: microseconds of all its calls.
+
+    `workload` is its function where no template made it.
+    """
 
     workload: str
     default_us: float
@@ -111,13 +119,17 @@ def slower(
     default: Session, tuned: Session, sizes: Sequence[Mapping[str, int]], tell: Progress
 ) -> Iterator[Slower]:
     """The kernels of other points that take longer inside the model. Raises as Session does."""
-    followed = {each.workload for each in tuned.bundle.manifest.kernels if each.tuned}
+    followed = {
+        each.workload or each.function for each in tuned.bundle.manifest.kernels if each.tuned
+    }
     found: dict[Session, list[Mapping[str, float]]] = {default: [], tuned: []}
     for _ in range(PROFILES if followed else 0):
         for session, profiles in found.items():
             step = "timing kernels in both models"
-            profiles.append(profiled(session, sizes, tell, step).kernels_us)
-    for workload in sorted(filter(None, followed)):
+            profiles.append(profiled(session, sizes, tell, step).all_us)
+    # Fused in another way, a function may be in one of them alone.
+    both = followed.intersection(*(profile for each in found.values() for profile in each))
+    for workload in sorted(both):
         before, after = (
             min(profile[workload] for profile in profiles) for profiles in found.values()
         )
