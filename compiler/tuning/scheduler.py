@@ -53,6 +53,11 @@ class Scheduler:
         """The time of all the model's kernels with the best points, over the untuned time."""
         return 1 - sum(state.share * (1 - state.ratio) for state in self._states.values())
 
+    @property
+    def given_up(self) -> tuple[str, ...]:
+        """The tasks that are left alone because no device could measure their last batches."""
+        return tuple(key for key, count in self._troubles.items() if count >= GIVEN_UP)
+
     def propose(self) -> Proposal | None:
         """The next batch of trials; None when the budget is spent or nothing pays any more."""
         while self._spent < self._most and (key := self._budget.next_task()) is not None:

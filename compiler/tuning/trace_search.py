@@ -58,12 +58,17 @@ class TraceSearch:
     @property
     def left(self) -> int:
         """How many may still be proposed."""
+        return len(self._waiting) + self._to_come
+
+    @property
+    def _to_come(self) -> int:
+        """How many may still be asked of MetaSchedule."""
         return 0 if self._ended else max(0, MOST - len(self.results) - len(self._waiting))
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to propose."""
-        return not self.left and not self._waiting
+        return not self.left
 
     @property
     def best(self) -> tuple[Trace, float]:
@@ -77,7 +82,7 @@ class TraceSearch:
 
     def propose(self, count: int) -> list[Trace]:
         """Up to `count` traces that were never proposed."""
-        while len(self._waiting) < count and self.left:
+        while len(self._waiting) < count and self._to_come:
             candidates = self._strategy.candidates()
             if candidates is None:
                 self._ended = True
@@ -102,6 +107,7 @@ class TraceSearch:
             if sch is not None and point != self._default:
                 self.results[point] = time
                 learned.append((sch, time))
+        self._waiting = [point for point in self._waiting if point not in self.results]
         self._strategy.learn(learned, keep=True)
 
     def _is_new(self, point: Trace) -> bool:

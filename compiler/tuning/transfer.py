@@ -16,10 +16,11 @@ from pocketformer.compiler.tuning.features import point_numbers
 from pocketformer.compiler.tuning.points import Point, points_of, workload_key
 from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.records import core_of
+from pocketformer.schedules.cpu.trace import Trace
 from pocketformer.targets.kin import kin
 
 if TYPE_CHECKING:
-    from pocketformer.schedules.workloads import Workload
+    from pocketformer.schedules.workloads import Function, Workload
     from pocketformer.targets import Target
 
 KIN = 0.5         # how far a kin core is, in doublings of a size
@@ -96,6 +97,20 @@ def nearest_points(
             if len(found) == wanted:
                 break
     return list(found)[:count]
+
+
+def known_traces(workload: Function, records: Iterable[Record], core: str) -> list[Trace]:
+    """The traces that gained for `workload`, those on this core before those on its kin, the best
+    first."""
+    alike = kin(core)
+    found = [
+        record for record in records
+        if record.workload == workload and record.core in alike and not record.emulated
+        and record.gain >= GAIN
+    ]
+    found.sort(key=lambda record: (record.core != core, *_rank(record)))
+    traces = dict.fromkeys(record.point for record in found)
+    return [point for point in traces if isinstance(point, Trace)]
 
 
 def _distance(record: Record, workload: Workload, core: str) -> float:

@@ -23,19 +23,19 @@ from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.result import Compared, Tuning
-from pocketformer.compiler.tuning.scheduler import Scheduler
+from pocketformer.compiler.tuning.scheduler import GIVEN_UP, Scheduler
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch
 from pocketformer.compiler.tuning.status import Reporter, Watcher
 from pocketformer.compiler.tuning.task_state import TaskState
 from pocketformer.compiler.tuning.tasks import Task
 from pocketformer.compiler.tuning.trace_search import TraceSearch
-from pocketformer.compiler.tuning.transfer import transfer_points
+from pocketformer.compiler.tuning.transfer import FIRST, known_traces, transfer_points
 from pocketformer.schedules.cpu import pick
-from pocketformer.schedules.cpu.trace import Trace
 from pocketformer.schedules.workloads import Function
 
 BUILD_S = 60.0       # for one batch; symbolic rows need code for every height
-ENOUGH = "the search ended after {} of {} trials: no kernel gained any more, or has points left"
+ENOUGH = "the search ended after {} of {} trials: no {}kernel gained any more, or has points left"
+LOST = "{}: given up, since {} batches in a row could not be measured"
 SAME = "the tuned model is the untuned one: what their times differ by is noise"
 
 
@@ -68,15 +68,13 @@ class Tuner:
             flow = Flow(builders, devices, self._report.tell)
             self._report.search(self._scheduler, devices)
             for outcome in flow.run(self._scheduler.propose):
-                self._record(outcome)
-                self._scheduler.told(outcome)
+                self._scheduler.told(self._record(outcome))
                 self._note_ratio()
-            if self._scheduler.trials < self._options.trials:
-                self._notes[ENOUGH.format(self._scheduler.trials, self._options.trials)] = None
+            self._notes |= dict.fromkeys(self._why_it_ended())
             self._report("racing the best points", 0.0)
             races = self._scheduler.races()
-            for outcome in flow.run(lambda: next(races, None)):
-                self._record(outcome, confirmed=True)
+            for race in flow.run(lambda: next(races, None)):
+                outcome = self._record(race, confirmed=True)
                 if outcome.measured:
                     proposal = outcome.proposal
                     proposal.state.confirmed(proposal.trials, outcome.measured)
@@ -156,21 +154,19 @@ class Tuner:
             lambda point: pick(task.workload, ready.target, point).name,
         )
         state.recall(known)
+        if isinstance(search := state.search, TraceSearch):
+            assert isinstance(task.workload, Function)
+            told = [*self._old, *shipped([ready.target])]
+            traces = known_traces(task.workload, told, ready.setting.core)
+            search.queue([each for each in traces if each not in search.results][:FIRST])
         return state
 
     def _search(self, task: Task) -> TaskSearch[Any] | TraceSearch:
         target, options = self._ready.target, self._options
-        known = [*self._old, *shipped([target])]
         if isinstance(task.workload, Function):
-            search = TraceSearch(
+            return TraceSearch(
                 task.workload, target, learns=self._model is not None, seed=options.seed)
-            search.queue(
-                record.point for record in known
-                if record.workload == task.workload and isinstance(record.point, Trace)
-                and record.gain > 1
-            )
-            return search
-        core = self._ready.setting.core
+        core, known = self._ready.setting.core, [*self._old, *shipped([target])]
         return TaskSearch(
             points_of(task.workload, target),
             start=transfer_points(
@@ -180,17 +176,34 @@ class Tuner:
             seed=options.seed,
         )
 
-    def _record(self, outcome: Outcome, confirmed: bool = False) -> None:
-        """Write what was measured to the file, and note what was not."""
+    def _record(self, outcome: Outcome, confirmed: bool = False) -> Outcome:
+        """Write what was measured to the file, and note what was not.
+
+        What a device measured that is unlike the first is lost, as the outcome returned tells.
+        """
         job, setting = outcome.proposal.job, self._ready.setting
         if outcome.measured:
-            if outcome.measured.info and not self._options.here:
-                self._ready.require_alike(outcome.measured.info)
-            self._file.append(setting.records(job, outcome.measured, confirmed))
-            return
+            try:
+                if outcome.measured.info and not self._options.here:
+                    self._ready.require_alike(outcome.measured.info)
+                records = setting.records(job, outcome.measured, confirmed)
+            except DeviceRefused as error:
+                outcome = replace(outcome, measured=None, trouble=str(error))
+            else:
+                self._file.append(records)
+                return outcome
         self._notes[f"{outcome.proposal.state.task.key}: {outcome.trouble}"] = None
         if outcome.guilty:
             self._file.append(setting.failed(job, outcome.trouble))
+        return outcome
+
+    def _why_it_ended(self) -> Iterator[str]:
+        """What to say of a search that ended before all trials were made."""
+        lost = self._scheduler.given_up
+        if (trials := self._scheduler.trials) < (wanted := self._options.trials):
+            yield ENOUGH.format(trials, wanted, "other " * bool(lost))
+        for key in lost:
+            yield LOST.format(key, GIVEN_UP)
 
     def _records(self) -> Records:
         path = self._options.records
@@ -209,8 +222,11 @@ class Tuner:
             self._notes[SAME] = None
         with opened([ready.default, tuned], options, self._report) as (before, after):
             self._compared = compare(before, after, ready.sizes, self._report)
-            for slow in slower(before, after, ready.sizes, self._report):
-                self._notes[str(slow)] = None
+            try:
+                for slow in slower(before, after, ready.sizes, self._report):
+                    self._notes[str(slow)] = None
+            except (DeviceLost, DeviceFailed, DeviceRefused) as error:
+                self._notes[f"kernels were not compared inside the models: {error}"] = None
 
     def _first_notes(self) -> Iterator[str]:
         """What a reader has to know before he believes the figures."""

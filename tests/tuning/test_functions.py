@@ -1,19 +1,25 @@
 """Tuning what no template computes: tasks, trials on a device, records, and what compile does."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
+from rich.console import Console
 
 import pocketformer as pf
 from pocketformer.compiler import frontends
 from pocketformer.compiler.recipe import Float32
+from pocketformer.compiler.report import bundle_card
+from pocketformer.compiler.tuning import trace_search
 from pocketformer.compiler.tuning.functions import rest_of
 from pocketformer.compiler.tuning.points import encode_workload
+from pocketformer.compiler.tuning.record import DeviceNote
 from pocketformer.compiler.tuning.records import Records
 from pocketformer.compiler.tuning.trace_search import TraceSearch
+from pocketformer.compiler.tuning.transfer import known_traces
 from pocketformer.schedules.cpu.trace import Trace
 from pocketformer.schedules.workloads import Function
 from tests.numerics.check import assert_close
@@ -94,15 +100,19 @@ def test_compile_takes_a_recorded_trace_and_the_results_stay(image, tuning, untu
     bundle = pf.compile(image, dims={"BATCH": 1}, records=with_gain(tuning))
     (said,) = tuned(bundle)
     assert "2.00x the default" in said
+    console = Console(file=io.StringIO(), width=160)
+    console.print(bundle_card(bundle))
+    kernels = {kernel.function for kernel in bundle.manifest.kernels}
+    assert f"1 of {len(kernels)} kernels, by records" in console.file.getvalue()
     assert_close(outputs(bundle), outputs(untuned))
 
 
 def test_a_trace_that_does_not_fit_is_not_followed_and_that_is_said(image, tuning, untuned):
     (other,) = TraceSearch(function("sum_of_all"), HOST, learns=False, seed=0).propose(1)
     bundle = pf.compile(image, dims={"BATCH": 1}, records=with_gain(tuning, point=other))
-    (said,) = tuned(bundle)
-    assert "does not fit" in said
-    assert any("does not fit" in operator.note for operator in bundle.manifest.operators)
+    assert not tuned(bundle)
+    notes = [operator.note for operator in bundle.manifest.operators]
+    assert any("not tuned, although there is a record: " in note for note in notes)
     assert_close(outputs(bundle), outputs(untuned))
 
 
@@ -116,6 +126,45 @@ def test_a_hostile_trace_is_never_replayed(image, tuning, caplog):
 def test_the_code_of_a_function_is_never_written(tuning):
     workload = next(iter(tuning.records)).workload
     assert set(encode_workload(replace(workload, text="code"))) == {"type", "name", "key"}
+
+
+def test_a_queued_trace_that_is_told_is_not_proposed():
+    workload = function("depthwise_conv")
+    points = TraceSearch(workload, HOST, learns=False, seed=0).propose(2)
+    search = TraceSearch(workload, HOST, learns=False, seed=1)
+    search.queue(points)
+    search.told({points[0]: 0.5})
+    assert search.propose(1) == points[1:]
+
+
+def test_queued_traces_are_left_where_no_others_may_come(monkeypatch):
+    workload = function("depthwise_conv")
+    points = TraceSearch(workload, HOST, learns=False, seed=0).propose(2)
+    monkeypatch.setattr(trace_search, "MOST", 1)
+    search = TraceSearch(workload, HOST, learns=False, seed=0)
+    assert (search.left, search.exhausted) == (0, True)
+    search.queue(points)
+    assert (search.left, search.exhausted) == (2, False)
+    assert search.propose(7) == points
+    assert search.exhausted
+
+
+def test_known_traces_are_of_kin_devices_the_best_first(tuning):
+    emulated = DeviceNote("qemu", "znver4", emulated=True)
+    (some,) = with_gain(tuning)
+
+    def known(name, **other):
+        return replace(some, point=Trace(name), core="znver4", **other)
+
+    records = [
+        known("kin", median_us=0.1), known("good"), known("best", median_us=0.5),
+        known("slow", median_us=3.0), known("stranger"), known("emulated", device=emulated),
+        known("of another", workload=function("sum_of_all")),
+    ]
+    records[0] = replace(records[0], core="znver5")
+    records[4] = replace(records[4], core="cortex-a76")
+    traces = known_traces(some.workload, records, "znver4")
+    assert [trace.steps for trace in traces] == ["best", "good", "kin"]
 
 
 def test_a_search_goes_on_from_what_was_measured():

@@ -8,10 +8,16 @@ from pocketformer import targets
 from pocketformer.compiler.device.info import Core, DeviceInfo
 from pocketformer.compiler.errors import DeviceRefused
 from pocketformer.compiler.tuning import in_model, prepare
+from pocketformer.compiler.tuning.flow import Outcome, Proposal
 from pocketformer.compiler.tuning.in_model import InModel, slower
+from pocketformer.compiler.tuning.options import Options
+from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.prepare import Prepared, Source
+from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.recording import Setting
-from pocketformer.compiler.tuning.records import core_of
+from pocketformer.compiler.tuning.records import Records, core_of
+from pocketformer.compiler.tuning.tuner import Tuner
+from tests.tuning.test_scheduler import WIDE, job, measured, state
 
 HERE = prepare.this_machine()
 FAT = targets.load("x86_64-linux")
@@ -44,10 +50,30 @@ def test_an_emulator_among_phones_is_refused():
         ready.require_alike(replace(phone, emulated=True))
 
 
+def test_what_an_odd_device_measured_is_lost_and_ends_nothing(tmp_path):
+    tuner = Tuner.__new__(Tuner)        # without a model
+    tuner._options = Options("rpc://127.0.0.1:9190/pf", records=tmp_path / "r.jsonl")
+    tuner._file, tuner._notes = RecordFile(tmp_path / "r.jsonl"), {}
+    tuner._ready = prepared(PHONE, core_of(PHONE))
+    phone = device("Cortex-A510", "Cortex-X3", arch="aarch64", os="android", memory=1)
+    work = job(WIDE, points_of(WIDE.workload, PHONE)[:2])
+    proposal = Proposal(state(WIDE, 1.0), work, 1.0)
+    alike = replace(measured(work, lambda point: 0.9), info=phone)
+    odd = [replace(alike, threads=8), replace(alike, info=replace(phone, emulated=True))]
+    for told in odd:
+        outcome = tuner._record(Outcome(proposal, told))
+        assert outcome.measured is None
+        assert any(outcome.trouble in note for note in tuner._notes)
+    assert not tuner._file.path.exists()
+    assert tuner._record(Outcome(proposal, alike)).measured
+    assert len(Records.load(tuner._file.path)) == 1
+
+
 @dataclass(frozen=True)
 class Kernel:
     workload: str
     tuned: str
+    function: str = ""
 
 
 class Opened:
@@ -60,12 +86,17 @@ class Opened:
 
 def test_a_kernel_that_takes_longer_inside_the_model_is_named(monkeypatch):
     def profiled(session, *_):
-        return InModel(next(session.profiles), {}, 1, None)
+        taken = next(session.profiles)
+        rest = {name: us for name, us in taken.items() if name == "pool"}
+        return InModel({name: taken[name] for name in taken.keys() - rest}, rest, 1, None)
 
     monkeypatch.setattr(in_model, "profiled", profiled)
     kernels = [Kernel("slow", "a record"), Kernel("fast", "a record"), Kernel("same", "")]
-    untuned = {"slow": 100.0, "fast": 100.0, "same": 100.0}
+    kernels += [Kernel("", "a record", "pool"), Kernel("", "a record", "only here")]
+    untuned = {"slow": 100.0, "fast": 100.0, "same": 100.0, "pool": 50.0}
     before = Opened([], {**untuned, "slow": 140.0}, untuned)
-    after = Opened(kernels, *[{"slow": 110.0, "fast": 80.0, "same": 120.0}] * 2)
-    (found,) = slower(before, after, [{}], lambda *_: None)
+    tuned = {"slow": 110.0, "fast": 80.0, "same": 120.0, "pool": 90.0, "only here": 1.0}
+    after = Opened(kernels, tuned, tuned)
+    rest, found = slower(before, after, [{}], lambda *_: None)
+    assert rest.workload == "pool"
     assert str(found).startswith("slow: all calls took 110 us inside the tuned model, 100 us")

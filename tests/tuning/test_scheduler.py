@@ -93,6 +93,7 @@ def test_a_task_that_no_device_can_measure_is_left_alone():
     for _ in range(GIVEN_UP):
         plan.told(Outcome(plan.propose(), None, "the reference crashes"))
     assert plan.propose() is None
+    assert plan.given_up == (WIDE.key,)
     assert plan.trials == 0
     assert list(wide.search.results) == [wide.default]
 
@@ -264,7 +265,8 @@ def test_a_race_that_was_run_is_not_run_again():
 
 @pytest.mark.parametrize("other", [
     {"core": "cortex-a55"}, {"threads": 1}, {"tvm": "0.1"}, {"pocketformer": "0.0"},
-    {"source": "estimated"}, {"sizes": {"m": 3}}, {"workload": LONG.workload},
+    {"source": "estimated"}, {"workload": LONG.workload},
+    {"workload": replace(LONG.workload, m=None), "sizes": {"m": 64}},
     {"default": points_of(WIDE.workload, TARGET)[1]},
 ])
 def test_records_of_anything_else_are_no_trials(other):
