@@ -79,12 +79,19 @@ class Record:
                 f"a record without an error needs times from {LEAST_US:g} to {MOST_US:g} us")
         if not all(1 <= number <= MOST for number in (self.threads, *self.sizes.values())):
             raise BadRecords(f"threads and sizes are at least 1, and at most {MOST}")
+        for point in filter(None, (self.point, self.default)):
+            numbers = {name: value for name, value in vars(point).items() if type(value) is int}
+            if wrong := [name for name, value in numbers.items() if not 0 <= value <= MOST]:
+                raise BadRecords(f"a point's {wrong[0]} is at least 0, and at most {MOST}")
         if not (0 <= self.runs <= MOST and 0 <= self.spread <= MOST):
             raise BadRecords(f"runs and spread are at least 0, and at most {MOST}")
         names = self.target, self.core, self.tvm, self.pocketformer, self.time, *self.sizes
         for name in names:      # which people are shown
             if len(name) > _NAME or not name.isprintable():
                 raise BadRecords(f"{name[:_NAME]!r} is no name: it is too long, or not printable")
+        known = vars(self.workload)
+        if wrong := [name for name in self.sizes if known.get(name, 0) is not None]:
+            raise BadRecords(f"{wrong[0]!r} is no size that the workload leaves open")
 
     @property
     def gain(self) -> float:

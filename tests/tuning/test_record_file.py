@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pocketformer.compiler.errors import BadRecords
-from pocketformer.compiler.tuning.record import encode_record
+from pocketformer.compiler.tuning.record import DeviceNote, encode_record
 from pocketformer.compiler.tuning.record_file import (
     LONGEST,
     RecordFile,
@@ -128,7 +128,7 @@ def test_an_interrupted_append_leaves_the_file_as_it_was(file, monkeypatch):
 
 def test_a_record_that_no_line_holds_is_refused(file):
     with pytest.raises(BadRecords, match="takes 2"):
-        file.append([record(sizes={f"m{number}": 1 for number in range(20_000)})])
+        file.append([record(device=DeviceNote("x" * 200_000, "znver4"))])
     assert not file.path.exists()
 
 

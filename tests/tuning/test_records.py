@@ -10,12 +10,20 @@ from hypothesis import strategies as st
 from pocketformer import __version__, targets
 from pocketformer.compiler.errors import BadRecords
 from pocketformer.compiler.tuning.choices import choose
+from pocketformer.compiler.tuning.cost_model import CostModel
 from pocketformer.compiler.tuning.points import points_of
 from pocketformer.compiler.tuning.record import DeviceNote, decode_record, encode_record
 from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.records import Records, core_of, unfit
 from pocketformer.compiler.tuning.survey import Use
-from pocketformer.schedules.workloads import Attention, Linear, QuantizedLinear, WeightOnlyLinear
+from pocketformer.compiler.tuning.transfer import nearest_points
+from pocketformer.schedules.workloads import (
+    Attention,
+    Linear,
+    QuantizedLinear,
+    Softmax,
+    WeightOnlyLinear,
+)
 from tests.tuning.examples import HOST, LAYER, record
 
 PIXEL = targets.load("pixel8")
@@ -175,6 +183,8 @@ def test_a_record_with_anything_in_a_field_is_a_record_or_refused(data, value):
         return
     assert decode_record(encode_record(read), "it") == read
     choices = choose([Use("main", read.workload, (), "w")], [HOST], Records((read, record(2))))
+    CostModel().learn([read], read.core)
+    nearest_points(LAYER, points_of(LAYER, HOST)[:9], [read], read.core)
     json.dumps([choice.told for level in choices.levels.values() for choice in level.values()])
 
 
@@ -189,6 +199,11 @@ def test_a_record_with_anything_in_a_field_is_a_record_or_refused(data, value):
     ({"threads": 0}, "at least 1"),
     ({"sizes": {"m": 0}}, "at least 1"),
     ({"sizes": {"m\x1b[2J": 1}}, "not printable"),
+    ({"sizes": {"m": 3}}, "'m' is no size that the workload leaves open"),
+    ({"workload": Softmax(None, 8), "sizes": {"foo": 3}}, "'foo' is no size"),
+    ({"point": replace(points_of(LAYER, HOST)[1], rows=-4)}, "rows is at least 0"),
+    ({"point": replace(points_of(LAYER, HOST)[1], rows=10**400)}, "at most 2147483647"),
+    ({"default": replace(points_of(LAYER, HOST)[0], k_block=-1)}, "k_block is at least 0"),
     ({"core": "\x1b[2J"}, "not printable"),
     ({"tvm": "1" * 300}, "too long"),
 ])
