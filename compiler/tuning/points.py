@@ -89,8 +89,7 @@ def legal(point: Point, workload: Workload, target: Target) -> bool:
 
 def is_default(point: Point, workload: Workload, target: Target) -> bool:
     """Whether `point` is the one of `workload` that others are compared with on `target`."""
-    # A function's is always the untouched trace, whatever the target.
-    return isinstance(workload, Function) or point == points_of(workload, target)[0]
+    return point == points_of(workload, target)[0]
 
 
 def point_text(point: Point) -> str:

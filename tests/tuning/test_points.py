@@ -14,12 +14,14 @@ from pocketformer.compiler.tuning.points import (
     decode_workload,
     encode_point,
     encode_workload,
+    is_default,
     legal,
     points_of,
     workload_key,
 )
 from pocketformer.schedules.cpu import template_of
-from pocketformer.schedules.workloads import MOST, Attention, Linear, Norm, Softmax
+from pocketformer.schedules.cpu.trace import Trace
+from pocketformer.schedules.workloads import MOST, Attention, Function, Linear, Norm, Softmax
 from tests.tuning.examples import HOST, LAYER, workloads
 
 VARIANTS = [variant for name in targets.available() for variant in targets.load(name).variants]
@@ -47,6 +49,12 @@ def test_a_space_of_any_workload_is_finite_and_its_points_come_back(workload, ta
 
 def test_the_default_point_is_the_first():
     assert points_of(LAYER, HOST)[0] == template_of(LAYER).default(HOST, LAYER)
+
+
+def test_a_functions_default_is_the_untouched_trace():
+    function = Function("add", "0" * 64)
+    assert is_default(Trace(), function, HOST)
+    assert not is_default(Trace("[[], []]"), function, HOST)
 
 
 def test_a_point_of_another_processor_is_not_legal():
