@@ -18,7 +18,7 @@ UNARY = [
 
 THEMES: dict[str, list[Case]] = {
     "unary": [
-        *(Case(op, x("n", 5)) for op in UNARY),
+        *(Case(op, x("n", 40)) for op in UNARY),
         *(Case(op, x("n", 5, low=0.1)) for op in ("Log", "Sqrt", "Reciprocal")),
         *(Case(op, x("n", 5, low=-0.9, high=0.9)) for op in ("Acos", "Asin", "Atanh")),
         Case("Acosh", x("n", low=1.1, high=9)),
