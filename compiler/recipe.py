@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pocketformer.compiler.errors import BadRecipe
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
+
+ACTIVATIONS = ("tensor", "token")
+OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
+SCALES = ("float", "power_of_two")
+GROUPS = (32, 64, 128)
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -20,12 +27,13 @@ class Float32:
 
 @dataclass(frozen=True)
 class BFloat16:
-    """Linear layers and attention multiply in bfloat16 and add up in float32; all else is float32.
+    """Linear layers and attention multiply in bfloat16 and add up in float32.
 
-    GELU and SiLU after a linear layer are within 2.3e-4 * |x|, an eighth of what x's own factors
-    were rounded by. The weights of linear layers are stored in half the bytes. Works on every
-    target, fast on those with instructions for bfloat16; attention stays in float32 on those
-    without.
+    Round to nearest, ties to even. The weights of linear layers, and activations that products
+    alone read, are stored in half the bytes; norms, softmax and residual sums are float32. GELU and
+    SiLU after a linear layer are within 2.3e-4 * |x|, an eighth of what x's own factors were
+    rounded by. Works on every target, fast on those with instructions for bfloat16; attention stays
+    in float32 on those without.
     """
 
     name = "bfloat16"
@@ -41,9 +49,102 @@ class Float16:
     name = "float16"
 
 
-Recipe: TypeAlias = Float32 | BFloat16 | Float16
-RECIPES: dict[str, type[Recipe]] = {
-    recipe.name: recipe for recipe in (Float32, BFloat16, Float16)
+@dataclass(frozen=True)
+class Int8:
+    """Linear layers and attention multiply int8 and add up in int32 (W8A8).
+
+    Weights are symmetric, with a scale for each output channel: w_q = round(w / max|w| * 127).
+    Activations are affine: x_q = round((x - min) / (max - min) * 255) - 128, with 0 kept exact
+    (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
+    Only Inference", 2018). Ranges of activations are those that `observer` finds in `calibration`:
+    the outermost values (minmax), their moving average over batches (average), all but a hundredth
+    of a percent of the values (percentile), the least Kullback-Leibler divergence (entropy; Migacz,
+    "8-bit Inference with TensorRT", 2017) or the least squared error (mse). With `activations` of
+    "token", or `dynamic`, each row has a range of its own, computed while the model runs; `dynamic`
+    needs no calibration.
+
+    `smooth` is the alpha of SmoothQuant (Xiao et al., 2023): s_j = max|x_j|^alpha /
+    max|w_j|^(1 - alpha) moves from activations to weights; "auto" takes for each layer the one with
+    the least error on the calibration's rows, None moves nothing. `bias_correction` takes the mean
+    error of a layer's output off its bias, `equalize` scales channels of neighbouring linear layers
+    to equal ranges (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", 2019). `scales` of "power_of_two" are rounded up to those (logarithmic scales).
+
+    `attention` is the dtype of what attention multiplies: int8, bfloat16 or float32. `embeddings`
+    is that of lookup tables, int8 with a scale a row, or float32. `overrides` are recipes, or their
+    names, for the layers whose operators' names match a pattern, such as
+    {"*/layer.0/*": "bfloat16"}; the first that matches counts.
+
+    `calibration` are batches: an iterable of dicts of arrays by input name, the path of an .npz
+    file or of a folder of them, or texts (a list, or the path of a .txt file with one a line) for a
+    model from a folder with a tokenizer.
+    """
+
+    calibration: Any = field(default=None, compare=False, repr=False)
+    dynamic: bool = False
+    activations: str = "tensor"
+    observer: str = "mse"
+    smooth: float | str | None = AUTO
+    bias_correction: bool = True
+    equalize: bool = False
+    scales: str = "float"
+    attention: str = "int8"
+    embeddings: str = "int8"
+    overrides: Mapping[str, Recipe | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("activations", self.activations, ACTIVATIONS)
+        _check("observer", self.observer, OBSERVERS)
+        _check("scales", self.scales, SCALES)
+        _check("attention", self.attention, ("int8", "bfloat16", "float32"))
+        _check("embeddings", self.embeddings, ("int8", "float32"))
+        if isinstance(self.smooth, str):
+            _check("smooth", self.smooth, (AUTO,))
+        elif self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
+            raise BadRecipe(f"smooth is {self.smooth}, it must lie in [0, 1], be 'auto' or None")
+        check_overrides(self.overrides)
+
+    @property
+    def name(self) -> str:
+        return "int8-dynamic" if self.dynamic else "int8"
+
+    @property
+    def by_token(self) -> bool:
+        """Whether the ranges of activations are computed while the model runs."""
+        return self.dynamic or self.activations == "token"
+
+
+@dataclass(frozen=True)
+class Int4Weights:
+    """The weights of linear layers and lookup tables have 4 bits; activations stay float32.
+
+    Each `group` of neighbours along k has a scale: w_q = round(w / scale), from -8 to 7. With
+    `calibration` (see Int8) the rounding of a weight makes up for that of those before it (GPTQ:
+    Frantar et al., 2022); without, scales are those with the least squared error. `embeddings` is
+    the dtype of lookup tables: int4, int8 or float32. `overrides` are as for Int8.
+    """
+
+    group: int = 32
+    calibration: Any = field(default=None, compare=False, repr=False)
+    embeddings: str = "int4"
+    overrides: Mapping[str, Recipe | str] = field(default_factory=dict)
+
+    name = "int4"
+
+    def __post_init__(self) -> None:
+        _check("group", self.group, GROUPS)
+        _check("embeddings", self.embeddings, ("int4", "int8", "float32"))
+        check_overrides(self.overrides)
+
+
+Recipe: TypeAlias = Float32 | BFloat16 | Float16 | Int8 | Int4Weights
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "float32": Float32,
+    "bfloat16": BFloat16,
+    "float16": Float16,
+    "int8": Int8,
+    "int8-dynamic": lambda: Int8(dynamic=True),
+    "int4": Int4Weights,
 }
 
 
@@ -73,9 +174,32 @@ def chosen_recipe(given: Recipe | str | None) -> Recipe:
 
 
 def check_recipe(recipe: Recipe, target: Target) -> None:
-    """Raises BadRecipe where `target` cannot compute as `recipe` says."""
-    if isinstance(recipe, Float16) and not (target.arch == "aarch64" and "fp16" in target.isa):
+    """Raises BadRecipe where `target` cannot compute as `recipe` says, or data is missing."""
+    if isinstance(recipe, Int8) and not recipe.dynamic and recipe.calibration is None:
         raise BadRecipe(
-            f"the recipe float16 needs a 64-bit Arm processor with fp16, {target.name} is none; "
-            f"bfloat16 works on every target"
+            "the recipe int8 needs calibration data: Int8(calibration=batches), or --calibrate "
+            "data.npz; int8-dynamic needs none"
         )
+    for each in (recipe, *map(chosen_recipe, getattr(recipe, "overrides", {}).values())):
+        needs_fp16 = isinstance(each, Float16)
+        if needs_fp16 and not (target.arch == "aarch64" and "fp16" in target.isa):
+            raise BadRecipe(
+                f"the recipe float16 needs a 64-bit Arm processor with fp16, {target.name} is "
+                f"none; bfloat16 works on every target"
+            )
+
+
+def check_overrides(overrides: Mapping[str, Recipe | str]) -> None:
+    """Raises BadRecipe where one is no recipe, or has overrides of its own."""
+    for pattern, given in overrides.items():
+        try:
+            recipe = chosen_recipe(given)
+        except BadRecipe as error:
+            raise BadRecipe(f"override {pattern!r}: {error}") from None
+        if getattr(recipe, "overrides", None):
+            raise BadRecipe(f"override {pattern!r} has overrides of its own")
+
+
+def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise BadRecipe(f"{name} is {value!r}; one of {', '.join(map(str, choices))}")

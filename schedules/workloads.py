@@ -36,11 +36,20 @@ def _text(size: int | None) -> str:
     return "any" if size is None else str(size)
 
 
+def _stored(dtype: str) -> list[str]:
+    """What a workload's text says of the dtype of its result."""
+    return [f"to_{dtype}"] * (dtype != "float32")
+
+
 @dataclass(frozen=True)
 class Linear:
     """activation(x[m, k] @ weight[k, n] + bias[n]) + residual[m, n].
 
-    `dtype` is the weight's; x is rounded to it before they are multiplied. All else is float32.
+    `dtype` is the weight's; x is rounded to it before they are multiplied, or comes as it where
+    `x_dtype` is bfloat16. The result is rounded to `out_dtype`: bfloat16, or int8, then
+    round(result * out_factor[n]) + out_zero, ties to even, with the nearest number for what lies
+    outside. All else is float32. Inputs: x, weight, bias?, residual?, out_factor[n]?, out_zero[1]?
+    (int32).
     """
 
     m: int | None
@@ -50,18 +59,23 @@ class Linear:
     activation: str = ""
     residual: bool = False
     dtype: str = "float32"
+    x_dtype: str = "float32"
+    out_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         _check_sizes(m=self.m, n=self.n, k=self.k)
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        _check_choice("x_dtype", self.x_dtype, tuple({"float32": 0, self.dtype: 0}))
+        _require(self.x_dtype != "float16", "x_dtype is float16, which no kernel takes")
+        _check_choice("out_dtype", self.out_dtype, ("float32", "bfloat16", "int8"))
 
     def __str__(self) -> str:
         parts = [self.dtype] * (self.dtype != "float32")
+        parts += ["stored"] * (self.x_dtype != "float32")
         parts += ["bias"] * self.bias + [self.activation] * bool(self.activation)
-        return "_".join(
-            [f"linear_{_text(self.m)}x{self.n}x{self.k}", *parts, *["residual"] * self.residual]
-        )
+        parts += ["residual"] * self.residual + _stored(self.out_dtype)
+        return "_".join([f"linear_{_text(self.m)}x{self.n}x{self.k}", *parts])
 
 
 @dataclass(frozen=True)
@@ -70,12 +84,14 @@ class QuantizedLinear:
 
     x (`x_dtype` int8 or uint8) and weight (int8) are multiplied and added up in int32; bias[n] and
     residual[m, n] are float32. x_scale, and with `zero` also x_zero (int32), are [1], or with
-    `per_row` [m]. The result is float32, or where `out_dtype` is int8 or uint8 quantised again:
-    round(result / out_scale) + out_zero, ties to even, with the nearest number for what lies
-    outside. Inputs: x, weight, weight_scale, weight_sum[n] (int32: the sum of each column),
-    x_scale, x_zero?, bias?, residual?, out_scale[1]?, out_zero[1]? (int32).
+    `per_row` [m]. Where `x_dtype` is float32, the kernel quantises each row of x by its own range,
+    as quantize_rows does (see fused_operators.py): x_scale and x_zero are no inputs then.
 
-    No pass makes one yet: its templates are for the integer recipes to come.
+    The result is float32 or bfloat16, or where `out_dtype` is int8 or uint8 quantised again:
+    round(result * out_factor[n]) + out_zero, ties to even, with the nearest number for what lies
+    outside; or, for an `out_dtype` of int32, the sums (x - x_zero) @ weight as they are. Inputs: x,
+    weight, weight_scale, weight_sum[n] (int32: the sum of each column), x_scale, x_zero?, bias?,
+    residual?, out_factor[n]?, out_zero[1]? (int32).
     """
 
     m: int | None
@@ -94,8 +110,9 @@ class QuantizedLinear:
     def __post_init__(self) -> None:
         _check_sizes(m=self.m, n=self.n, k=self.k)
         _check_choice("activation", self.activation, ACTIVATIONS)
-        _check_choice("x_dtype", self.x_dtype, ("int8", "uint8"))
-        _check_choice("out_dtype", self.out_dtype, ("float32", "int8", "uint8"))
+        _check_choice("x_dtype", self.x_dtype, ("int8", "uint8", "float32"))
+        _check_choice(
+            "out_dtype", self.out_dtype, ("float32", "bfloat16", "int8", "uint8", "int32"))
 
     @property
     def in_float32(self) -> Linear:
@@ -106,7 +123,7 @@ class QuantizedLinear:
         parts = [f"linear_{_text(self.m)}x{self.n}x{self.k}", self.x_dtype]
         parts += ["rows"] * self.per_row + ["zero"] * self.zero + ["bias"] * self.bias
         parts += [self.activation] * bool(self.activation) + ["residual"] * self.residual
-        return "_".join(parts + [f"to_{self.out_dtype}"] * (self.out_dtype != "float32"))
+        return "_".join(parts + _stored(self.out_dtype))
 
 
 @dataclass(frozen=True)
@@ -117,8 +134,6 @@ class WeightOnlyLinear:
     -8 to 7, and scale[k / group, n]: one for `group` rows of a column. x, scale, bias, residual and
     out are float32. With `round_x`, x is rounded to multiples of its largest magnitude / 127, over
     each row, or with 4 bits over each group of a row, so that products are of whole numbers.
-
-    No pass makes one yet: its templates are for the integer recipes to come.
     """
 
     m: int | None
@@ -173,8 +188,13 @@ class Attention:
     softmax would give NaN); by a finite value such as the lowest float32, the mean of all values,
     as with a plain softmax, also of those that `causal` hides.
 
-    All inputs and the result are float32. With a `dtype` of bfloat16, a kernel may round queries
-    (times scale), keys, weights and values to it before they are multiplied.
+    With a `dtype` of bfloat16, a kernel may round queries (times scale), keys, weights and values
+    to it before they are multiplied; where `in_dtype` is bfloat16, they come as it. With int8,
+    queries, keys and values are int8, and products added up in int32: scores are those times
+    scales[0], in place of `scale` (which is 1), results those times scales[1], and a kernel rounds
+    weights to 255 or more steps of the greatest. The result is rounded to `out_dtype`, as that of a
+    Linear: out_factor is [heads * value_size]. All else is float32. Inputs: q, k, v (or qkv),
+    mask?, scales[2]?, out_factor?, out_zero[1]? (int32).
     """
 
     batch: int | None
@@ -190,13 +210,18 @@ class Attention:
     causal: bool = False
     packed: bool = False
     dtype: str = "float32"
+    in_dtype: str = "float32"
+    out_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         _check_sizes(
             batch=self.batch, q_len=self.q_len, kv_len=self.kv_len, heads=self.heads,
             kv_heads=self.kv_heads, head_size=self.head_size, value_size=self.value_size,
         )
-        _check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        _check_choice("dtype", self.dtype, ("float32", "bfloat16", "int8"))
+        inputs = {"int8": ("int8",)}.get(self.dtype, tuple({"float32": 0, self.dtype: 0}))
+        _check_choice("in_dtype", self.in_dtype, inputs)
+        _check_choice("out_dtype", self.out_dtype, ("float32", "bfloat16", "int8"))
         _check_choice("mask_dtype", self.mask_dtype, ("float32", "bool"))
         _require(math.isfinite(self.scale), f"scale is {self.scale}")
         _require(
@@ -221,16 +246,22 @@ class Attention:
         axes = "".join(name for name, full in zip("bhqk", flags, strict=True) if full)
         parts = [f"attention_{sizes}_{heads}x{size}"]
         parts += [self.dtype] * (self.dtype != "float32")
+        parts += ["stored"] * (self.in_dtype == "bfloat16")
         if self.mask is not None:
             parts.append(("mask" if self.mask_dtype == "float32" else "keep") + axes)
-        return "_".join([*parts, *["causal"] * self.causal, *["packed"] * self.packed])
+        parts += ["causal"] * self.causal + ["packed"] * self.packed
+        return "_".join([*parts, *_stored(self.out_dtype)])
 
 
 @dataclass(frozen=True)
 class Norm:
     """Layer or RMS normalisation of x[rows, size] (plus residual), times weight (plus bias).
 
-    Inputs: x, residual?, weight[size], bias[size]?. Outputs: y, and with `keep_sum` x + residual.
+    The result y is also, or with `keep` false only, written in few bits as `store` says: bfloat16;
+    int8, clip(round(y * factor) + zero); or "rows": y * factor in int8 by the range of each row, as
+    quantize_rows does. Inputs: x, residual?, weight[size], bias[size]?, factor[size]? (for int8 and
+    rows), zero[1]? (int32, for int8). Outputs: y?, stored?, scale[rows]?, zero[rows]? (int32; both
+    for rows), and with `keep_sum` x + residual.
     """
 
     rows: int | None
@@ -240,15 +271,20 @@ class Norm:
     residual: bool = False
     keep_sum: bool = False
     bias: bool = False
+    store: str = ""
+    keep: bool = True
 
     def __post_init__(self) -> None:
         _check_sizes(rows=self.rows, size=self.size)
         _check_choice("kind", self.kind, ("layer", "rms"))
+        _check_choice("store", self.store, ("", "bfloat16", "int8", "rows"))
+        _require(self.keep or bool(self.store), "a norm that is not kept has to be stored")
         _require(math.isfinite(self.eps), f"eps is {self.eps}")
         _require(self.residual or not self.keep_sum, "a sum that is kept needs a residual")
 
     def __str__(self) -> str:
         parts = ["residual"] * self.residual + ["sum"] * self.keep_sum + ["bias"] * self.bias
+        parts += [f"to_{self.store}"] * bool(self.store) + ["only"] * (not self.keep)
         return "_".join([f"{self.kind}norm_{_text(self.rows)}x{self.size}", *parts])
 
 
@@ -285,6 +321,33 @@ class BatchMatmul:
 
 
 @dataclass(frozen=True)
+class Lookup:
+    """table[ids[rows]] * scale: rows of a table of `count` x `size` short numbers, in float32.
+
+    Numbers have `bits` 8 or 4 and lie two to the byte with 4, the first of a pair in the lower
+    half, offset by 8. scale is [count, size / group]. Inputs: ids[rows] (int64 or int32), table,
+    scale. An id from -count to -1 counts from the end; one outside is the nearest row's.
+    """
+
+    rows: int | None
+    size: int
+    count: int
+    bits: int
+    group: int
+    ids_dtype: str = "int64"
+
+    def __post_init__(self) -> None:
+        _check_sizes(rows=self.rows, size=self.size, count=self.count, group=self.group)
+        _check_choice("bits", self.bits, (4, 8))
+        _check_choice("ids_dtype", self.ids_dtype, ("int64", "int32"))
+        _require(self.size % self.group == 0, f"group {self.group} does not divide {self.size}")
+        _require(self.bits == 8 or self.group % 2 == 0, f"a group of {self.group} is odd")
+
+    def __str__(self) -> str:
+        return f"lookup_{_text(self.rows)}x{self.size}of{self.count}_w{self.bits}g{self.group}"
+
+
+@dataclass(frozen=True)
 class Function:
     """A function that the compiler made of operators without a template: it is its own definition.
 
@@ -307,5 +370,5 @@ class Function:
 
 Workload = (
     Linear | QuantizedLinear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul
-    | Function
+    | Lookup | Function
 )

@@ -1,0 +1,1 @@
+"""Fewer bits: what calibration sees of a model, and the numbers that its layers compute with."""
