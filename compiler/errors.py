@@ -21,6 +21,10 @@ class BadRecipe(PocketformerError):
     """A recipe's option is out of its range or does not fit the target."""
 
 
+class BadCalibration(PocketformerError):
+    """Calibration data is missing, does not fit the model, or leads to NaN or nothing but zeros."""
+
+
 class BadWorkload(PocketformerError):
     """A workload's sizes or options are out of their range or do not fit one another."""
 
