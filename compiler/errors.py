@@ -25,6 +25,14 @@ class BadCalibration(PocketformerError):
     """Calibration data is missing, does not fit the model, or leads to NaN or nothing but zeros."""
 
 
+class BadMetric(PocketformerError):
+    """An accuracy check is set up wrongly, or its metric raises or gives no number."""
+
+
+class AccuracyLost(PocketformerError):
+    """The answers drop by more than an accuracy check allows, whatever layers are kept."""
+
+
 class BadWorkload(PocketformerError):
     """A workload's sizes or options are out of their range or do not fit one another."""
 

@@ -9,9 +9,12 @@ if TYPE_CHECKING:
     from pocketformer import targets as targets
     from pocketformer.compiler.build import compile as compile
     from pocketformer.compiler.bundle import Bundle as Bundle
+    from pocketformer.compiler.errors import AccuracyLost as AccuracyLost
     from pocketformer.compiler.errors import BadBundle as BadBundle
+    from pocketformer.compiler.errors import BadCalibration as BadCalibration
     from pocketformer.compiler.errors import BadDim as BadDim
     from pocketformer.compiler.errors import BadInput as BadInput
+    from pocketformer.compiler.errors import BadMetric as BadMetric
     from pocketformer.compiler.errors import BadModel as BadModel
     from pocketformer.compiler.errors import BadRecipe as BadRecipe
     from pocketformer.compiler.errors import BadRecords as BadRecords
@@ -36,9 +39,12 @@ if TYPE_CHECKING:
     from pocketformer.compiler.model import TensorSpec as TensorSpec
     from pocketformer.compiler.profiling import Profile as Profile
     from pocketformer.compiler.profiling import profile as profile
+    from pocketformer.compiler.quantization.accuracy import Accuracy as Accuracy
     from pocketformer.compiler.recipe import BFloat16 as BFloat16
     from pocketformer.compiler.recipe import Float16 as Float16
     from pocketformer.compiler.recipe import Float32 as Float32
+    from pocketformer.compiler.recipe import Int4Weights as Int4Weights
+    from pocketformer.compiler.recipe import Int8 as Int8
     from pocketformer.compiler.session import Session as Session
     from pocketformer.compiler.tuning.records import Records as Records
     from pocketformer.compiler.tuning.result import Tuning as Tuning
@@ -57,6 +63,9 @@ _HOMES = {
     "Float32": "compiler.recipe",
     "BFloat16": "compiler.recipe",
     "Float16": "compiler.recipe",
+    "Accuracy": "compiler.quantization.accuracy",
+    "Int8": "compiler.recipe",
+    "Int4Weights": "compiler.recipe",
     "Bundle": "compiler.bundle",
     "Manifest": "compiler.manifest",
     "Session": "compiler.session",
@@ -67,9 +76,12 @@ _HOMES = {
     "Records": "compiler.tuning.records",
     "Target": "targets",
     "PocketformerError": "compiler.errors",
+    "AccuracyLost": "compiler.errors",
     "BadBundle": "compiler.errors",
+    "BadCalibration": "compiler.errors",
     "BadDim": "compiler.errors",
     "BadInput": "compiler.errors",
+    "BadMetric": "compiler.errors",
     "BadModel": "compiler.errors",
     "BadRecipe": "compiler.errors",
     "BadRecords": "compiler.errors",
