@@ -25,7 +25,7 @@ Record = dict[str, Any]
 CASES = WORK / "cases"
 # Farther from onnxruntime than this, relative to the largest value, an engine computes something
 # else. Some approximate functions: MNN is 1e-3 away. It is no measure of quality.
-WRONG = {"float32": 1e-2, "bfloat16": 2e-1}
+WRONG = {"float32": 1e-2, "bfloat16": 2e-1, "int8": 5e-1, "int8-dynamic": 5e-1}
 MOST_CALLS = 20     # in a turn: all engines are to meet the same moods of the machine
 SLOW_MS = 300       # a call that takes so long fills the caches and wakes the core by itself
 

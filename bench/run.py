@@ -14,7 +14,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.baselines import iree, litert, mnn, ncnn, onnxruntime, openvino, pocketformer
+from bench.baselines import (
+    iree,
+    litert,
+    mnn,
+    ncnn,
+    nncf,
+    onnxruntime,
+    openvino,
+    pocketformer,
+)
 from bench.baselines.peer import Peer, forget_refusals
 from bench.cases import FULL, QUICK, Case, Effort, measure, prepare
 from bench.models import HERE, WORK, BenchModel, read_models
@@ -22,7 +31,7 @@ from bench.report import write_results
 from pocketformer.compiler.cli.common import INTERRUPTED, progress
 
 BATCHES, LENGTHS, THREADS = (1, 8), (16, 64, 128, 512), (1, 2)
-MODULES = (pocketformer, onnxruntime, openvino, iree, mnn, ncnn, litert)
+MODULES = (pocketformer, onnxruntime, openvino, nncf, iree, mnn, ncnn, litert)
 PEERS: dict[str, Peer] = {peer.name: peer for module in MODULES for peer in module.PEERS}
 
 

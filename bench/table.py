@@ -9,7 +9,10 @@ from typing import Any
 from pocketformer.compiler.report import human_bytes
 
 Record = dict[str, Any]
-OURS = {"float32": "pocketformer", "bfloat16": "pocketformer-bf16"}
+OURS = {
+    "float32": "pocketformer", "bfloat16": "pocketformer-bf16", "int8": "pocketformer-int8",
+    "int8-dynamic": "pocketformer-int8-dynamic",
+}
 
 NOTES = """\
 Each engine runs in a process of its own, which stands still while others have their turn. A cell is
@@ -82,7 +85,7 @@ def ratio(record: Record, precision: str = "float32") -> tuple[float, str] | Non
 
 def share(record: Record, engine: Record) -> float | None:
     """How much of the arithmetic limit of its precision an engine reaches; None if unknown."""
-    peak = record["peaks"].get(engine["precision"])
+    peak = record["peaks"].get(engine["precision"].removesuffix("-dynamic"))
     if peak is None or "min_ms" not in engine:
         return None
     return float(record["operations"] / (peak * 1e9) / (engine["min_ms"] * 1e-3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,14 @@ class Compiler:
         self._compile, self._recipe_named = compile, recipe_named
 
     def compile(
-        self, source: str, output: str, recipe: str = "float32", **options: Any
+        self, source: str, output: str, recipe: str = "float32", calibrate: str | None = None,
+        **options: Any,
     ) -> None:
-        """Compile `source` by the recipe of this name and save the bundle."""
+        """Compile `source` by the recipe of this name and save the bundle.
+
+        `calibrate` is a file or folder for a recipe that is calibrated.
+        """
         chosen = self._recipe_named(recipe)
+        if calibrate is not None:
+            chosen = replace(chosen, calibration=calibrate)    # type: ignore[call-arg]
         self._compile(source, recipe=chosen, **options).save(Path(output))

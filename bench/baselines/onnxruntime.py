@@ -1,4 +1,4 @@
-"""onnxruntime: the ONNX file as it is, and as its own optimizer tool for transformers leaves it."""
+"""onnxruntime: the ONNX file as it is, as its optimizer tool leaves it, and in dynamic INT8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ def _optimized(model: BenchModel, sizes: Sizes) -> Path:
     return onnx_files.optimized(model)
 
 
+def _dynamic(model: BenchModel, sizes: Sizes) -> Path:
+    return onnx_files.dynamic_int8(model)
+
+
 PEERS = (
     Peer("onnxruntime", "onnxruntime", ENGINE, PACKAGES, _plain),
     Peer("onnxruntime-tool", "onnxruntime, optimizer tool", ENGINE, PACKAGES, _optimized),
+    Peer("onnxruntime-int8", "onnxruntime dynamic int8", ENGINE, PACKAGES, _dynamic,
+         "int8-dynamic"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench import onnx_files
 from bench.baselines.peer import Peer, Sizes
@@ -12,17 +13,21 @@ from pocketformer.compiler.arrays import Arrays, read_arrays
 from pocketformer.compiler.engines import Engine
 
 
+def core() -> Any:
+    """OpenVINO, kept from reporting each model over the network, from a fork that may hang."""
+    sys.modules["openvino_telemetry"] = None    # type: ignore[assignment]
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINO(Engine):
     """A model compiled for the inputs' shapes, in one stream."""
 
     precision = "f32"
 
     def __init__(self) -> None:
-        # It would report each model over the network, from a fork that may hang: its stub does not.
-        sys.modules["openvino_telemetry"] = None    # type: ignore[assignment]
-        import openvino
-
-        self.core = openvino.Core()
+        self.core = core()
 
     def load(self, path: str, inputs: str, threads: int, sizes: Sizes) -> None:
         model = self.core.read_model(path)

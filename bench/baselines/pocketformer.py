@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import pocketformer as pf
 from bench import onnx_files
 from bench.baselines.peer import Peer, Refuses, Sizes
+from bench.calibration import calibration
 from bench.models import BenchModel
+from pocketformer.compiler.arrays import write_arrays
 from pocketformer.compiler.worker import Worker
 
 ENGINE = "pocketformer.compiler.engines:Pocketformer"
@@ -47,7 +50,9 @@ def cost(bundle: Path) -> dict[str, float]:
     return found
 
 
-def _compiled(name: str, dims: Callable[[Sizes], dict[str, Any]], **options: Any) -> Any:
+def _compiled(
+    name: str, dims: Callable[[Sizes], dict[str, Any]], calibrated: bool = False, **options: Any
+) -> Any:
     """A `Peer.file` that compiles in a process of its own."""
 
     def file(model: BenchModel, sizes: Sizes) -> Path:
@@ -56,9 +61,10 @@ def _compiled(name: str, dims: Callable[[Sizes], dict[str, Any]], **options: Any
         told = output.parent / f"{output.stem}.{COST}"
         if not told.exists():
             source = onnx_files.plain(model)
+            given = {"calibrate": str(calibration_files(model, sizes))} if calibrated else {}
             with Worker("pocketformer.compiler.engines:Compiler") as worker:
                 done = worker.ask("compile", source=str(source), output=str(output),
-                                  target="host", dims=wanted, **options)
+                                  target="host", dims=wanted, **given, **options)
                 told.write_text(json.dumps({
                     "seconds": done["seconds"],
                     "peak_bytes": done["peak_bytes"] - worker.baseline_bytes,
@@ -79,10 +85,27 @@ def _any_length(sizes: Sizes) -> dict[str, Any]:
     return {**_known(sizes), "seq": "1..512"}
 
 
+def calibration_files(model: BenchModel, sizes: Sizes) -> Path:
+    """A folder of the batches that int8 is calibrated on, a file each."""
+    folder = model.sized(sizes) / "calibration"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+            part = Path(name) / folder.name
+            part.mkdir()
+            for number, batch in enumerate(calibration(model, sizes)):
+                write_arrays(part / f"{number:04}.npz", batch)
+            part.replace(folder)
+    return folder
+
+
 PEERS = (
     Ours("pocketformer", "pocketformer", ENGINE, PACKAGES, _compiled("known", _known)),
     Ours("pocketformer-any", "pocketformer, any length", ENGINE, PACKAGES,
          _compiled("any", _any_length)),
     Ours("pocketformer-bf16", "pocketformer bf16", ENGINE, PACKAGES,
          _compiled("bf16", _known, recipe="bfloat16"), "bfloat16"),
+    Ours("pocketformer-int8", "pocketformer int8", ENGINE, PACKAGES,
+         _compiled("int8", _known, calibrated=True, recipe="int8"), "int8"),
+    Ours("pocketformer-int8-dynamic", "pocketformer dynamic int8", ENGINE, PACKAGES,
+         _compiled("int8-dynamic", _known, recipe="int8-dynamic"), "int8-dynamic"),
 )
