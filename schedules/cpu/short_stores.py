@@ -1,0 +1,54 @@
+"""float32 as the short numbers that are stored, rounded to nearest with ties to even."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from pocketformer.schedules.cpu.kernel import Expr, lanes_of, splat
+
+RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
+ROUND = 12582912.0          # 1.5 * 2^23: a small number that is added to it is rounded to integers
+ROUND_BITS = 0x4B400000     # its bits; a unit in the last place is 1
+
+
+@dataclass(frozen=True)
+class Integers:
+    """clip(round(value) + zero) of an int32 `zero`, for values in steps of the scale.
+
+    What does not depend on the value is computed where it is made: outside of loops. NaN becomes
+    some number of the range. The last addition wraps in bytes, which LLVM makes it one of.
+    """
+
+    zero: Expr
+    low: Expr
+    high: Expr
+    dtype: str
+
+    @staticmethod
+    def of(zero: Expr | int, dtype: str = "int8") -> Integers:
+        """For a scalar expression, or a number."""
+        if isinstance(zero, int):
+            zero = tirx.const(zero, "int32")
+        low, high = (T.bind((tirx.const(end, "int32") - zero).astype("float32"))
+                     for end in RANGE[dtype])
+        return Integers(zero, low, high, dtype)
+
+    def __call__(self, value: Expr) -> Expr:
+        """A float32 scalar or vector as `dtype`."""
+        lanes = lanes_of(value)
+        held = tirx.min(tirx.max(value, splat(self.low, lanes)), splat(self.high, lanes))
+        bits = tirx.reinterpret(_typed("int32", lanes), held + splat(ROUND, lanes))
+        shift = self.zero - tirx.const(ROUND_BITS, "int32")
+        return (bits + splat(shift, lanes)).astype(_typed(self.dtype, lanes))
+
+
+def bfloat16(value: Expr) -> Expr:
+    """A float32 scalar or vector as bfloat16."""
+    return value.astype(_typed("bfloat16", lanes_of(value)))
+
+
+def _typed(dtype: str, lanes: int) -> str:
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
