@@ -40,7 +40,12 @@ def op_name(expr: relax.Expr | None) -> str:
 
 def shape(expr: relax.Expr) -> list[Size]:
     """The sizes of `expr`; known ones as int."""
-    return [int(size) if isinstance(size, tirx.IntImm) else size for size in expr.ty.shape]
+    return sizes_of(expr.ty)
+
+
+def sizes_of(kind: relax.TensorType) -> list[Size]:
+    """The sizes of a tensor of this type; known ones as int."""
+    return [int(size) if isinstance(size, tirx.IntImm) else size for size in kind.shape]
 
 
 def dtype(expr: relax.Expr) -> str:

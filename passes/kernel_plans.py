@@ -37,7 +37,8 @@ class Plan:
     `axes` are the sizes of the workload that may be symbolic, by their names in the kernel.
 
     The result may take over the memory of the argument at `in_place`: each of its elements is
-    written after the same element of that argument was read for the last time.
+    written after the same element of that argument was read for the last time. A kernel that gives
+    a tuple has the shapes of its results after the first in `more`.
     """
 
     workload: Workload
@@ -46,6 +47,7 @@ class Plan:
     axes: Mapping[str, Size] = field(default_factory=dict)
     packed: int | None = None
     in_place: int | None = None
+    more: list[list[Size]] = field(default_factory=list)
 
 
 def _linear(

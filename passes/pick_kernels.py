@@ -12,12 +12,12 @@ from tvm.ir import GlobalVar, IRModule
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
-    dtype,
     emit,
     entry_functions,
     normalize,
     same_sizes,
     shape,
+    sizes_of,
     with_entries,
 )
 from pocketformer.passes.kernel_plans import Plan, Planned, plans
@@ -75,8 +75,9 @@ class _Picker:
             args[plan.packed] = emit(
                 before, kernel.pack(args[plan.packed]), f"{var.name}_packed"
             )
-        out_type = relax.TensorType(plan.out, dtype(value))
-        call = normalize(relax.call_tir(gvar, args, out_type), value.span)
+        if isinstance(value.ty, relax.TupleType):
+            return _tuple(relax.call_tir(gvar, args, _types(plan, value)), planned)
+        call = normalize(relax.call_tir(gvar, args, *_types(plan, value)), value.span)
         if same_sizes(plan.out, shape(value)):
             return Replacement(call, before)
         flat = emit(before, call, f"{var.name}_flat", value.span)
@@ -98,3 +99,25 @@ class _Picker:
                 func, f"{kernel.name}__{workload}"
             )
         return self._kernels[workload]
+
+
+def _types(plan: Plan, value: relax.Call) -> list[relax.TensorType]:
+    """Of the kernel's results."""
+    wanted = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
+    return [
+        relax.TensorType(sizes, each.dtype)
+        for sizes, each in zip([plan.out, *plan.more], wanted, strict=True)
+    ]
+
+
+def _tuple(call: relax.Call, planned: Planned) -> Replacement:
+    """The results of `call` in the shapes that the fused operator gives them."""
+    before, span = planned.before, planned.value.span
+    results = emit(before, call, f"{planned.var.name}_flat", span)
+    fields = []
+    for number, wanted in enumerate(planned.value.ty.fields):
+        flat = emit(before, relax.TupleGetItem(results, number), f"{planned.var.name}_{number}")
+        same = same_sizes(shape(flat), sizes_of(wanted))
+        fields.append(flat if same else emit(
+            before, relax.op.reshape(flat, wanted.shape), str(flat.name), span))
+    return Replacement(normalize(relax.Tuple(fields)), before)
