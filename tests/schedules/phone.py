@@ -32,6 +32,11 @@ def mark(dtype: str) -> float:
     return 1234.5 if np.dtype(dtype).kind == "f" else 77
 
 
+def dtypes_of(dtype: str | Sequence[str], shapes: Sequence[Sequence[int]]) -> list[str]:
+    """Of the outputs: `dtype` of each, or one for each as it says."""
+    return [dtype] * len(shapes) if isinstance(dtype, str) else list(dtype)
+
+
 @cache
 def target_of(cpu: str) -> Target:
     """What is compiled for the phone: a real core that `cpu` has all instructions of."""
@@ -70,12 +75,12 @@ class Functions:
 
     def call(
         self, name: str, inputs: Sequence[np.ndarray], shapes: Sequence[Sequence[int]],
-        dtype: str = "float32",
+        dtype: str | Sequence[str] = "float32",
     ) -> list[np.ndarray]:
-        """What `name` writes to outputs of these shapes and this dtype, and to nowhere else."""
+        """What `name` writes to outputs of these shapes and `dtypes_of`, and to nowhere else."""
         given = [self._framed(array, np.nan if array.dtype.kind == "f" else 1) for array in inputs]
-        results = [self._framed(np.full(shape, mark(dtype) + 1, dtype), mark(dtype))
-                   for shape in shapes]
+        results = [self._framed(np.full(shape, mark(kind) + 1, kind), mark(kind))
+                   for shape, kind in zip(shapes, dtypes_of(dtype, shapes), strict=True)]
         self._module[name](*(inner for inner, _ in given + results))
         return [_checked(frame.numpy(), shape)
                 for (_, frame), shape in zip(results, shapes, strict=True)]

@@ -26,7 +26,7 @@ from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 from tests.numerics.tolerance import TOLERANCE
 from tests.schedules import phone
-from tests.schedules.phone import MARGIN, mark
+from tests.schedules.phone import MARGIN, dtypes_of, mark
 
 # Instructions for which LLVM has code on their own machines alone.
 INSTRUCTIONS = {dot.name: dot for dot in DOTS if dot.llvm or dot.dtype == "float16"}
@@ -102,32 +102,37 @@ def on_phone(workload: Workload, isa: str, cpu: str) -> phone.Functions:
 
 def call(
     workload: Workload, isa: str, inputs: Sequence[np.ndarray], *shapes: Sequence[int],
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
 ) -> list[np.ndarray]:
-    """The kernel's outputs, of these shapes; it must not touch what lies around them."""
+    """The kernel's outputs, of these shapes; it must not touch what lies around them.
+
+    `dtype` is that of all outputs, or has one for each.
+    """
     if cpu := isa.partition("@")[2]:
         return on_phone(workload, isa, cpu).call("kernel", inputs, shapes, dtype)
     return call_here(compiled(workload, isa), inputs, *shapes, dtype=dtype)
 
 
 def call_here(
-    function: Any, inputs: Sequence[np.ndarray], *shapes: Sequence[int], dtype: str = "float32"
+    function: Any, inputs: Sequence[np.ndarray], *shapes: Sequence[int],
+    dtype: str | Sequence[str] = "float32",
 ) -> list[np.ndarray]:
     """As `call`, of a function that `compiled_here` gave."""
     given = [framed(array, np.nan) for array in inputs]
-    before = np.nan if np.dtype(dtype).kind == "f" else 0
-    results = [framed(np.full(shape, before, dtype), mark(dtype)) for shape in shapes]
+    results = [framed(np.full(shape, np.nan if np.dtype(kind).kind == "f" else 0, kind), mark(kind))
+               for shape, kind in zip(shapes, dtypes_of(dtype, shapes), strict=True)]
     function(*(_tensor(array) for array, _ in given + results))
     for array, frame in results:
         around = np.concatenate([frame[:MARGIN], frame[MARGIN + array.size :]])
-        assert (around == mark(dtype)).all(), "the kernel wrote past its output"
+        assert (around == mark(array.dtype)).all(), "the kernel wrote past its output"
     return [array for array, _ in results]
 
 
 def _tensor(array: np.ndarray) -> Any:
-    """`array` itself, or a copy where numpy cannot hand it out."""
+    """`array` itself; numpy cannot hand out bfloat16, but the same memory as what it can."""
     if array.dtype == "bfloat16":
-        return tvm.runtime.tensor(array)
+        bits = tvm.runtime.from_dlpack(array.view("uint16"))
+        return bits._create_view(array.shape, "bfloat16")
     return tvm.runtime.from_dlpack(array)
 
 
