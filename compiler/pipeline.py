@@ -14,7 +14,8 @@ import tvm
 from tvm.ir import IRModule
 from tvm.relax import backend, transform
 
-from pocketformer.compiler.recipe import Float32, Recipe
+from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.recipe import BFloat16, Float16, Recipe
 from pocketformer.passes.cast_products import CastProducts
 from pocketformer.passes.fold_arithmetic import FoldArithmetic
 from pocketformer.passes.fuse_attention import FuseAttention
@@ -31,10 +32,12 @@ from pocketformer.passes.pack_memory import PackMemory
 from pocketformer.passes.pick_in_place import PickInPlace
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.passes.prune_rows import PruneRows
+from pocketformer.passes.quantize_layers import QuantizeLayers
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 
+FLOAT = Quantization()    # of no layer
 # Left to the virtual machine, which gives another shape to the same memory.
 VIEWS = ["relax.reshape"]
 
@@ -49,10 +52,10 @@ class Step:
     run: Pass
 
 
-def shared(recipe: Recipe) -> Iterator[Step]:
+def shared(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]:
     """What no level of a target changes: from an imported module to fused operators."""
     yield from graph()
-    yield from precision(recipe)
+    yield from precision(recipe, quantization)
 
 
 def graph() -> Iterator[Step]:
@@ -73,10 +76,12 @@ def graph() -> Iterator[Step]:
     yield Step("fuse_norm", FuseNorm())
 
 
-def precision(recipe: Recipe) -> Iterator[Step]:
-    """Casts and quantisation; nothing for float32."""
-    if not isinstance(recipe, Float32):
+def precision(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]:
+    """Casts of all products as `recipe` says, or of the layers in `quantization` as that does."""
+    if isinstance(recipe, BFloat16 | Float16):
         yield Step("cast_products", CastProducts(recipe.name))
+    if quantization.layers:
+        yield Step("quantize_layers", QuantizeLayers(quantization.layers))
 
 
 def kernels(target: Target, points: Mapping[Workload, Any] | None = None) -> Iterator[Step]:

@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from pocketformer.passes.graph import Size
+from pocketformer.passes.attention_operator import BSHD_OF_BHSD, attention, packed_attention
+from pocketformer.passes.graph import dtype as dtype_of
+from pocketformer.passes.rounding import quantize, quantize_rows, rounded, stored
 
-BSHD_OF_BHSD = [0, 2, 1, 3]
+__all__ = [
+    "ACTIVATIONS", "BSHD_OF_BHSD", "attention", "linear", "lookup", "norm", "packed_attention",
+    "quantize", "quantize_rows", "quantized_linear", "weight_only_linear",
+]
+
 ACTIVATIONS: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "relu": relax.op.nn.relu,
     "gelu": relax.op.nn.gelu,
@@ -19,77 +25,6 @@ ACTIVATIONS: dict[str, Callable[[relax.Expr], relax.Expr]] = {
 }
 
 
-def attention(
-    query: relax.Expr,
-    key: relax.Expr,
-    value: relax.Expr,
-    mask: relax.Expr | None = None,
-    *,
-    scale: float,
-    causal: bool = False,
-    dtype: str = "float32",
-) -> relax.Expr:
-    """softmax(query @ key.T * scale + mask) @ value in plain operators.
-
-    Query is [batch, length, heads, size], key and value [batch, length, key heads, size] with a
-    divisor of `heads` as their number; mask is [batch or 1, heads or 1, length or 1, key length].
-    `causal` hides key j from query i where j > i + key length - length, unless finite values mask
-    all others: then they weigh the same. What is multiplied is rounded to `dtype` before; kernels
-    round the query times scale, and weights before they are divided by their sum.
-    Returns [batch, length, heads, value size]; zeros, not NaN, where -infinity masks all keys.
-    """
-    q_len, kv_len = query.ty.shape[1], key.ty.shape[1]
-    repeats = int(query.ty.shape[2]) // int(key.ty.shape[2])
-    if repeats > 1:
-        key = relax.op.repeat(key, repeats, axis=2)
-        value = relax.op.repeat(value, repeats, axis=2)
-    q_bhsd = relax.op.permute_dims(_rounded(query, dtype), BSHD_OF_BHSD)
-    k_bhds = relax.op.permute_dims(_rounded(key, dtype), [0, 2, 3, 1])
-    v_bhsd = relax.op.permute_dims(_rounded(value, dtype), BSHD_OF_BHSD)
-    scores = relax.op.multiply(relax.op.matmul(q_bhsd, k_bhds), relax.const(scale, "float32"))
-    if mask is not None:
-        scores = relax.op.add(scores, mask)
-    if causal:
-        scores = _without_later_keys(scores, q_len, kv_len)
-    weights = relax.op.nn.softmax(scores, axis=-1)
-    weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
-    weights = _rounded(weights, dtype)
-    return relax.op.permute_dims(relax.op.matmul(weights, v_bhsd), BSHD_OF_BHSD)
-
-
-def _rounded(x: relax.Expr, dtype: str) -> relax.Expr:
-    """x in float32, rounded to `dtype`."""
-    return x if dtype == "float32" else relax.op.astype(relax.op.astype(x, dtype), "float32")
-
-
-def _without_later_keys(scores: relax.Expr, q_len: Size, kv_len: Size) -> relax.Expr:
-    def const(value: float) -> relax.Expr:
-        return relax.const(value, "float32")
-
-    ones = relax.op.ones((q_len, kv_len), "float32")
-    seen = relax.op.greater(relax.op.tril(ones, kv_len - q_len), const(0.0))
-    nothing = const(float("-inf"))
-    most = relax.op.max(relax.op.where(seen, scores, nothing), -1, keepdims=True)
-    lost = relax.op.logical_and(
-        relax.op.less(most, const(-1e30)), relax.op.greater(most, nothing))
-    return relax.op.where(seen, scores, relax.op.where(lost, most, nothing))
-
-
-def packed_attention(
-    qkv: relax.Expr,
-    mask: relax.Expr | None = None,
-    *,
-    scale: float,
-    causal: bool = False,
-    dtype: str = "float32",
-) -> relax.Expr:
-    """`attention` of query, key and value that are one tensor [batch, length, 3, heads, size]."""
-    builder = relax.BlockBuilder.current()
-    parts = builder.emit(relax.op.split(qkv, 3, axis=2))
-    query, key, value = (builder.emit(relax.op.squeeze(parts[i], axis=[2])) for i in range(3))
-    return attention(query, key, value, mask, scale=scale, causal=causal, dtype=dtype)
-
-
 def linear(
     x: relax.Expr,
     weight: relax.Expr,
@@ -98,21 +33,86 @@ def linear(
     activation: str,
     residual: bool,
     dtype: str = "float32",
+    out_dtype: str = "float32",
 ) -> relax.Expr:
-    """activation(x @ weight + bias) + residual in plain operators.
+    """activation(x @ weight + bias) + residual in plain operators; `rest` is
+    bias?, residual?, out_factor?, out_zero?.
 
-    x is [..., k], weight [k, n], bias [n], residual [..., n]; returns [..., n]. The weight's
-    `dtype` may be shorter than float32: then x is rounded to it before they are multiplied.
+    x is [..., k], weight [k, n], bias [n], residual [..., n]; returns [..., n] as `out_dtype`, int8
+    with out_factor [n] and out_zero [1] as `quantize` has them. The weight's `dtype` may be shorter
+    than float32: then x is rounded to it before they are multiplied, if it does not come as it.
+    """
+    if dtype_of(x) != "float32":
+        x = relax.op.astype(x, "float32")
+    elif dtype != "float32":
+        x = rounded(x, dtype)
+    if dtype != "float32":
+        weight = relax.op.astype(weight, "float32")
+    out = relax.op.matmul(x, weight)
+    return _finished(out, list(rest), bias, activation, residual, out_dtype)
+
+
+def quantized_linear(
+    x: relax.Expr,
+    weight: relax.Expr,
+    weight_scale: relax.Expr,
+    *rest: relax.Expr,
+    x_dtype: str = "int8",
+    scaled: bool = False,
+    zero: bool = False,
+    rows: bool = False,
+    bias: bool = False,
+    activation: str = "",
+    residual: bool = False,
+    out_dtype: str = "float32",
+) -> relax.Expr:
+    """activation((x - x_zero) @ weight * x_scale * weight_scale + bias) + residual in plain
+    operators; `rest` is x_scale?, x_zero?, bias?, residual?, out_factor?, out_zero?.
+
+    x is int8 or uint8 [..., k] and weight int8 [k, n], multiplied and added up in int32;
+    weight_scale is [n], x_scale (where `scaled`, else it is 1) and x_zero (where `zero`, else 0;
+    int32) are [1], or with `rows` [..., 1]. Where `x_dtype` is float32, x is quantised by
+    `quantize_rows` first, and x_scale and x_zero are no arguments. Returns [..., n] as `out_dtype`,
+    int8 or uint8 with out_factor [n] and out_zero [1] as `quantize` has them; for int32 the sums.
     """
     extra = list(rest)
-    if dtype != "float32":
-        x, weight = _rounded(x, dtype), relax.op.astype(weight, "float32")
-    out = relax.op.matmul(x, weight)
-    if bias:
-        out = relax.op.add(out, extra.pop(0))
-    if activation:
-        out = ACTIVATIONS[activation](out)
-    return relax.op.add(out, extra.pop(0)) if residual else out
+    x_scale = x_zero = None
+    if x_dtype == "float32":
+        x, x_scale, x_zero = quantize_rows(x).fields
+    else:
+        x_scale = extra.pop(0) if scaled else None
+        x_zero = extra.pop(0) if zero else None
+    whole = relax.op.astype(x, "int32")
+    if x_zero is not None:
+        whole = relax.op.subtract(whole, x_zero)
+    sums = relax.op.matmul(whole, relax.op.astype(weight, "int32"))
+    if out_dtype == "int32":
+        return sums
+    scale = weight_scale if x_scale is None else relax.op.multiply(x_scale, weight_scale)
+    out = relax.op.multiply(relax.op.astype(sums, "float32"), scale)
+    return _finished(out, extra, bias, activation, residual, out_dtype)
+
+
+def weight_only_linear(
+    x: relax.Expr,
+    weight: relax.Expr,
+    scale: relax.Expr,
+    *rest: relax.Expr,
+    bits: int,
+    group: int,
+    bias: bool = False,
+    activation: str = "",
+    residual: bool = False,
+) -> relax.Expr:
+    """activation(x @ (weight * scale) + bias) + residual in plain operators; `rest` is
+    bias?, residual?.
+
+    x is float32 [..., k], weight int8 [k, n] of `bits` bits, scale [k / group, n]; returns
+    [..., n]. With 8 bits `group` is k: a column has one scale.
+    """
+    scales = relax.op.repeat(scale, group, axis=0)
+    wide = relax.op.multiply(relax.op.astype(weight, "float32"), scales)
+    return _finished(relax.op.matmul(x, wide), list(rest), bias, activation, residual, "float32")
 
 
 def norm(
@@ -122,15 +122,69 @@ def norm(
     kind: str,
     eps: float,
     residual: bool,
+    store: str = "",
+    keep: bool = True,
 ) -> relax.Expr:
-    """(x + residual), normalised over its last axis, in plain operators.
+    """(x + residual), normalised over its last axis, in plain operators; `rest` is
+    beta?, residual?, factor?, zero?.
 
-    x and residual are [..., size], gamma and beta [size]. `kind` is layer (Ba et al. 2016, with
-    beta) or rms (Zhang and Sennrich 2019, without).
+    x and residual are [..., size], gamma, beta and factor [size]. `kind` is layer (Ba et al. 2016,
+    with beta) or rms (Zhang and Sennrich 2019, without). With `store` the result is rounded as
+    well: to bfloat16, to int8 as `quantize` does, or to "rows" as `quantize_rows` does.
+    Returns what was asked for of (y if it is to `keep`, rounded, scale, zero), as a tuple if that
+    is more than one tensor.
     """
     extra = list(rest)
     beta = [extra.pop(0)] if kind == "layer" else []
     if residual:
         x = relax.op.add(x, extra.pop(0))
     function = relax.op.nn.layer_norm if kind == "layer" else relax.op.nn.rms_norm
-    return function(x, gamma, *beta, axes=[-1], epsilon=eps)
+    y = function(x, gamma, *beta, axes=[-1], epsilon=eps)
+    if not store:
+        return y
+    if keep or store == "rows":
+        y = relax.BlockBuilder.current().emit(y)
+    short = quantize_rows(y, *extra).fields if store == "rows" else [stored(y, store, extra)]
+    outs = [y] * keep + list(short)
+    return outs[0] if len(outs) == 1 else relax.Tuple(outs)
+
+
+def lookup(
+    ids: relax.Expr, table: relax.Expr, scale: relax.Expr, *, bits: int, group: int, size: int
+) -> relax.Expr:
+    """Rows `ids` of table * scale in plain operators.
+
+    ids are integers of any shape; table is int8 [count, size], or with 4 `bits` uint8
+    [count, size / 2]: the first of a pair in the lower half, offset by 8. scale is
+    [count, size / group]. Returns float32 [..., size].
+    """
+    rows = relax.op.take(table, ids, axis=0)
+    lead = list(ids.ty.shape)
+    if bits == 4:
+        halves = [
+            relax.op.bitwise_and(rows, relax.const(15, "uint8")),
+            relax.op.right_shift(rows, relax.const(4, "uint8")),
+        ]
+        pairs = [relax.op.expand_dims(relax.op.astype(half, "int8"), -1) for half in halves]
+        rows = relax.op.subtract(relax.op.concat(pairs, axis=-1), relax.const(8, "int8"))
+    groups = relax.op.reshape(relax.op.astype(rows, "float32"), [*lead, size // group, group])
+    scales = relax.op.expand_dims(relax.op.take(scale, ids, axis=0), -1)
+    return relax.op.reshape(relax.op.multiply(groups, scales), [*lead, size])
+
+
+def _finished(
+    out: relax.Expr,
+    extra: list[relax.Expr],
+    bias: bool,
+    activation: str,
+    residual: bool,
+    out_dtype: str,
+) -> relax.Expr:
+    """The end of a linear, with the arguments left for it."""
+    if bias:
+        out = relax.op.add(out, extra.pop(0))
+    if activation:
+        out = ACTIVATIONS[activation](out)
+    if residual:
+        out = relax.op.add(out, extra.pop(0))
+    return stored(out, out_dtype, extra)
