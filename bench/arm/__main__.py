@@ -1,5 +1,7 @@
 """Count what models execute on ARM, ours beside onnxruntime and LiteRT, and estimate the cycles.
 
+With --recipe int8 or int8-dynamic, beside onnxruntime's dynamic INT8.
+
 Everything runs in the emulator, whose own speed says nothing about ARM and is never shown.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from bench.arm.setting import arm_target, command, show
 from bench.arm.table import markdown
 from bench.arm.wheels import LITERT
 from bench.baselines import litert
+from bench.calibration import calibration
+from bench.cases import WRONG
 from bench.models import HERE, WORK, BenchModel, read_models
 from pocketformer import __version__
 from pocketformer.compiler.arrays import Arrays
@@ -31,9 +35,13 @@ from pocketformer.compiler.errors import BadModel, PocketformerError
 from pocketformer.compiler.example_inputs import make_inputs, pick_sizes
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.recipe import Int8, Recipe, recipe_named
 
+CPU = "cortex-a76"
 SIZES = {"batch": 1, "seq": 128}
-TOLERANCE = 1e-4        # of the largest value: beyond it an engine computes something else
+# Of the largest value: beyond it an engine computes something else.
+TOLERANCE = {**WRONG, "float32": 1e-4}
+RECIPES = ("float32", "bfloat16", "int8", "int8-dynamic")
 Record = dict[str, Any]
 Runs = Mapping[str, Callable[[], OneRun]]       # by the engine's label
 
@@ -47,7 +55,8 @@ def main() -> None:
         "--dim", action="append", metavar="NAME=SIZE", help="a size of --model; may be repeated"
     )
     parser.add_argument("--target", default="arm64-linux", help="whose code (default: arm64-linux)")
-    parser.add_argument("--cpu", default="cortex-a76", choices=list(CPUS), help="what qemu plays")
+    parser.add_argument("--cpu", default=CPU, choices=list(CPUS), help="what qemu plays")
+    parser.add_argument("--recipe", default="float32", choices=RECIPES, help="of MODELs")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     wanted = parser.parse_args()
     if unknown := set(wanted.models) - models.keys():
@@ -59,8 +68,10 @@ def main() -> None:
         report(judge_file(wanted.model, dims, wanted.target, wanted.cpu), wanted.json)
         return
     for name in wanted.models or models:
-        record = judge_listed(models[name], wanted.target, wanted.cpu)
-        place = HERE / "results" / f"arm-{name}.json"
+        record = judge_listed(models[name], wanted.target, wanted.cpu, wanted.recipe)
+        parts = ["arm", name] + [wanted.recipe] * (wanted.recipe != "float32")
+        parts += [wanted.cpu] * (wanted.cpu != CPU)
+        place = HERE / "results" / f"{'-'.join(parts)}.json"
         place.write_text(json.dumps(record, indent=1) + "\n")
         place.with_suffix(".md").write_text(markdown(record))
         report(record, wanted.json)
@@ -74,15 +85,25 @@ def report(record: Record, as_json: bool) -> None:
     show(json.dumps(record, indent=1) if as_json else markdown(record))
 
 
-def judge_listed(model: BenchModel, target: str, cpu: str) -> Record:
-    """A model of models.toml: ours, both forms of onnxruntime's, and LiteRT's."""
+def judge_listed(model: BenchModel, target: str, cpu: str, recipe: str) -> Record:
+    """A model of models.toml: ours, and in float32 both forms of onnxruntime's, and LiteRT's."""
     name, work = model.name, model.work
     sizes = {axis: size for axis, size in SIZES.items() if axis != "seq" or model.has_length}
     with progress(f"{name}: exporting for onnxruntime") as step:
         plain = onnx_files.plain(model)
         inputs = model.arrays(sizes)
-        _compiled(plain, {axis: str(size) for axis, size in sizes.items()}, target, work, step)
+        chosen = recipe_named(recipe)
+        if isinstance(chosen, Int8) and not chosen.dynamic:
+            chosen = replace(chosen, calibration=list(calibration(model, sizes)))
+        known = {axis: str(size) for axis, size in sizes.items()}
+        _compiled(plain, known, target, work, step, chosen)
         runs = _runs(plain, inputs, cpu, work, step)
+        if isinstance(chosen, Int8):
+            dynamic = onnx_files.dynamic_int8(model)
+            runs["onnxruntime dynamic int8"] = lambda: engines.peer(
+                "onnxruntime", dynamic, inputs, onnx_sizes(plain, inputs), cpu, work)
+        if recipe != "float32":
+            return _record(name, sizes, target, cpu, plain, inputs, runs, step, recipe)
         if model.optimizer:
             optimized = onnx_files.optimized(model)
             runs["onnxruntime, optimizer tool"] = lambda: engines.peer(
@@ -116,10 +137,11 @@ def _no_litert() -> OneRun:
 
 
 def _compiled(
-    source: Path, dims: Mapping[str, str | int], target: str, work: Path, step: Progress
+    source: Path, dims: Mapping[str, str | int], target: str, work: Path, step: Progress,
+    recipe: Recipe | None = None,
 ) -> Any:
     step("compiling", 0.0)
-    bundle = compile(source, arm_target(target), dims=dims)
+    bundle = compile(source, arm_target(target), dims=dims, recipe=recipe)
     bundle.save(work / "arm.pf")
     return bundle
 
@@ -136,7 +158,7 @@ def _runs(
 
 def _record(
     name: str, sizes: Mapping[str, int], target: str, cpu: str, plain: Path, inputs: Arrays,
-    runs: Runs, step: Progress,
+    runs: Runs, step: Progress, recipe: str = "float32",
 ) -> Record:
     """Run everything, compare with onnxruntime on this machine, and judge what was executed."""
     expected = _reference(plain, inputs)
@@ -150,12 +172,14 @@ def _record(
                 raise
             found.append({"label": label, "missing": str(error)})
             continue
-        found.append(_judged(label, one, largest_difference(one.outputs, expected)))
+        found.append(_judged(
+            label, one, largest_difference(one.outputs, expected), TOLERANCE[recipe]))
     return {
         "model": name,
         "sizes": dict(sizes),
         "target": target,
         "emulated": cpu,
+        "recipe": recipe,
         "versions": {
             "pocketformer": __version__,
             "apache-tvm": version_of("apache-tvm"),
@@ -167,8 +191,8 @@ def _record(
     }
 
 
-def _judged(label: str, one: OneRun, error: float) -> Record:
-    if error > TOLERANCE:
+def _judged(label: str, one: OneRun, error: float, tolerance: float) -> Record:
+    if error > tolerance:
         raise BadModel(f"{label} is {error:.1e} away from onnxruntime on this machine; counts of a "
                        f"wrong result say nothing")
     regions = [region for _, region in one.kernels]

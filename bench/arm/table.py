@@ -21,8 +21,9 @@ def markdown(record: Record) -> str:
     sizes = ", ".join(f"{name} {size}" for name, size in record["sizes"].items())
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     run = [engine for engine in record["engines"] if "counts" in engine]
+    recipe = record.get("recipe", "float32")
     return "\n".join([
-        f"## {record['model']}{f': {sizes}' if sizes else ''}, float32, on ARM",
+        f"## {record['model']}{f': {sizes}' if sizes else ''}, {recipe}, on ARM",
         "",
         f"Compiled for {record['target']}, counted on an emulated {record['emulated']}.",
         f"Versions: {versions}.",
