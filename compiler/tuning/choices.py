@@ -15,7 +15,7 @@ from pocketformer.compiler.tuning.candidates import (
     known_of,
     layout_of,
 )
-from pocketformer.compiler.tuning.points import Point, points_of, workload_key
+from pocketformer.compiler.tuning.points import Point, default_of, points_of, workload_key
 from pocketformer.compiler.tuning.records import Records, core_of
 from pocketformer.compiler.tuning.survey import Use
 from pocketformer.schedules.cpu.trace import Trace
@@ -122,7 +122,7 @@ def _nodes(
     for target in variants:
         for workload, count in calls.items():
             try:
-                default = points_of(workload, target)[0]
+                default = default_of(workload, target)
             except LookupError:     # left to other operators
                 continue
             recorded = sorted(cores.get(workload_key(workload), ()))

@@ -73,6 +73,15 @@ def points_of(workload: Workload, target: Target) -> tuple[Point, ...]:
     return _space(workload, target)[0]
 
 
+def default_of(workload: Workload, target: Target) -> Point:
+    """The untuned point of `workload` on `target`, the first of its space, without the others.
+
+    Raises LookupError where no template computes it.
+    """
+    point: Point = template_of(workload).default(target, workload)
+    return point
+
+
 def legal(point: Point, workload: Workload, target: Target) -> bool:
     """Whether `point` is one of the space of `workload` on `target`.
 
@@ -89,7 +98,7 @@ def legal(point: Point, workload: Workload, target: Target) -> bool:
 
 def is_default(point: Point, workload: Workload, target: Target) -> bool:
     """Whether `point` is the one of `workload` that others are compared with on `target`."""
-    return point == points_of(workload, target)[0]
+    return point == default_of(workload, target)
 
 
 def point_text(point: Point) -> str:

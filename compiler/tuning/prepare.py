@@ -24,7 +24,7 @@ from pocketformer.compiler.tuning.functions import Rest, rest_of
 from pocketformer.compiler.tuning.in_model import InModel, profiled, sizes_of
 from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
-from pocketformer.compiler.tuning.points import points_of
+from pocketformer.compiler.tuning.points import default_of
 from pocketformer.compiler.tuning.record import Record
 from pocketformer.compiler.tuning.recording import Setting
 from pocketformer.compiler.tuning.records import Records, core_of
@@ -104,7 +104,7 @@ class Prepared:
 
     def known(self, task: Task, records: Iterable[Record]) -> list[Record]:
         """What `records` say of trials of `task` as this tuning would make them."""
-        return self.setting.known(task, records, points_of(task.workload, self.target)[0])
+        return self.setting.known(task, records, default_of(task.workload, self.target))
 
     def require_alike(self, info: DeviceInfo) -> None:
         """Raise DeviceRefused where a device is not of the kind that was profiled."""
