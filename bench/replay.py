@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketformer.compiler.tuning.cost_model import CostModel
-from pocketformer.compiler.tuning.job import MOST_POINTS
+from pocketformer.compiler.tuning.job import MOST_POINTS, name_at
 from pocketformer.compiler.tuning.record import Record, decode_record, encode_record
 from pocketformer.compiler.tuning.search import Strategy, TaskSearch
 from pocketformer.compiler.tuning.task_state import FINALISTS
@@ -54,8 +54,8 @@ def read_sweep(path: Path) -> list[Table]:
         records = [decode_record(line, f"{path.name}:{at}") for at, line in enumerate(file, 1)]
     found: dict[str, dict[Any, Record]] = {}
     for record in records:
-        sizes = "".join(f"@{name}={size}" for name, size in sorted(record.sizes.items()))
-        found.setdefault(f"{record.workload}{sizes}", {}).setdefault(record.point, record)
+        task = name_at(record.workload, record.sizes.items())
+        found.setdefault(task, {}).setdefault(record.point, record)
     return [Table(name, points) for name, points in found.items()]
 
 

@@ -192,14 +192,14 @@ def _show(records: Records, chosen: Sequence[Record], json: bool) -> None:
 
 
 def _row(record: Record) -> tuple[str, ...]:
+    from pocketformer.compiler.tuning.job import name_at
     from pocketformer.compiler.tuning.points import point_text
 
-    sizes = ",".join(f"{name}={size}" for name, size in sorted(record.sizes.items()))
     times = ("", "", "")
     if record.gain:
         times = (f"{record.median_us:.4g}", f"{record.gain:.3f}x", f"{record.spread:.1%}")
     return (
-        f"{record.workload}@{sizes}" if sizes else str(record.workload),
+        name_at(record.workload, record.sizes.items()),
         point_text(record.point), record.core, str(record.threads), *times,
         "confirmed" if record.confirmed else record.source,
     )

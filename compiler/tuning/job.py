@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 8     # of a job: they are all timed in turns, and one that fails spoils the others
 SLACK = 96 << 20    # bytes that a device can spare for weights which nobody reads twice
+
+
+def name_at(workload: Workload, sizes: Iterable[tuple[str, int]]) -> str:
+    """What people see of a task: the workload, with the sizes that it leaves open after an @."""
+    told = ",".join(f"{name}={size}" for name, size in sorted(sizes))
+    return f"{workload}@{told}" if told else str(workload)
 
 
 @dataclass(frozen=True)

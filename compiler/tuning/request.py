@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pocketformer.compiler.tuning.job import name_at
+
 if TYPE_CHECKING:
     from pocketformer.compiler.tuning.job import Job
     from pocketformer.compiler.tuning.measure import Measured
@@ -32,8 +34,7 @@ class Request:
     @property
     def name(self) -> str:
         """The workload, with the sizes of its symbolic axes."""
-        sizes = ",".join(f"{name}={size}" for name, size in self.job.sizes)
-        return f"{self.job.workload}" + (f"@{sizes}" if sizes else "")
+        return name_at(self.job.workload, self.job.sizes)
 
     def succeed(self, result: Measured) -> None:
         """Tell the result to whoever waits for it, if it was not cancelled."""

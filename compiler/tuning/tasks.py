@@ -12,6 +12,7 @@ from pocketformer.compiler.example_inputs import pick_sizes
 from pocketformer.compiler.model import Model
 from pocketformer.compiler.pipeline import run, shared
 from pocketformer.compiler.recipe import Recipe
+from pocketformer.compiler.tuning.job import name_at
 from pocketformer.compiler.tuning.survey import Use, survey
 from pocketformer.schedules.cpu import template_of
 from pocketformer.schedules.workloads import Workload
@@ -32,9 +33,8 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Its name in tables: the workload, with the sizes that it leaves open after an @."""
-        sizes = ",".join(f"{name}={size}" for name, size in self.sizes)
-        return f"{self.workload}@{sizes}" if sizes else str(self.workload)
+        """Its name in tables."""
+        return name_at(self.workload, self.sizes)
 
 
 def tasks_of(
