@@ -1,0 +1,200 @@
+"""An accuracy check at work: the batches, float32's answers to them, and those of other models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from pocketformer.compiler.arrays import Arrays, read_arrays, write_arrays
+from pocketformer.compiler.errors import BadMetric
+from pocketformer.compiler.model import Model
+from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.quantization.accuracy import Accuracy, Run
+from pocketformer.compiler.quantization.data import batches_of
+from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's number, and how far it is below float32's."""
+
+    value: float
+    drop: float
+
+
+class Batches:
+    """Batches in files of a folder, to be read any number of times, one at a time."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder, self._count = folder, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Arrays]:
+        for number in range(self._count):
+            yield read_arrays(self._folder / f"{number}.npz")
+
+
+class Evaluation:
+    """Holds `accuracy`'s data against the answers that `run` gives in float32.
+
+    Batches and answers lie in `folder`, so that the memory for them does not depend on how many
+    they are. Raises BadInput for data that does not fit the model and BadMetric for an output or
+    labels that do not, and for a metric that raises or gives no number.
+    """
+
+    def __init__(self, accuracy: Accuracy, model: Model, folder: Path) -> None:
+        self._accuracy, self._folder = accuracy, folder
+        self._output = "" if callable(accuracy.metric) else _output(accuracy, model)
+        count = 0
+        for batch in batches_of(accuracy.data, model):
+            write_arrays(folder / f"{count}.npz", batch)
+            count += 1
+        if not count:
+            raise BadMetric("the data of the accuracy check has no batch")
+        self.batches = Batches(folder, count)
+        self._labels = _labels(accuracy)
+        self.baseline = math.nan
+
+    def answer(self, run: Run, tell: Progress) -> None:
+        """Keeps what float32 answers, by `run`, and measures its metric: `baseline`."""
+        if callable(self._accuracy.metric):
+            self.baseline = self._ask(run)
+            return
+        for number, batch in enumerate(self.batches):
+            tell("evaluate float32", number / len(self.batches))
+            answer = _rows(run(batch)[self._output])
+            if not np.isfinite(answer).all():
+                raise BadMetric(
+                    f"the output {self._output} of float32 is not finite for batch {number + 1}"
+                )
+            np.save(self._folder / f"answer-{number}.npy", answer)
+        metric = self._compare(None, tell)
+        if math.isnan(metric.value()):
+            raise BadMetric(
+                f"{self._accuracy.metric_name} is not defined on this data"
+                + ": it needs three items or more that differ"
+                * (self._accuracy.metric == "spearman")
+            )
+        self.baseline = metric.baseline()
+
+    def measure(self, run: Run, tell: Progress) -> Measured:
+        """The metric of the model that `run` runs; a drop of infinity for what is no number."""
+        if callable(self._accuracy.metric):
+            value = self._ask(run)
+            return Measured(value, self.baseline - value)
+        metric = self._compare(run, tell)
+        drop = metric.drop()
+        return Measured(metric.value(), math.inf if math.isnan(drop) else drop)
+
+    def _ask(self, run: Run) -> float:
+        """What the user's function says."""
+        name = self._accuracy.metric_name
+        assert callable(self._accuracy.metric)
+        try:
+            value = self._accuracy.metric(run, self.batches)
+        except Exception as error:
+            raise BadMetric(
+                f"the metric {name} raised {type(error).__name__}: {error}".rstrip(": ")
+            ) from error
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise BadMetric(
+                f"the metric {name} returned {type(value).__name__}, not a number"
+            ) from None
+        if not math.isfinite(number):
+            raise BadMetric(f"the metric {name} returned {number}")
+        return number
+
+    def _compare(self, run: Run | None, tell: Progress) -> Metric:
+        """The metric of all batches; without `run`, of float32 with itself."""
+        assert isinstance(self._accuracy.metric, str)
+        metric, items = METRICS[self._accuracy.metric](), 0
+        for number, batch in enumerate(self.batches):
+            tell("evaluate", number / len(self.batches))
+            expected = np.load(self._folder / f"answer-{number}.npy")
+            found = expected if run is None else _rows(run(batch)[self._output])
+            labels = None
+            if self._labels is not None:
+                labels = self._labels_of(items, expected.shape)
+            items += len(expected)
+            counted = _counted(batch.get(self._accuracy.mask), expected.shape)
+            metric.update(Answers(expected, found, counted, labels))
+        if self._labels is not None and items != len(self._labels):
+            raise BadMetric(f"there are {len(self._labels)} labels for {items} items of the data")
+        return metric
+
+    def _labels_of(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
+        """int64 [items, rows] of the batch that begins at item `start`."""
+        assert self._labels is not None
+        items, rows, classes = shape
+        labels = self._labels[start : start + items]
+        if labels.size != items * rows:
+            raise BadMetric(
+                f"a batch has {items * rows} rows from item {start} on, and {labels.size} labels"
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise BadMetric(
+                f"labels are from 0 to {classes - 1}, the classes of {self._output}; "
+                f"there is {labels.min() if labels.min() < 0 else labels.max()}"
+            )
+        return labels.reshape(items, rows)
+
+
+def _output(accuracy: Accuracy, model: Model) -> str:
+    """The name of the output to look at."""
+    names = [spec.name for spec in model.outputs]
+    floats = [spec.name for spec in model.outputs if spec.dtype in FLOATS]
+    if accuracy.output is None and floats:
+        return floats[0]
+    if accuracy.output is None:
+        raise BadMetric(f"no output of the model is of floating point: {', '.join(names)}")
+    if accuracy.output not in names:
+        near = get_close_matches(accuracy.output, names, 1)
+        hint = f", did you mean {near[0]!r}" if near else ""
+        raise BadMetric(
+            f"the model has no output {accuracy.output!r}{hint}; it has {', '.join(names)}"
+        )
+    if accuracy.output not in floats:
+        raise BadMetric(f"the output {accuracy.output} is not of floating point")
+    return accuracy.output
+
+
+def _labels(accuracy: Accuracy) -> np.ndarray | None:
+    """int64 [items] or [items, rows]."""
+    given = accuracy.labels
+    if given is None:
+        return None
+    if isinstance(given, (str, Path)):
+        try:
+            given = np.load(given, allow_pickle=False)
+        except ValueError as error:
+            raise BadMetric(f"cannot read the labels in {accuracy.labels}: {error}") from None
+    labels = np.asarray(given)
+    if labels.dtype.kind not in "iu" or labels.ndim < 1:
+        raise BadMetric(f"labels are {labels.dtype} numbers of rank {labels.ndim}, not integers")
+    return labels.astype(np.int64)
+
+
+def _rows(answer: np.ndarray) -> np.ndarray:
+    """float32 [items, rows, n]; an answer with one axis is one item's."""
+    values = answer.astype(np.float32)
+    if values.ndim < 2:
+        return values.reshape(1, 1, -1)
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
+def _counted(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Which rows of answers of `shape` count: all, unless `mask` is one of them."""
+    if mask is None or mask.shape != shape[:2]:
+        return np.ones(shape[:2], bool)
+    return mask != 0
