@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from pocketformer.passes.composite import composite_of, options_of
+from pocketformer.passes.composite import Composites, composite_of, options_of
 from pocketformer.passes.fused_operators import attention, linear, packed_attention
 from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import Replacement, emit
@@ -28,18 +28,26 @@ class CastProducts(Fusion):
         found = composite_of(search.mod, call)
         if found is None or self.dtype not in DTYPES.get(found[0], ()):
             return None
-        name, options = found[0], {**options_of(found[1]), "dtype": self.dtype}
         before: list[relax.VarBinding] = []
-        args = list(call.args)
-        if name == "linear":
-            args[1] = emit(before, relax.op.astype(args[1], self.dtype), f"{var.name}_{self.dtype}")
-        new = search.composites.call(
-            name, args, lambda *a: _body(name, options, *a), options, call.span)
+        name, options = found[0], options_of(found[1])
+        new = cast_to(self.dtype, search.composites, name, call, options, var.name, before)
         return var, Replacement(new, before)
 
 
-def _body(name: str, options: dict[str, Any], *args: relax.Expr) -> relax.Expr:
-    if name == "linear":
+def cast_to(
+    dtype: str, composites: Composites, kind: str, call: relax.Call, options: dict[str, Any],
+    name: str, before: list[relax.VarBinding],
+) -> relax.Call:
+    """`call` of the composite `kind`, bound to `name`, on factors of `dtype`."""
+    options, args = {**options, "dtype": dtype}, list(call.args)
+    if kind == "linear":
+        args[1] = emit(before, relax.op.astype(args[1], dtype), f"{name}_{dtype}")
+    return composites.call(kind, args, lambda *a: body_of(kind, options, *a), options, call.span)
+
+
+def body_of(kind: str, options: dict[str, Any], *args: relax.Expr) -> relax.Expr:
+    """What a linear or attention with these options computes."""
+    if kind == "linear":
         return linear(*args, **options)
     options = dict(options)
     body = packed_attention if options.pop("packed", False) else attention

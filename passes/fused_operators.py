@@ -158,7 +158,7 @@ def lookup(
     [count, size / 2]: the first of a pair in the lower half, offset by 8. scale is
     [count, size / group]. Returns float32 [..., size].
     """
-    rows = relax.op.take(table, ids, axis=0)
+    rows = relax.op.take(table, ids, axis=0, mode="wrap")
     lead = list(ids.ty.shape)
     if bits == 4:
         halves = [
@@ -168,7 +168,7 @@ def lookup(
         pairs = [relax.op.expand_dims(relax.op.astype(half, "int8"), -1) for half in halves]
         rows = relax.op.subtract(relax.op.concat(pairs, axis=-1), relax.const(8, "int8"))
     groups = relax.op.reshape(relax.op.astype(rows, "float32"), [*lead, size // group, group])
-    scales = relax.op.expand_dims(relax.op.take(scale, ids, axis=0), -1)
+    scales = relax.op.expand_dims(relax.op.take(scale, ids, axis=0, mode="wrap"), -1)
     return relax.op.reshape(relax.op.multiply(groups, scales), [*lead, size])
 
 

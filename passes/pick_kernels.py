@@ -20,8 +20,9 @@ from pocketformer.passes.graph import (
     sizes_of,
     with_entries,
 )
-from pocketformer.passes.kernel_plans import Plan, Planned, plans
+from pocketformer.passes.kernel_plans import Planned, plans
 from pocketformer.passes.pack_memory import IN_PLACE
+from pocketformer.passes.plan import Plan
 from pocketformer.passes.refusal import Refused, note_refusal
 from pocketformer.schedules.cpu import Kernel, pick
 from pocketformer.schedules.workloads import Workload
@@ -75,6 +76,9 @@ class _Picker:
             args[plan.packed] = emit(
                 before, kernel.pack(args[plan.packed]), f"{var.name}_packed"
             )
+        if plan.packed is not None and kernel.pack_scale is not None:
+            scale = plan.packed + 1
+            args[scale] = emit(before, kernel.pack_scale(args[scale]), f"{var.name}_scale")
         if isinstance(value.ty, relax.TupleType):
             return _tuple(relax.call_tir(gvar, args, _types(plan, value)), planned)
         call = normalize(relax.call_tir(gvar, args, *_types(plan, value)), value.span)

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 from tvm import relax
+from tvm.ir import Span
 
-from pocketformer.compiler.quantization.numbers import Numbers
+from pocketformer.compiler.quantization.numbers import (
+    CastLayer,
+    DynamicLinear,
+    Int4Linear,
+    Int8Attention,
+    Numbers,
+    StaticLinear,
+    Table,
+)
+from pocketformer.passes.cast_products import body_of, cast_to
+from pocketformer.passes.composite import Composites, composite_of, options_of
+from pocketformer.passes.fused_operators import (
+    lookup,
+    quantize,
+    quantize_rows,
+    quantized_linear,
+    weight_only_linear,
+)
 from pocketformer.passes.fusion import Fusion, Search
-from pocketformer.passes.graph import Replacement
+from pocketformer.passes.graph import Replacement, Size, emit, op_name, shape
+
+
+class Constants:
+    """Arrays as constants of a module; the functions of one share them."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[np.ndarray, relax.Expr]] = {}
+
+    def __call__(self, array: np.ndarray) -> relax.Expr:
+        """The constant of `array`."""
+        if id(array) not in self._made:    # which keeps the array, so that no other gets its id
+            self._made[id(array)] = array, relax.const(array, str(array.dtype))
+        return self._made[id(array)][1]
 
 
 @dataclass(frozen=True)
@@ -17,9 +50,164 @@ class QuantizeLayers(Fusion):
     """Every layer in `layers`, by the name of the variable that it is bound to."""
 
     layers: Mapping[str, Numbers]
+    constants: Constants = field(default_factory=Constants, compare=False, repr=False)
 
     def find(
         self, search: Search, var: relax.Var, call: relax.Expr
     ) -> tuple[relax.Var, Replacement] | None:
         """The layer `call`, if there are numbers for it."""
-        return None
+        numbers = self.layers.get(var.name)
+        if numbers is None:
+            return None
+        found = composite_of(search.mod, call)
+        options = options_of(found[1]) if found else {}
+        layer = _Layer(
+            found[0] if found else op_name(call), call, options, var.name, search.composites,
+            self.constants)
+        wanted, rewrite = REWRITES[type(numbers)]
+        assert layer.kind in wanted, f"{var.name} is a {layer.kind}, the numbers are {numbers!r}"
+        return var, Replacement(rewrite(layer, numbers), layer.before)
+
+
+@dataclass
+class _Layer:
+    """A layer on its way: `before` are the bindings that its new value needs."""
+
+    kind: str
+    call: relax.Call
+    options: dict[str, Any]
+    name: str
+    composites: Composites
+    constants: Constants
+    before: list[relax.VarBinding] = field(default_factory=list)
+
+    @property
+    def x(self) -> relax.Expr:
+        return self.call.args[0]
+
+    @property
+    def span(self) -> Span | None:
+        return self.call.span
+
+    def emit(self, value: relax.Expr, name: str) -> relax.Var:
+        return emit(self.before, value, f"{self.name}_{name}")
+
+    def composite(
+        self, name: str, args: list[relax.Expr], body: Callable[..., relax.Expr],
+        options: dict[str, Any],
+    ) -> relax.Call:
+        return self.composites.call(name, args, lambda *a: body(*a, **options), options, self.span)
+
+    def quantized(self, x: relax.Expr, factor: relax.Expr, zero: int, name: str) -> relax.Var:
+        """x in int8."""
+        args = [x, factor, relax.const(np.array([zero], "int32"))]
+        return self.emit(self.composite("quantize", args, quantize, {"dtype": "int8"}), name)
+
+    def end(self, bias: np.ndarray | None) -> tuple[list[relax.Expr], dict[str, Any]]:
+        """The last arguments and options of a linear, with `bias` in place of its own."""
+        residual = bool(self.options["residual"])
+        args = [] if bias is None else [self.constants(bias)]
+        args += [self.call.args[-1]] * residual
+        activation = self.options["activation"]
+        return args, {"bias": bias is not None, "activation": activation, "residual": residual}
+
+
+def _static(layer: _Layer, numbers: StaticLinear) -> relax.Call:
+    const, zero = layer.constants, numbers.x.zero
+    x = layer.quantized(layer.x, const(numbers.x.factor), zero, "x_int8")
+    args = [x, const(numbers.weight), const(numbers.weight_scale)]
+    if zero:
+        args.append(relax.const(np.array([zero], "int32")))
+    end, options = layer.end(numbers.bias)
+    return layer.composite(
+        "quantized_linear", args + end, quantized_linear, {"zero": bool(zero), **options})
+
+
+def _dynamic(layer: _Layer, numbers: DynamicLinear) -> relax.Call:
+    const = layer.constants
+    factor = [] if numbers.factor is None else [const(numbers.factor)]
+    rows = layer.emit(
+        layer.composite("quantize_rows", [layer.x, *factor], quantize_rows, {}), "x_rows")
+    x, scale, zero = (
+        layer.emit(relax.TupleGetItem(rows, at), name)
+        for at, name in enumerate(("x_int8", "x_scale", "x_zero")))
+    end, options = layer.end(numbers.bias)
+    return layer.composite(
+        "quantized_linear",
+        [x, const(numbers.weight), const(numbers.weight_scale), scale, zero, *end],
+        quantized_linear,
+        {"scaled": True, "zero": True, "rows": True, **options},
+    )
+
+
+def _int4(layer: _Layer, numbers: Int4Linear) -> relax.Call:
+    const = layer.constants
+    end, options = layer.end(numbers.bias)
+    return layer.composite(
+        "weight_only_linear",
+        [layer.x, const(numbers.weight), const(numbers.scale), *end],
+        weight_only_linear,
+        {"bits": 4, "group": numbers.group, **options},
+    )
+
+
+def _cast(layer: _Layer, numbers: CastLayer) -> relax.Call:
+    return cast_to(
+        numbers.dtype, layer.composites, layer.kind, layer.call, layer.options, layer.name,
+        layer.before)
+
+
+def _attention(layer: _Layer, numbers: Int8Attention) -> relax.Call:
+    scales = (numbers.query_scale, numbers.key_scale, numbers.value_scale)
+    packed = bool(layer.options.get("packed"))
+    parts = layer.call.args[: 1 if packed else 3]
+    factors = [np.array([1 / scale], "float32") for scale in scales]
+    if packed:
+        third = int(np.prod(shape(layer.x)[3:]))
+        factors = [np.repeat(np.concatenate(factors), third)]
+    args = [
+        _flat_int8(layer, part, factor, f"{name}_int8")
+        for part, factor, name in zip(parts, factors, "qkv"[: len(parts)], strict=True)
+    ]
+    product = scales[0] * scales[1] * float(layer.options["scale"])
+    options = {**layer.options, "scale": 1.0, "dtype": "int8"}
+    both = relax.const(np.array([product, scales[2]], "float32"))
+    return layer.composites.call(
+        "attention",
+        [*args, *layer.call.args[len(parts) :], both],
+        lambda *a: body_of("attention", options, *a),
+        options,
+        layer.span,
+    )
+
+
+def _flat_int8(layer: _Layer, x: relax.Expr, factor: np.ndarray, name: str) -> relax.Expr:
+    """x [batch, length, ...] in int8, quantised as [batch, length, k]."""
+    sizes = shape(x)
+    channels: Size = int(np.prod(sizes[2:]))
+    flat = layer.emit(relax.op.reshape(x, [*sizes[:2], channels]), f"{name}_flat")
+    short = layer.quantized(flat, relax.const(factor), 0, name)
+    return layer.emit(relax.op.reshape(short, sizes), f"{name}_heads")
+
+
+def _lookup(layer: _Layer, numbers: Table) -> relax.Call:
+    _, ids = layer.call.args
+    assert int(layer.call.attrs.axis) == 0, "a lookup takes rows"
+    rows = numbers.rows
+    if numbers.bits == 4:
+        pairs = (rows.reshape(len(rows), -1, 2) + 8).astype("uint8")
+        rows = pairs[..., 0] | pairs[..., 1] << 4
+    options = {"bits": numbers.bits, "group": numbers.group, "size": numbers.rows.shape[1]}
+    args = [ids, layer.constants(rows), layer.constants(numbers.scale)]
+    return layer.composite("lookup", args, lookup, options)
+
+
+# The kinds of layers that numbers are for, and what becomes of one.
+REWRITES: dict[type, tuple[tuple[str, ...], Callable[[_Layer, Any], relax.Call]]] = {
+    StaticLinear: (("linear",), _static),
+    DynamicLinear: (("linear",), _dynamic),
+    Int4Linear: (("linear",), _int4),
+    CastLayer: (("linear", "attention"), _cast),
+    Int8Attention: (("attention",), _attention),
+    Table: (("relax.take",), _lookup),
+}
