@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pocketformer.compiler import frontends
+from pocketformer.compiler.assemble import Fused, Wishes, assemble, fuse
 from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.entries import entries_of
-from pocketformer.compiler.explain import Explanation
-from pocketformer.compiler.folding import Folding
-from pocketformer.compiler.levels import LevelCode, LevelPasses, Watch
-from pocketformer.compiler.link import Linker
-from pocketformer.compiler.manifest import Manifest
-from pocketformer.compiler.merge_levels import LevelLinker, merge
 from pocketformer.compiler.model import Dim, Model
-from pocketformer.compiler.pipeline import finish, kernels, run, shared
-from pocketformer.compiler.pool import pool_objects
-from pocketformer.compiler.progress import Progress, silent
-from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
-from pocketformer.compiler.tuning.choices import choose
-from pocketformer.compiler.tuning.given import Given, records_of, unused
-from pocketformer.compiler.tuning.records import Records
-from pocketformer.compiler.tuning.survey import survey
+from pocketformer.compiler.progress import Progress, part_of, silent
+from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
+from pocketformer.compiler.quantization.decide import decide
+from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.quantization.overrides import recipes_of
+from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe, is_quantized
+from pocketformer.compiler.tuning.given import Given, records_of
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
 
-LOG = logging.getLogger("pocketformer.records")     # which records do not fit
+# Shares of the time of a compilation: all but the last for recipes that decide layer by layer.
+READ, CALIBRATED, DECIDED = 0.1, 0.5, 0.7
 
 
 def compile(
@@ -59,8 +49,8 @@ def compile(
     share of the work that is done. `dump_ir` is a folder that gets the module after every pass, as
     TVMScript.
 
-    Raises a PocketformerError for a model, dimension, target, recipe or file of records that does
-    not work.
+    Raises a PocketformerError for a model, dimension, target, recipe, calibration data or file of
+    records that does not work.
     """
     tell = progress or silent
     chosen = target if isinstance(target, Target) else load_target(target)
@@ -68,80 +58,47 @@ def compile(
     check_recipe(recipe, chosen)
     known = records_of(records, chosen.variants)
     tell("load", 0.0)
+    how = {"example_inputs": example_inputs, "component": component}
+    read = read_model(model, recipe, dims, **how)
+    fused = fuse(read, chosen, part_of(tell, 0.0, READ), dump_ir)
+    decided = DECIDED if is_quantized(recipe) else READ
+    quantization = quantize(fused, recipe, part_of(tell, READ, decided))
+    rest = part_of(tell, decided, 1.0)
+    wishes = Wishes(known, records is not None, embed_weights, rest, dump_ir)
+    return assemble(fused, chosen, recipe, quantization, wishes)
+
+
+def read_model(
+    model: Any,
+    recipe: Recipe,
+    dims: Mapping[str, str | int | Dim] | None = None,
+    **how: Any,
+) -> Model:
+    """The Model to compile by `recipe`; `how` is what `load` takes as well.
+
+    One that is calibrated still knows how it was before dimensions were fixed.
+    """
     if isinstance(model, Model):
-        model = model.with_dims(dims)
-    else:
-        model = frontends.load(
-            model, example_inputs=example_inputs, dims=dims, component=component
-        )
-    return _build(model, chosen, recipe, known, records is not None, embed_weights, tell, dump_ir)
+        return model.with_dims(dims)
+    if is_quantized(recipe):
+        return frontends.load_then_fix(model, dims, **how)
+    return frontends.load(model, dims=dims, **how)
 
 
-def _build(
-    model: Model,
-    target: Target,
-    recipe: Recipe,
-    records: Records,
-    remark: bool,
-    embed_weights: bool,
-    tell: Progress,
-    dump_ir: str | Path | None,
-) -> Bundle:
-    first = [*shared(recipe)]
-    variants = target.variants
-    steps = len(first) + sum(len([*kernels(each), *finish(each)]) for each in variants)
-    # Generating code and linking take about as long as all the passes together.
-    watch = Watch(tell, 2 * steps, dump_ir)
-    explanation = Explanation()
-    with explanation.listening():
-        module, fixed = entries_of(model)
-        module = run(module, first, target, watch.of(explanation))
-    uses = survey(module)
-    for sentence in unused(records, {use.workload for use in uses}, variants) if remark else ():
-        LOG.warning(sentence)
-    choices = choose(uses, variants, records)
-    folding = Folding(model.weights)
-    several = len(variants) > 1
-    passing = [
-        LevelPasses(each, module, explanation.fork(), watch, several, choices) for each in variants
-    ]
-    for level in passing:
-        level.pick(folding)     # of all levels first: what they share is there once
-    levels = [level.lower(model, fixed, folding.kept, embed_weights) for level in passing]
-    return _bundle(model, target, recipe, levels, folding.kept, embed_weights, tell)
+def quantize(fused: Fused, recipe: Recipe, tell: Progress = silent) -> Quantization:
+    """What the layers of `fused` compute with; nothing for recipes that say the same of all.
+
+    Raises BadRecipe, BadInput and BadCalibration.
+    """
+    if not is_quantized(recipe):
+        return Quantization()
+    share = (CALIBRATED - READ) / (DECIDED - READ)    # of what is told here
+    calibrated = calibrate(fused.module, fused.model, recipe, part_of(tell, 0.0, share))
+    tell("quantize", share)
+    return decide_layers(calibrated, recipe)
 
 
-def _bundle(
-    model: Model,
-    target: Target,
-    recipe: Recipe,
-    levels: Sequence[LevelCode],
-    weights: Mapping[str, np.ndarray],
-    embed_weights: bool,
-    tell: Progress,
-) -> Bundle:
-    """Machine code of all levels, linked to one library."""
-    library = merge(levels)
-    tell("generate code", 0.5)
-    executable = library.build()
-    tell("link", 0.9)
-    linker = LevelLinker(Linker(target, also=pool_objects(target)), library)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.so"
-        executable.export_library(str(file), fcompile=linker)
-        sizes = {name: array.nbytes for name, array in weights.items()}
-        manifest = Manifest.describe(
-            name=model.name,
-            target=target,
-            recipe=recipe.name,
-            inputs=model.inputs,
-            outputs=model.outputs,
-            dims=model.dims,
-            entries=tuple(entry for level in library.levels for entry in level.entries),
-            # The last level's kernels stand for the others'.
-            operators=library.levels[-1].operators,
-            kernels=tuple(record for level in library.levels for record in level.kernels),
-            memory=tuple(record for level in library.levels for record in level.memory),
-            levels=library.records(linker.code, sizes),
-        )
-        return Bundle.create(file, {} if embed_weights else weights, manifest)
+def decide_layers(calibrated: Calibrated, recipe: Recipe) -> Quantization:
+    """What `recipe` with its overrides makes of layers that were calibrated."""
+    layers = calibrated.layers
+    return decide(layers, calibrated.statistics, recipes_of(layers, recipe))

@@ -35,7 +35,10 @@ def apply_dims(model: Model, dims: Mapping[str, Dim]) -> Model:
     kept = {name: wanted.get(name, dim) for name, dim in model.dims.items() if name not in sizes}
     module = specialise(model, sizes)
     inputs, outputs = signature_of(module, model)
-    return replace(model, module=module, inputs=inputs, outputs=outputs, dims=kept)
+    unfixed = model.unfixed or (model if sizes else None)
+    return replace(
+        model, module=module, inputs=inputs, outputs=outputs, dims=kept, unfixed=unfixed
+    )
 
 
 def specialise(model: Model, sizes: Mapping[str, int]) -> ir.IRModule:

@@ -27,9 +27,12 @@ from pocketformer.targets import Target
 class Watch:
     """What sees the module after every pass: an explanation, the progress, a folder of dumps."""
 
-    def __init__(self, tell: Progress, total: int, dump_ir: str | Path | None) -> None:
+    def __init__(
+        self, tell: Progress, total: int, dump_ir: str | Path | None, before: int = 0
+    ) -> None:
+        """`total` passes are to come after `before` that another one saw."""
         self._tell, self._total, self._dump_ir = tell, total, dump_ir
-        self._numbers = itertools.count(1)
+        self._before, self._numbers = before, itertools.count(1)
 
     def of(self, explanation: Explanation, level: str = "") -> Callable[[str, IRModule], None]:
         """For passes that `explanation` follows, those of a level if it is named."""
@@ -41,7 +44,7 @@ class Watch:
             if self._dump_ir is not None:
                 folder = Path(self._dump_ir)
                 folder.mkdir(parents=True, exist_ok=True)
-                name = f"{number:0{len(str(self._total))}}_{step}" + (f"_{level}" if level else "")
+                name = f"{self._before + number:03}_{step}" + (f"_{level}" if level else "")
                 (folder / f"{name}.py").write_text(mod.script(show_meta=False))
 
         return watch

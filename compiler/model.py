@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,6 +114,9 @@ class Model:
     parameter has the name of its entry in `weights`, in the same order. `dims` has an entry for
     every symbolic dimension. A binding's variable bears its source operator's name, and its value's
     span the names of all the operators that it stands for.
+
+    `unfixed` is the model before dimensions were fixed, None where none were; `folder` is where its
+    files lie, perhaps with a tokenizer.
     """
 
     name: str
@@ -122,6 +126,8 @@ class Model:
     outputs: tuple[TensorSpec, ...]
     dims: Mapping[str, Dim] = field(default_factory=dict)
     operators: tuple[Operator, ...] = ()
+    unfixed: Model | None = field(default=None, repr=False, compare=False)
+    folder: Path | None = None
 
     def with_dims(self, dims: Mapping[str, str | int | Dim] | None) -> Model:
         """The same model with some symbolic dimensions fixed, limited or given buckets.

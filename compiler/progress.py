@@ -9,3 +9,12 @@ Progress = Callable[[str, float], None]
 
 def silent(step: str, fraction: float) -> None:
     """A Progress that nobody hears."""
+
+
+def part_of(tell: Progress, low: float, high: float) -> Progress:
+    """For work that is the part from `low` to `high` of what `tell` hears of."""
+
+    def told(step: str, fraction: float) -> None:
+        tell(step, low + (high - low) * fraction)
+
+    return told

@@ -173,6 +173,11 @@ def chosen_recipe(given: Recipe | str | None) -> Recipe:
     )
 
 
+def is_quantized(recipe: Recipe) -> bool:
+    """Whether it decides for each layer what it computes with, from weights and calibration."""
+    return isinstance(recipe, (Int8, Int4Weights))
+
+
 def check_recipe(recipe: Recipe, target: Target) -> None:
     """Raises BadRecipe where `target` cannot compute as `recipe` says, or data is missing."""
     if isinstance(recipe, Int8) and not recipe.dynamic and recipe.calibration is None:

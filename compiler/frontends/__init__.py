@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketformer.compiler.errors import BadModel
+from pocketformer.compiler.errors import BadModel, PocketformerError
 from pocketformer.compiler.model import Dim, parse_dims
 
 if TYPE_CHECKING:
@@ -75,6 +76,24 @@ def load(
     return load_onnx(source, parsed, name)
 
 
+def load_then_fix(
+    source: Any, dims: Mapping[str, str | int | Dim] | None = None, **how: Any
+) -> Model:
+    """As `load`, but sizes are fixed after the import, so that the Model's `unfixed` is there.
+
+    A source that cannot be imported without them is read as `load` does.
+    """
+    parsed = parse_dims(dims)
+    fixed = {name: dim for name, dim in parsed.items() if dim.fixed is not None}
+    others = {name: dim for name, dim in parsed.items() if name not in fixed}
+    if fixed:
+        try:
+            return load(source, dims=others, **how).with_dims(fixed)
+        except PocketformerError:
+            pass    # what is wrong with it without them, or with them, `load` tells
+    return load(source, dims=dims, **how)
+
+
 def _load_path(
     path: Path, dims: Mapping[str, Dim], component: str | None, name: str | None
 ) -> Model:
@@ -86,12 +105,12 @@ def _load_path(
     if path.is_dir():
         from pocketformer.compiler.frontends.huggingface import load_folder
 
-        return load_folder(path, dims, component, name)
+        return replace(load_folder(path, dims, component, name), folder=path)
     if (kind := OTHER_FILES.get(path.suffix.lower())) is not None:
         raise BadModel(f"{str(path)!r} is not an ONNX file but {kind}")
     from pocketformer.compiler.frontends.onnx import load_onnx
 
-    return load_onnx(path, dims, name)
+    return replace(load_onnx(path, dims, name), folder=path.parent)
 
 
 def _is_a(value: Any, package: str, name: str) -> bool:

@@ -109,7 +109,7 @@ def test_the_module_after_every_pass_can_be_read(tmp_path):
     pf.compile(encoder(seq=8), "host", dump_ir=tmp_path / "ir")
     steps = [*SHARED_STEPS, *KERNEL_STEPS, *LAST_STEPS]
     names = [path.name for path in sorted((tmp_path / "ir").iterdir())]
-    assert names == [f"{place:02}_{step}.py" for place, step in enumerate(steps, 1)]
+    assert names == [f"{place:03}_{step}.py" for place, step in enumerate(steps, 1)]
     (fused,) = (tmp_path / "ir").glob("*_fuse_attention.py")
     assert "fused_attention" in fused.read_text()
 

@@ -106,7 +106,7 @@ class NotingLinker(Linker):
 def fat(tmp_path_factory: pytest.TempPathFactory) -> pf.Bundle:
     """For any x86-64, with buckets."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pocketformer.compiler.build.Linker", NotingLinker)
+        patch.setattr("pocketformer.compiler.assemble.Linker", NotingLinker)
         made = pf.compile(PROTO, "x86_64-linux", dims={"seq": "8,16"})
     path = tmp_path_factory.mktemp("fat") / "fat.pf"
     made.save(path)
