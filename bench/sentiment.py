@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,14 @@ from pocketformer.compiler.recipe import RECIPES, Int4Weights, Int8, recipe_name
 
 MODEL = "minilm-l6"
 REFERENCE = "float32"
-OURS = ("float32", "bfloat16", "int8", "int8-dynamic", "int4")
+OURS = ("bfloat16", "int8", "int8-dynamic", "int4")
 PEERS = ("onnxruntime-int8", "openvino-int8")
 TRAINING, HELD_OUT = 1000, 2000
 STEPS, DECAY = 100, 1e-3      # of the classifier's training
 SEED = 0
 
 Run = Callable[[Arrays], np.ndarray]     # the hidden states [1, length, size] of a batch of one
+Head = Callable[[np.ndarray], np.ndarray]    # which embeddings [count, size] are positive
 
 
 @dataclass(frozen=True)
@@ -66,32 +67,26 @@ class Row:
 def main() -> None:
     wanted = arguments()
     model = read_models()[MODEL]
-    training = sentences("training").first(TRAINING)
-    held_out = sentences("held out").first(wanted.held_out)
-    rows: list[Row] = []
-    run, made = ours(model, REFERENCE)
-    expected = embed(model, run, held_out, REFERENCE)
-    head = train(embed(model, run, training, REFERENCE), training.positive)
-    for name in wanted.recipes:
-        run, made = (run, made) if name == REFERENCE else ours(model, name)
-        found = expected if name == REFERENCE else embed(model, run, held_out, name)
-        rows.append(compared(name, found, expected, head, held_out, **made))
+    in_float32 = reference(model, TRAINING, wanted.held_out)
+    rows = [in_float32.row]
+    rows += [measured(model, name, in_float32, COUNT) for name in wanted.recipes]
     for name in wanted.peers:
         try:
-            found = embed(model, peer(model, name), held_out, name)
+            found = embed(model, peer(model, name), in_float32.held_out, name)
         except (ImportError, PocketformerError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
-        rows.append(compared(name, found, expected, head, held_out))
+        rows.append(in_float32.compared(name, found))
     whole = (wanted.recipes, wanted.peers, wanted.held_out) == ([*OURS], [*PEERS], HELD_OUT)
-    write(rows, (HERE if whole else WORK) / "results", len(held_out))
+    write(rows, (HERE if whole else WORK) / "results", wanted.held_out)
     print(json.dumps([asdict(row) for row in rows], indent=1) if wanted.json else table(rows))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.sentiment", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES], default=[*OURS])
+    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES], default=[*OURS],
+                        help="beside float32")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[*PEERS])
     parser.add_argument("--held-out", type=int, default=HELD_OUT, metavar="N",
                         help="sentences to measure on")
@@ -99,11 +94,50 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ours(model: BenchModel, name: str) -> tuple[Run, dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """float32's embeddings of `held_out`, and a classifier that was trained on others of its."""
+
+    held_out: Sentences
+    embeddings: np.ndarray
+    head: Head
+    made: Mapping[str, Any]
+
+    @property
+    def row(self) -> Row:
+        return self.compared(REFERENCE, self.embeddings, **self.made)
+
+    def compared(self, name: str, found: np.ndarray, **made: Any) -> Row:
+        """The embeddings `found` by `name` beside these."""
+        answers = Answers(
+            self.embeddings[:, None], found[:, None], np.ones((len(found), 1), bool))
+        cosine, spearman = Cosine(), Spearman()
+        cosine.update(answers)
+        spearman.update(answers)
+        accuracy = float((self.head(found) == self.held_out.positive).mean())
+        least = float((found * self.embeddings).sum(1).min())
+        return Row(name, cosine.value(), least, spearman.value(), accuracy, **made)
+
+
+def reference(model: BenchModel, training: int, held_out: int) -> Reference:
+    """What all else is compared with, on so many sentences."""
+    run, made = ours(model, REFERENCE, 0)
+    learned, kept = sentences("training").first(training), sentences("held out").first(held_out)
+    head = train(embed(model, run, learned, REFERENCE), learned.positive)
+    return Reference(kept, embed(model, run, kept, REFERENCE), head, made)
+
+
+def measured(model: BenchModel, name: str, in_float32: Reference, calibration: int) -> Row:
+    """Our recipe `name`, calibrated on so many sentences where it is."""
+    run, made = ours(model, name, calibration)
+    return in_float32.compared(name, embed(model, run, in_float32.held_out, name), **made)
+
+
+def ours(model: BenchModel, name: str, calibration: int) -> tuple[Run, dict[str, Any]]:
     """Our bundle by the recipe `name`, for sentences of any length, and what making it took."""
     recipe = recipe_named(name)
     if isinstance(recipe, Int4Weights | Int8) and name != "int8-dynamic":
-        texts = sentences("calibration").first(COUNT).texts
+        texts = sentences("calibration").first(calibration).texts
         recipe = replace(recipe, calibration=list(batches(model, texts)))
     start = time.perf_counter()
     with progress(name) as step:
@@ -144,7 +178,7 @@ def embed(model: BenchModel, run: Run, given: Sentences, name: str) -> np.ndarra
     return np.stack(found)
 
 
-def train(embeddings: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def train(embeddings: np.ndarray, positive: np.ndarray) -> Head:
     """Logistic regression on the embeddings; returns a function that tells what is positive."""
     import torch
 
@@ -163,19 +197,6 @@ def train(embeddings: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray]
     optimizer.step(loss)
     weight, bias = head.weight.detach().numpy()[0], head.bias.item()
     return lambda each: each @ weight + bias > 0
-
-
-def compared(
-    name: str, found: np.ndarray, expected: np.ndarray,
-    head: Callable[[np.ndarray], np.ndarray], held_out: Sentences, **made: Any,
-) -> Row:
-    answers = Answers(expected[:, None], found[:, None], np.ones((len(found), 1), bool))
-    cosine, spearman = Cosine(), Spearman()
-    cosine.update(answers)
-    spearman.update(answers)
-    accuracy = float((head(found) == held_out.positive).mean())
-    least = float((found * expected).sum(1).min())
-    return Row(name, cosine.value(), least, spearman.value(), accuracy, **made)
 
 
 def table(rows: Sequence[Row]) -> str:
