@@ -1,6 +1,7 @@
 """Layer and RMS normalisation of rows, with the residual added on the way.
 
-A row stays in the first cache for its three readings: sum, squared distance from the mean, result.
+A row stays in the first cache for its three readings: sum, squared distance from the mean, result;
+and a fourth where it is quantised by its own range.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -16,6 +17,7 @@ from tvm.tirx.script.builder import ir as T
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
+    Builder,
     Expr,
     Kernel,
     ceil_div,
@@ -27,24 +29,48 @@ from pocketformer.schedules.cpu.kernel import (
     store,
 )
 from pocketformer.schedules.cpu.rows import Row
+from pocketformer.schedules.cpu.short_rows import Short, short_inputs, short_outputs
 from pocketformer.schedules.workloads import Norm
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 WORTH_SHARING = 1 << 16     # numbers: some 5 us of one core
+SHORT_LANES = 16            # so many bytes are a vector on every machine
 
 
 @dataclass(frozen=True)
 class _Arrays:
-    """`kept` holds what is normalised: x, or the sum with the residual in one of the outputs."""
+    """`y` is None where the result is not kept, `total` where the sum with the residual is not."""
 
     x: Buffer
     residual: Buffer | None
     weight: Buffer
     bias: Buffer | None
-    y: Buffer
-    kept: Buffer
+    short: Short | None
+    y: Buffer | None
+    total: Buffer | None
+
+    @property
+    def sums(self) -> Buffer | None:
+        """Where sums with the residual are at hand, rather than made thrice."""
+        return self.total if self.total is not None else self.y
+
+    def first(self, row: Expr, at: Expr, lanes: int) -> Expr:
+        """What is normalised, read for the first time."""
+        value = load(self.x, row, at, lanes=lanes)
+        if self.residual is None:
+            return value
+        value = value + load(self.residual, row, at, lanes=lanes)
+        if self.sums is None:
+            return value
+        store(self.sums, value, row, at)
+        return load(self.sums, row, at, lanes=lanes)
+
+    def again(self, row: Expr, at: Expr, lanes: int) -> Expr:
+        if self.residual is None or self.sums is None:
+            return self.first(row, at, lanes)
+        return load(self.sums, row, at, lanes=lanes)
 
 
 @dataclass(frozen=True)
@@ -81,20 +107,19 @@ class RowNorm:
         return Kernel(self.name, self.build(workload, target))
 
     def build(self, workload: Norm, target: Target) -> tirx.PrimFunc:
-        """x[rows, size], residual?, weight[size], bias[size]? -> y[rows, size], sum?"""
+        """x[rows, size], residual?, weight[size], bias[size]?, factor?, zero? -> see Norm."""
         size = workload.size
         with prim_func(self.name) as function:
             rows = function.size("rows", workload.rows)
-            x = function.argument("x", (rows, size))
-            residual = function.argument("residual", (rows, size)) if workload.residual else None
-            weight = function.argument("weight", (size,))
-            bias = function.argument("bias", (size,)) if workload.bias else None
-            y = function.argument("y", (rows, size))
-            total = function.argument("total", (rows, size)) if workload.keep_sum else None
+            shape = (rows, size)
+            arrays = _Arrays(
+                x=function.argument("x", shape),
+                residual=function.argument("residual", shape) if workload.residual else None,
+                weight=function.argument("weight", (size,)),
+                bias=function.argument("bias", (size,)) if workload.bias else None,
+                **_outputs(function, workload, rows),
+            )
             share = workload.rows is None or workload.rows * size >= WORTH_SHARING
-            # The sum is kept in an output, which is at hand, rather than made thrice.
-            kept = x if residual is None else total if total is not None else y
-            arrays = _Arrays(x, residual, weight, bias, y, kept)
             self._walk(rows, share, partial(self._rows, workload, arrays))
         return function.func
 
@@ -117,26 +142,21 @@ class RowNorm:
                     write([first + i])
 
     def _rows(self, workload: Norm, arrays: _Arrays, wanted: list[Expr]) -> None:
-        size, kept = workload.size, arrays.kept
-        walk = Row(size, isa_named(self.isa).lanes, self.unroll)
-
-        def read(row: Expr, at: Expr, lanes: int) -> Expr:
-            value = load(arrays.x, row, at, lanes=lanes)
-            if arrays.residual is None:
-                return value
-            store(kept, value + load(arrays.residual, row, at, lanes=lanes), row, at)
-            return load(kept, row, at, lanes=lanes)
+        size, lanes = workload.size, isa_named(self.isa).lanes
+        walk = Row(size, lanes, self.unroll)
+        wide = lanes if arrays.short is None else max(lanes, SHORT_LANES)
+        last = Row(size, wide, max(1, self.unroll * lanes // wide))
 
         def mean_of(row: Expr) -> Expr:
-            return T.bind(walk.sum(partial(read, row)) * T.float32(1.0 / size))
+            return T.bind(walk.sum(partial(arrays.first, row)) * T.float32(1.0 / size))
 
         means = [mean_of(row) if workload.kind == "layer" else None for row in wanted]
 
         def squared(row: Expr, mean: Expr, at: Expr, lanes: int) -> Expr:
             if mean is None:
-                distance = T.bind(read(row, at, lanes))
+                distance = T.bind(arrays.first(row, at, lanes))
             else:
-                distance = T.bind(load(kept, row, at, lanes=lanes) - splat(mean, lanes))
+                distance = T.bind(arrays.again(row, at, lanes) - splat(mean, lanes))
             return distance * distance
 
         def scale_of(row: Expr, mean: Expr) -> Expr:
@@ -145,14 +165,42 @@ class RowNorm:
 
         scales = [scale_of(row, mean) for row, mean in zip(wanted, means, strict=True)]
 
-        def write(row: Expr, mean: Expr, scale: Expr, at: Expr, lanes: int, _way: int) -> None:
-            value = load(kept, row, at, lanes=lanes)
+        def result(row: Expr, mean: Expr, scale: Expr, at: Expr, lanes: int) -> Expr:
+            value = arrays.again(row, at, lanes)
             if mean is not None:
                 value = value - splat(mean, lanes)
             value = value * splat(scale, lanes) * load(arrays.weight, at, lanes=lanes)
-            if arrays.bias is not None:
-                value = value + load(arrays.bias, at, lanes=lanes)
-            store(arrays.y, value, row, at)
+            return value if arrays.bias is None else value + load(arrays.bias, at, lanes=lanes)
 
         for row, mean, scale in zip(wanted, means, scales, strict=True):
-            walk.sweep(partial(write, row, mean, scale))
+            _write(arrays, last, row, partial(result, row, mean, scale))
+
+
+def _outputs(function: Builder, workload: Norm, rows: Expr) -> dict[str, Any]:
+    """The arguments after the bias: those of a short result, then all results."""
+    shape = (rows, workload.size)
+    inputs = short_inputs(function, workload.store, workload.size)
+    y = function.argument("y", shape) if workload.keep else None
+    short = short_outputs(function, workload.store, shape, inputs)
+    total = function.argument("total", shape) if workload.keep_sum else None
+    return {"short": short, "y": y, "total": total}
+
+
+def _write(
+    arrays: _Arrays, walk: Row, row: Expr, result: Callable[[Expr, int], Expr]
+) -> None:
+    """Write the `result` of a row wherever it is wanted."""
+    def kept(at: Expr, lanes: int) -> Expr:
+        value = T.bind(result(at, lanes))
+        if arrays.y is not None:
+            store(arrays.y, value, row, at)
+        return value
+
+    if arrays.short is None:
+        walk.sweep(lambda at, lanes, _way: kept(at, lanes))
+        return
+
+    def again(at: Expr, lanes: int) -> Expr:
+        return result(at, lanes) if arrays.y is None else load(arrays.y, row, at, lanes=lanes)
+
+    arrays.short.write(walk, row, kept, again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -10,10 +11,11 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.intrinsics import reduce_add, reduce_max
+from pocketformer.schedules.cpu.intrinsics import reduce_add, reduce_max, reduce_min
 from pocketformer.schedules.cpu.kernel import Expr, load, loop, registers, splat, store
 
 Visit = Callable[[Expr, int, int], None]     # start, lanes, way
+Term = Callable[[Expr, int], Expr]           # start, lanes
 
 
 @dataclass(frozen=True)
@@ -36,31 +38,53 @@ class Row:
         with loop(size % lanes) as rest:
             visit(size // lanes * lanes + rest, 1, 0)
 
-    def sum(self, term: Callable[[Expr, int], Expr]) -> Expr:
+    def sum(self, term: Term) -> Expr:
         """The sum of `term(start, lanes)`."""
-        return self._fold(term, 0.0, lambda a, b: a + b, reduce_add)
+        return self._fold(term, _Fold(self, 0.0, operator.add, reduce_add))[0]
 
-    def max(self, term: Callable[[Expr, int], Expr]) -> Expr:
+    def max(self, term: Term) -> Expr:
         """The greatest of `term(start, lanes)`."""
-        return self._fold(term, float("-inf"), tirx.max, reduce_max)
+        return self._fold(term, _Fold(self, float("-inf"), tirx.max, reduce_max))[0]
 
-    def _fold(
-        self, term: Callable[[Expr, int], Expr], start: float,
-        join: Callable[[Expr, Expr], Expr], across: Callable[[Expr], Expr],
-    ) -> Expr:
-        lanes = self.lanes
-        vectors, rest = registers(self.unroll, lanes), registers(1)
-        for way in range(self.unroll):
-            store(vectors, splat(start, lanes), way, 0)
-        store(rest, splat(start, 1), 0)
+    def extremes(self, term: Term) -> tuple[Expr, Expr]:
+        """The least and the greatest of `term(start, lanes)` and 0."""
+        low, high = self._fold(
+            term, _Fold(self, 0.0, tirx.min, reduce_min), _Fold(self, 0.0, tirx.max, reduce_max))
+        return low, high
 
+    def _fold(self, term: Term, *folds: _Fold) -> list[Expr]:
         def take(at: Expr, width: int, way: int) -> None:
             value = term(at, width)
-            if width == 1:
-                store(rest, join(rest[0], value), 0)
-            else:
-                store(vectors, join(load(vectors, way, 0, lanes=lanes), value), way, 0)
+            if len(folds) > 1:
+                value = T.bind(value)
+            for fold in folds:
+                fold.take(value, width, way)
 
         self.sweep(take)
-        joined = reduce(join, [load(vectors, way, 0, lanes=lanes) for way in range(self.unroll)])
-        return T.bind(join(across(joined), rest[0]))
+        return [fold.result() for fold in folds]
+
+
+class _Fold:
+    """What a row is folded into: vectors, one for each way, and a number for those left over."""
+
+    def __init__(
+        self, walk: Row, start: float, join: Callable[[Expr, Expr], Expr],
+        across: Callable[[Expr], Expr],
+    ) -> None:
+        self._walk, self._join, self._across = walk, join, across
+        self._vectors, self._rest = registers(walk.unroll, walk.lanes), registers(1)
+        for way in range(walk.unroll):
+            store(self._vectors, splat(start, walk.lanes), way, 0)
+        store(self._rest, splat(start, 1), 0)
+
+    def take(self, value: Expr, width: int, way: int) -> None:
+        if width == 1:
+            store(self._rest, self._join(self._rest[0], value), 0)
+        else:
+            vector = load(self._vectors, way, 0, lanes=width)
+            store(self._vectors, self._join(vector, value), way, 0)
+
+    def result(self) -> Expr:
+        lanes, ways = self._walk.lanes, range(self._walk.unroll)
+        joined = reduce(self._join, [load(self._vectors, way, 0, lanes=lanes) for way in ways])
+        return T.bind(self._join(self._across(joined), self._rest[0]))

@@ -12,6 +12,7 @@ from pocketformer.schedules.cpu.kernel import Expr, lanes_of, splat
 RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
 ROUND = 12582912.0          # 1.5 * 2^23: a small number that is added to it is rounded to integers
 ROUND_BITS = 0x4B400000     # its bits; a unit in the last place is 1
+TINY = 1e-30                # a row in smaller steps is taken for zeros, as 1 / step may be infinite
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,26 @@ class Integers:
         bits = tirx.reinterpret(_typed("int32", lanes), held + splat(ROUND, lanes))
         shift = self.zero - tirx.const(ROUND_BITS, "int32")
         return (bits + splat(shift, lanes)).astype(_typed(self.dtype, lanes))
+
+
+@dataclass(frozen=True)
+class RowScale:
+    """The scale that spreads a row over int8, `steps` = 1 / scale, and the zero (int32)."""
+
+    scale: Expr
+    steps: Expr
+    zero: Expr
+
+    @staticmethod
+    def of(low: Expr, high: Expr) -> RowScale:
+        """For numbers from `low`, at most 0, to `high`, at least 0: as quantize_rows does."""
+        least, most = RANGE["int8"]
+        step = T.bind((high - low) * T.float32(1.0 / (most - least)))
+        scale = T.bind(tirx.Select(step > T.float32(TINY), step, T.float32(1.0)))
+        steps = T.bind(T.float32(1.0) / scale)
+        zero = T.float32(least) - low * steps + T.float32(ROUND)
+        bits = tirx.reinterpret("int32", zero)
+        return RowScale(scale, steps, T.bind(bits - tirx.const(ROUND_BITS, "int32")))
 
 
 def bfloat16(value: Expr) -> Expr:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pocketformer.schedules.workloads import Norm, Softmax
+from tests.numerics.tolerance import TOLERANCE
 from tests.schedules.running import assert_agrees, call, kernels, random
 
 EPS = 1e-5
@@ -52,6 +53,89 @@ def test_norm(isa, size, kind):
 def test_norm_with(kind, symbolic, options):
     check_norm("avx512", 5, 83, kind, symbolic, **options)
     check_norm("neon", 200, 384, kind, symbolic, **options)
+
+
+def stored_norm(isa, rows, size, store, **options):
+    """The outputs of a layer norm that is also stored as `store`, and its inputs by name."""
+    work = Norm(rows, size, "layer", EPS, bias=True, store=store, **options)
+    rng = np.random.default_rng()
+    given = {"x": rng.normal(5, 3, (rows, size))}
+    if work.residual:
+        given["residual"] = rng.normal(0, 1, (rows, size))
+    given |= {"weight": rng.normal(0, 1, size), "bias": rng.normal(0, 1, size)}
+    if store != "bfloat16":
+        given["factor"] = rng.uniform(0.5, 2.0, size) * (40 if store == "int8" else 1)
+    given = {name: array.astype("float32") for name, array in given.items()}
+    if store == "int8":
+        given["zero"] = rng.integers(-50, 50, 1, "int32")
+    by_row = store == "rows"
+    kinds = ["float32"] * work.keep + ["bfloat16" if store == "bfloat16" else "int8"]
+    kinds += ["float32", "int32"] * by_row + ["float32"] * work.keep_sum
+    shapes = [(rows, size)] * (1 + work.keep) + [(rows,)] * 2 * by_row
+    shapes += [(rows, size)] * work.keep_sum
+    outputs = call(work, isa, list(given.values()), *shapes, dtype=kinds)
+    total = given["x"] + given.get("residual", 0)
+    expected = norm(total, given["weight"], given["bias"], "layer")
+    if work.keep_sum:
+        np.testing.assert_array_equal(outputs.pop(), total)
+    if work.keep:
+        assert_agrees(outputs.pop(0), expected)
+    return outputs, expected * given.get("factor", 1.0), given
+
+
+STORED = kernels(Norm(None, 64, "layer", EPS, bias=True, store="int8"))
+KEEPING = [{}, {"keep": False, "residual": True}, {"residual": True}]
+
+
+@pytest.mark.parametrize("isa", STORED)
+@pytest.mark.parametrize("options", KEEPING, ids="_".join)
+def test_a_norm_stored_as_int8_is_at_most_half_a_step_off(isa, options):
+    (stored,), steps, given = stored_norm(isa, 3, 83, "int8", **options)
+    assert_whole(stored, steps, given["zero"])
+    assert len(np.unique(stored)) > 100
+
+
+def assert_whole(stored, steps, zero):
+    """`stored` is clip(round(steps) + zero); either number where steps lie between two."""
+    expected = np.clip(steps + zero, -128, 127)
+    assert np.abs(stored - expected).max() <= 0.5 + 255 * TOLERANCE["float32 kernel"]
+
+
+@pytest.mark.parametrize("isa", STORED)
+@pytest.mark.parametrize("options", KEEPING, ids="_".join)
+def test_rows_of_a_norm_are_quantised_by_their_own_ranges(isa, options):
+    (stored, scale, zero), values, _ = stored_norm(isa, 3, 83, "rows", **options)
+    low, high = (end(values, axis=1) for end in (np.min, np.max))
+    assert_agrees(scale, (high - low) / 255)
+    assert_whole(zero, -128 - low / scale, 0)
+    assert_whole(stored, values / scale[:, None], zero[:, None])
+    assert (stored.min(1) == -128).all()
+    assert (stored.max(1) == 127).all()
+
+
+@pytest.mark.parametrize("isa", STORED)
+def test_a_norm_stored_as_bfloat16_is_rounded_to_the_nearest(isa):
+    (stored,), values, _ = stored_norm(isa, 3, 83, "bfloat16", keep=False)
+    assert (np.abs(stored.astype("float64") - values) <= 2**-8 * np.abs(values) + 1e-5).all()
+    assert len(np.unique(stored)) > 100
+
+
+def test_a_sum_that_is_kept_comes_after_what_is_stored():
+    for store in ("int8", "rows", "bfloat16"):
+        stored_norm("avx512", 2, 40, store, residual=True, keep_sum=True)
+        stored_norm("avx2", 2, 40, store, residual=True, keep_sum=True, keep=False)
+
+
+def test_a_row_of_zeros_has_a_scale_of_one():
+    work = Norm(2, 40, "rms", EPS, store="rows", keep=False)
+    x = np.random.default_rng().standard_normal((2, 40), "float32")
+    x[1] = 0
+    one = np.ones(40, "float32")
+    stored, scale, zero = call(
+        work, "avx2", [x, one, one], (2, 40), (2,), (2,), dtype=["int8", "float32", "int32"])
+    assert (scale[1], zero[1]) == (1, -128)
+    assert (stored[1] == -128).all()
+    assert stored[0].max() == 127
 
 
 def softmax(x):
