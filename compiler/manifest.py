@@ -27,6 +27,7 @@ from pocketformer.compiler.manifest_records import (
     WeightsRecord,
 )
 from pocketformer.compiler.model import Axis, Dim, TensorSpec
+from pocketformer.compiler.quantization.result import AccuracyReport
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
@@ -69,7 +70,8 @@ class Manifest:
     `entries` are the functions of the library; one whose `dims` is empty takes every size that
     `dims` allows. `weights` is None where the library holds them. `files` is filled by a save.
     `kernels` are the kernel calls of all entries, `memory` their arenas; older bundles do not tell
-    them. `levels` is empty where all machines run the same code.
+    them. `levels` is empty where all machines run the same code. `accuracy` tells what was measured
+    where the model was compiled with an accuracy check.
     Raises BadBundle for parts that contradict one another.
     """
 
@@ -91,6 +93,7 @@ class Manifest:
     kernels: tuple[KernelRecord, ...] = field(default=(), metadata=OPTIONAL)
     memory: tuple[MemoryRecord, ...] = field(default=(), metadata=OPTIONAL)
     levels: tuple[LevelRecord, ...] = field(default=(), metadata=OPTIONAL)
+    accuracy: AccuracyReport | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -111,12 +114,13 @@ class Manifest:
         kernels: tuple[KernelRecord, ...] = (),
         memory: tuple[MemoryRecord, ...] = (),
         levels: tuple[LevelRecord, ...] = (),
+        accuracy: AccuracyReport | None = None,
     ) -> Manifest:
         """The manifest of what was just compiled for `target`, by the versions installed here."""
         record = TargetRecord.of(target)
         return cls(
             name, record, recipe, inputs, outputs, dict(dims), entries, operators,
-            kernels=kernels, memory=memory, levels=levels,
+            kernels=kernels, memory=memory, levels=levels, accuracy=accuracy,
         )
 
     def at(self, level: str) -> TargetRecord:

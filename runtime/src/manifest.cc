@@ -198,7 +198,7 @@ Manifest Decode(const Field& field) {
   field.Has({"name", "target", "recipe", "inputs", "outputs", "dims", "entries", "operators",
              "weights", "files", "pocketformer_version", "tvm_version", "tvm_ffi_version",
              "created", "format_version", "checksum"},
-            {"kernels", "levels", "memory"});
+            {"accuracy", "kernels", "levels", "memory"});
   Manifest manifest;
   manifest.tvm_version = field.At("tvm_version").Text();
   manifest.target = ReadTarget(field.At("target"));

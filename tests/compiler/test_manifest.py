@@ -12,6 +12,7 @@ from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.manifest_records import Entry, LevelRecord, TargetRecord, WeightsRecord
 from pocketformer.compiler.model import TensorSpec
+from tests.compiler.test_accuracy_report import report
 from tests.compiler.tiny import one_sentence, tiny_manifest
 
 LEVEL = LevelRecord("base", ("avx2",), ("f16c",), "x86-64-v3", 256, 3, 4096, 0)
@@ -53,6 +54,14 @@ def test_levels_come_back_and_an_older_manifest_has_none(manifest):
     older = Manifest.from_json(signed(data))
     assert older == manifest
     assert older.at("") == older.target
+
+
+def test_an_accuracy_report_comes_back_and_an_older_manifest_has_none(manifest):
+    measured = replace(manifest, accuracy=report())
+    assert Manifest.from_json(measured.to_json()) == measured
+    data = json.loads(manifest.to_json())
+    del data["accuracy"]
+    assert Manifest.from_json(signed(data)) == manifest
 
 
 def test_the_text_is_plain_json_with_the_promised_fields(manifest):
