@@ -15,7 +15,7 @@ from pocketformer.compiler.frontends.onnx_broadcast import LARGEST_FOLDED_BYTES
 from pocketformer.compiler.frontends.onnx_builder import Builder
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_node import Node
-from pocketformer.compiler.frontends.onnx_ops import fold_elementwise, fold_structure
+from pocketformer.compiler.frontends.onnx_ops import fold_elementwise, fold_structure, quantized
 from pocketformer.compiler.frontends.onnx_ops.fold_elementwise import COMPARISONS, LOGICAL, Folder
 from pocketformer.compiler.frontends.onnx_values import Symbolic, Value, object_array
 
@@ -25,6 +25,7 @@ FOLDERS: dict[str, Folder] = {
     **ON_SIZES,
     **fold_elementwise.ON_NUMBERS,
     **fold_structure.ON_NUMBERS,
+    **quantized.FOLDERS,
 }
 
 
