@@ -65,20 +65,44 @@ class Folding:
             if var in folded and _elements(var) <= INLINE_ELEMENTS:
                 value = relax.const(self._evaluate(graph, var), dtype(var))
             else:
-                name = self._keep(graph, var)
-                value = params.setdefault(name, relax.Var(name, var.ty))
+                value = self._param(graph, var, str(var.name), params)
             aliases.append(relax.VarBinding(var, value))
+        for place, binding in enumerate(kept):
+            kept[place] = self._without_constants(graph, binding, params)
         return rebuild(func, [*aliases, *kept], [*func.params[:inputs], *params.values()])
 
-    def _keep(self, graph: Graph, var: relax.Var) -> str:
-        key = expression_text(graph, var)
+    def _without_constants(
+        self, graph: Graph, binding: relax.VarBinding, params: dict[str, relax.Var]
+    ) -> relax.VarBinding:
+        """The call of a kernel takes large constants as parameters: they are weights, not code."""
+        call, name = binding.value, str(binding.var.name)
+        if op_name(call) != "relax.call_tir":
+            return binding
+        function, given = call.args[0], list(call.args[1].fields)
+        large = [
+            place for place, arg in enumerate(given)
+            if isinstance(arg, GenericConst) and _elements(arg) > INLINE_ELEMENTS
+        ]
+        for place in large:
+            given[place] = self._param(graph, given[place], f"{name}_{place}", params)
+        if not large:
+            return binding
+        args = [function, relax.Tuple(given), *call.args[2:]]
+        new = relax.Call(call.op, args, call.attrs, call.ty_args, call.span)
+        return relax.VarBinding(binding.var, new)
+
+    def _param(
+        self, graph: Graph, expr: relax.Expr, name: str, params: dict[str, relax.Var]
+    ) -> relax.Var:
+        """The parameter, among `params`, that holds what `expr` computes; `name` if it is new."""
+        key = expression_text(graph, expr)
         if key not in self._names:
-            name = var.name
             while name in self.kept:
                 name += "_"
             self._names[key] = name
-            self.kept[name] = self._evaluate(graph, var)
-        return self._names[key]
+            self.kept[name] = self._evaluate(graph, expr)
+        name = self._names[key]
+        return params.setdefault(name, relax.Var(name, expr.ty))
 
     def _evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
         value = graph.value(expr)
@@ -180,4 +204,7 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "relax.subtract": lambda call, x, y: np.subtract(x, y),
     "relax.multiply": lambda call, x, y: np.multiply(x, y),
     "relax.matmul": lambda call, x, y: np.matmul(x, y),
+    "relax.sum": lambda call, x: np.sum(
+        x, tuple(int(axis) for axis in call.attrs.axis), x.dtype, keepdims=bool(call.attrs.keepdims)
+    ),
 }

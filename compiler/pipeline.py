@@ -25,6 +25,7 @@ from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_norm import FuseNorm
 from pocketformer.passes.fuse_rms_norm import FuseRmsNorm
 from pocketformer.passes.fuse_silu import FuseSilu
+from pocketformer.passes.lower_composites import LowerComposites
 from pocketformer.passes.lower_convolution import LowerConvolution
 from pocketformer.passes.lower_math import LowerMath
 from pocketformer.passes.merge_qkv import MergeQkv
@@ -87,10 +88,10 @@ def precision(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[St
 def kernels(target: Target, points: Mapping[Workload, Any] | None = None) -> Iterator[Step]:
     """Our templates for the fused operators, at `points` or else at their default points.
 
-    The operators that no template computes are inlined.
+    Fused operators that no template computes become plain ones again.
     """
     yield Step("pick_kernels", PickKernels(target, points or {}))
-    yield Step("inline_unpicked", transform.InlinePrivateFunctions())
+    yield Step("lower_composites", LowerComposites())
     yield Step("fold_reshapes", FoldArithmetic())
     yield Step("eliminate_common_reshapes", transform.EliminateCommonSubexpr())
 

@@ -14,7 +14,7 @@ SHARED_STEPS = [
     "fuse_linear", "merge_qkv", "fuse_norm",
 ]
 KERNEL_STEPS = [
-    "pick_kernels", "inline_unpicked", "fold_reshapes", "eliminate_common_reshapes",
+    "pick_kernels", "lower_composites", "fold_reshapes", "eliminate_common_reshapes",
 ]
 LAST_STEPS = [
     "canonicalize_folded", "dispatch_scan", "legalize", "annotate_patterns", "fuse_ops",

@@ -1,0 +1,61 @@
+"""quantize(x, factor, zero)  ->  round(x * factor), + zero, ...: a composite without a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tvm import relax, tirx
+from tvm.ir import IRModule
+
+from pocketformer.passes.composite import composite_of
+from pocketformer.passes.graph import Graph, Replacement, emit, entry_functions
+
+
+class LowerComposites:
+    """Every composite that is still called becomes the plain operators of its body.
+
+    They stand for the same operators of the source, and have names of their own.
+    """
+
+    def __call__(self, mod: IRModule) -> IRModule:
+        functions = {
+            gvar: func for gvar, func in mod.functions.items()
+            if not (isinstance(func, relax.Function) and "Composite" in (func.attrs or {}))
+        }
+        for gvar, func in entry_functions(mod):
+            graph = Graph(func)
+            functions[gvar] = graph.replaced({
+                var: _body(var, value, found[1])
+                for var, value in graph if (found := composite_of(mod, value))
+            })
+        return IRModule(functions, attrs=mod.attrs)
+
+
+def _body(var: relax.Var, call: relax.Call, composite: relax.Function) -> Replacement:
+    sizes: dict[tirx.Var, relax.Expr] = {}
+    for param, arg in zip(composite.params, call.args, strict=True):
+        for own, given in zip(param.ty.shape, arg.ty.shape, strict=True):
+            if isinstance(own, tirx.Var):
+                sizes[own] = given
+    func = composite.bind_symbolic_vars(sizes) if sizes else composite
+    known: dict[relax.Var, relax.Expr] = dict(zip(func.params, call.args, strict=True))
+    before: list[relax.VarBinding] = []
+    for binding in (each for block in func.body.blocks for each in block.bindings):
+        name = f"{var.name}_{binding.var.name}"
+        known[binding.var] = emit(before, _with(binding.value, known), name, call.span)
+    return Replacement(_with(func.body.body, known), before)
+
+
+def _with(expr: relax.Expr, known: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
+    """`expr` with values in place of the variables that are `known`."""
+    match expr:
+        case relax.Var():
+            return known[expr]
+        case relax.Tuple(fields=fields):
+            return relax.Tuple([_with(field, known) for field in fields])
+        case relax.TupleGetItem():
+            return relax.TupleGetItem(_with(expr.tuple_value, known), int(expr.index))
+        case relax.Call():
+            args = [_with(arg, known) for arg in expr.args]
+            return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
+    return expr    # a constant or a shape
