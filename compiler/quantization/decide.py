@@ -4,23 +4,113 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pocketformer.compiler.quantization.layers import Layer
-from pocketformer.compiler.quantization.numbers import Quantization
-from pocketformer.compiler.quantization.statistics import Statistics
-from pocketformer.compiler.recipe import Recipe
+import numpy as np
+
+from pocketformer.compiler.errors import BadCalibration
+from pocketformer.compiler.quantization.int4_layers import int4_layer
+from pocketformer.compiler.quantization.int8_layers import int8_layers
+from pocketformer.compiler.quantization.layers import ATTENTION, LINEAR, LOOKUP, Layer
+from pocketformer.compiler.quantization.numbers import (
+    CastLayer,
+    Int8Attention,
+    Numbers,
+    Quantization,
+)
+from pocketformer.compiler.quantization.observers import range_of
+from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics
+from pocketformer.compiler.quantization.weights import power_of_two, table_of
+from pocketformer.compiler.recipe import BFloat16, Float16, Int4Weights, Int8, Recipe
+
+MOST_CHANNELS = 4096    # whose second moment is kept: 128 MiB
 
 
 def needs_second(layer: Layer, recipe: Recipe) -> bool:
-    """Whether `recipe` of `layer` wants the sum of x^T x of the tensor that it reads."""
-    return False
+    """Whether `recipe` of `layer` wants the sum of x^T x of the tensor that it reads, for GPTQ."""
+    wanted = isinstance(recipe, Int8 | Int4Weights) and layer.kind == LINEAR
+    return wanted and layer.weight is not None and len(layer.weight) <= MOST_CHANNELS
 
 
 def decide(
     layers: Sequence[Layer], statistics: Statistics, recipe_of: Callable[[Layer], Recipe]
 ) -> Quantization:
-    """What each layer computes with; those of Float32 are left out.
+    """What each layer computes with; those that stay in float32 are left out.
 
-    `statistics` holds the tensors that the layers read (none for recipes without calibration).
-    Raises BadCalibration for NaN, infinite or constant-zero activations.
+    `statistics` holds the tensors that the layers read; it may lack them where no layer needs them.
+    Layers of the same recipe that read the same tensor share its factor and zero. Raises
+    BadCalibration for activations that were never seen, are not finite or nothing but zeros.
     """
-    return Quantization({})
+    found: dict[str, Numbers] = {}
+    together: dict[tuple[object, ...], list[Layer]] = {}
+    for layer in layers:
+        recipe = recipe_of(layer)
+        if layer.kind == LINEAR and isinstance(recipe, Int8):
+            how = (recipe.by_token, recipe.observer, recipe.smooth, recipe.equalize, recipe.scales)
+            together.setdefault((layer.x, *how), []).append(layer)
+        elif (numbers := _alone(layer, recipe, statistics)) is not None:
+            found[layer.key] = numbers
+    by_key = {layer.key: layer for layer in layers if layer.kind == LINEAR}
+    for (x, *_), readers in together.items():
+        recipe = recipe_of(readers[0])
+        assert isinstance(recipe, Int8)
+        tensor = _tensor(statistics, str(x), readers[0], needed=not recipe.by_token)
+        found.update(int8_layers(readers, tensor, recipe, by_key.get(str(x))))
+    return Quantization({layer.key: found[layer.key] for layer in layers if layer.key in found})
+
+
+def _alone(layer: Layer, recipe: Recipe, statistics: Statistics) -> Numbers | None:
+    """The numbers of a layer that shares none with others."""
+    if layer.kind == ATTENTION:
+        return _attention(layer, recipe, statistics)
+    if layer.kind == LOOKUP:
+        return _lookup(layer, recipe)
+    if isinstance(recipe, Int4Weights):
+        tensor = _tensor(statistics, layer.x, layer, needed=False)
+        return int4_layer(layer, tensor, recipe.group)
+    return CastLayer(recipe.name) if isinstance(recipe, BFloat16 | Float16) else None
+
+
+def _attention(layer: Layer, recipe: Recipe, statistics: Statistics) -> Numbers | None:
+    """In int8 by ranges of calibration; where there was none, in bfloat16."""
+    if isinstance(recipe, BFloat16):
+        return CastLayer("bfloat16")
+    if not isinstance(recipe, Int8) or recipe.attention == "float32":
+        return None
+    if recipe.attention == "bfloat16" or (recipe.by_token and not statistics):
+        return CastLayer("bfloat16")
+    scales = []
+    for read in layer.reads:
+        tensor = _tensor(statistics, read, layer, needed=True)
+        assert tensor is not None
+        low, high = range_of(tensor, recipe.observer)
+        scales.append(np.float32(max(-low, high) / 127))
+    if recipe.scales == "power_of_two":
+        scales = list(power_of_two(np.array(scales)))
+    return Int8Attention(*map(float, scales))
+
+
+def _lookup(layer: Layer, recipe: Recipe) -> Numbers | None:
+    if not isinstance(recipe, Int8 | Int4Weights) or recipe.embeddings == "float32":
+        return None
+    assert layer.weight is not None
+    if isinstance(recipe, Int8):
+        return table_of(layer.weight, 8, 0, recipe.scales)
+    return table_of(layer.weight, 4 if recipe.embeddings == "int4" else 8, recipe.group)
+
+
+def _tensor(
+    statistics: Statistics, key: str, layer: Layer, needed: bool
+) -> TensorStatistics | None:
+    """The statistics of a tensor that `layer` reads, None where there are none, nor `needed`."""
+    tensor = statistics.get(key)
+    if tensor is None and not needed:
+        return None
+    if tensor is not None and not tensor.finite:
+        raise BadCalibration(f"calibration gives NaN or infinity as the input of {layer.name}")
+    if tensor is None or not tensor.count:
+        raise BadCalibration(f"calibration has not reached the input of {layer.name}")
+    if not tensor.most.any():
+        raise BadCalibration(
+            f"calibration gives nothing but zeros as the input of {layer.name}: are the data "
+            f"real inputs? An override can keep the layer in float32"
+        )
+    return tensor

@@ -1,0 +1,177 @@
+"""Linear layers in int8: the factors of what they read, their rounded weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketformer.compiler.quantization.bias import corrected
+from pocketformer.compiler.quantization.gptq import round_in_order
+from pocketformer.compiler.quantization.layers import Layer
+from pocketformer.compiler.quantization.numbers import Activation, DynamicLinear, StaticLinear
+from pocketformer.compiler.quantization.observers import range_of, scale_and_zero
+from pocketformer.compiler.quantization.smooth import equalizing, smoothing, to_powers_of_two
+from pocketformer.compiler.quantization.statistics import TensorStatistics
+from pocketformer.compiler.quantization.weights import (
+    channel_scales,
+    power_of_two,
+    round_channels,
+)
+from pocketformer.compiler.recipe import AUTO, Int8
+
+ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)    # those that "auto" compares, with no smoothing at all
+ROWS = 256                                 # of the sample, on which it compares them
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How layers read a tensor: x / `smooth` in int8, by one range, or where that is None by one
+    for each row."""
+
+    smooth: np.ndarray | None    # float32 [k]
+    scale: float | None
+    zero: int = 0
+
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """What is left of x / smooth, for `rows` [r, k] of x."""
+        scaled = self.smoothed(rows)
+        if self.scale is not None:
+            short = np.clip(np.rint(scaled / self.scale) + self.zero, -128, 127) - self.zero
+            return np.asarray(short * np.float32(self.scale))
+        low = np.minimum(scaled.min(axis=1, keepdims=True), 0)
+        scale = (np.maximum(scaled.max(axis=1, keepdims=True), 0) - low) / 255
+        scale = np.where(scale == 0, np.float32(1.0), scale)
+        zero = np.rint(-128 - low / scale)
+        short = np.clip(np.rint(scaled / scale) + zero, -128, 127) - zero
+        return np.asarray(short * scale)
+
+    def smoothed(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` [..., k] / smooth."""
+        return rows if self.smooth is None else rows / self.smooth
+
+    def weights(self, weight: np.ndarray) -> np.ndarray:
+        """`weight` [k, n] times smooth."""
+        return weight if self.smooth is None else weight * self.smooth[:, None]
+
+    @property
+    def factor(self) -> np.ndarray:
+        """What x is multiplied by, float32 [k] or [1]."""
+        smooth = np.ones(1, np.float32) if self.smooth is None else self.smooth
+        return (1.0 / (smooth * np.float32(self.scale or 1.0))).astype(np.float32)
+
+
+def int8_layers(
+    layers: Sequence[Layer], tensor: TensorStatistics | None, recipe: Int8,
+    before: Layer | None = None,
+) -> dict[str, StaticLinear | DynamicLinear]:
+    """The numbers of linear `layers` that read one tensor, by key.
+
+    `before` is the linear layer that computes the tensor, if one does. Without statistics of the
+    tensor, rows have ranges of their own and weights are rounded to the nearest.
+    """
+    weight = np.concatenate([layer.weight for layer in layers if layer.weight is not None], axis=1)
+    if tensor is None:
+        reading = Reading(None, None)
+    else:
+        reading = _best_reading(layers, weight, tensor, recipe, before)
+    return {layer.key: _linear(layer, reading, tensor, recipe) for layer in layers}
+
+
+def _best_reading(
+    layers: Sequence[Layer], weight: np.ndarray, tensor: TensorStatistics, recipe: Int8,
+    before: Layer | None,
+) -> Reading:
+    """The one with the least squared error of the layers' results, on some of the sampled rows."""
+    candidates = [
+        _reading(smooth, weight, tensor, recipe)
+        for smooth in _smoothings(layers, weight, tensor, recipe, before)
+    ]
+    if len(candidates) == 1:
+        return candidates[0]
+    rows = tensor.rows[:ROWS]
+    results = rows @ weight
+
+    def error(reading: Reading) -> float:
+        moved = reading.weights(weight)
+        scale = channel_scales(moved, recipe.scales)
+        off = reading.rounded(rows) @ (round_channels(moved, scale) * scale) - results
+        return float(np.square(off - off.mean(axis=0) * recipe.bias_correction).sum())
+
+    return min(candidates, key=error)
+
+
+def _smoothings(
+    layers: Sequence[Layer], weight: np.ndarray, tensor: TensorStatistics, recipe: Int8,
+    before: Layer | None,
+) -> list[np.ndarray | None]:
+    found: list[np.ndarray | None]
+    if not all(layer.smoothable for layer in layers):
+        return [None]
+    if recipe.equalize and before is not None and before.activation in ("none", "relu"):
+        assert before.weight is not None
+        found = [equalizing(before.weight, weight)]
+    elif recipe.smooth is None:
+        return [None]
+    elif recipe.smooth == AUTO:
+        found = [None, *(smoothing(tensor.most, weight, alpha) for alpha in ALPHAS)]
+    else:
+        found = [smoothing(tensor.most, weight, float(recipe.smooth))]
+    if recipe.scales == "power_of_two":
+        found = [None if s is None else to_powers_of_two(s) for s in found]
+    return found
+
+
+def _reading(
+    smooth: np.ndarray | None, weight: np.ndarray, tensor: TensorStatistics, recipe: Int8
+) -> Reading:
+    if recipe.by_token:
+        return Reading(smooth, None)
+    # what the error of a channel of x / smooth counts for in the results
+    counts = None if smooth is None else np.square(weight).sum(axis=1) * np.square(smooth)
+    low, high = range_of(tensor, recipe.observer, smooth, counts)
+    scale, zero = scale_and_zero(low, high)
+    if recipe.scales == "power_of_two":
+        scale = float(power_of_two(np.float32(scale)))
+        zero = int(np.clip(np.rint(-128 - low / scale), -128, 127))
+    return Reading(smooth, scale, zero)
+
+
+def _linear(
+    layer: Layer, reading: Reading, tensor: TensorStatistics | None, recipe: Int8
+) -> StaticLinear | DynamicLinear:
+    assert layer.weight is not None
+    weight = reading.weights(layer.weight)
+    scale, bias = channel_scales(weight, recipe.scales), layer.bias
+    if tensor is None:
+        short = round_channels(weight, scale)
+    else:
+        rounding = reading.rounded(tensor.rows) - reading.smoothed(tensor.rows)
+        mean = reading.smoothed(tensor.mean)
+        short = _round(weight, scale, tensor, reading, rounding, recipe.bias_correction)
+        if recipe.bias_correction:
+            rounded_mean = mean + rounding.mean(axis=0)
+            bias = corrected(bias, mean, weight, rounded_mean, short * scale)
+    if reading.scale is not None:
+        scale = (scale * np.float32(reading.scale)).astype(np.float32)
+        return StaticLinear(Activation(reading.factor, reading.zero), short, scale, bias)
+    factor = None if reading.smooth is None else reading.factor
+    return DynamicLinear(factor, short, scale, bias)
+
+
+def _round(
+    weight: np.ndarray, scale: np.ndarray, tensor: TensorStatistics, reading: Reading,
+    rounding: np.ndarray, centred: bool,
+) -> np.ndarray:
+    """`weight` in int8, by GPTQ where the second moment of x is known; with `centred`, the bias
+    takes care of errors of the mean."""
+    if tensor.second is None:
+        return round_channels(weight, scale)
+    second = tensor.second / tensor.count
+    if centred:
+        second = second - np.outer(tensor.mean, tensor.mean)
+    if reading.smooth is not None:
+        second = second / np.outer(reading.smooth, reading.smooth)
+    second[np.diag_indices(len(second))] += np.square(rounding).mean(axis=0)
+    return round_in_order(weight, scale[None], second, -127, 127)
