@@ -113,6 +113,8 @@ class QuantizedLinear:
         _check_choice("x_dtype", self.x_dtype, ("int8", "uint8", "float32"))
         _check_choice(
             "out_dtype", self.out_dtype, ("float32", "bfloat16", "int8", "uint8", "int32"))
+        more = self.bias or bool(self.activation) or self.residual
+        _require(self.out_dtype != "int32" or not more, "sums of int32 are as they are")
 
     @property
     def in_float32(self) -> Linear:

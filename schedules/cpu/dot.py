@@ -71,6 +71,10 @@ class Dot(ABC):
     def left(self, values: Expr) -> Expr:
         """A vector of packed words from neighbours of a row of x, `values` to the word."""
 
+    def stored(self, bits: Expr) -> Expr:
+        """What `left` gives, of uint16 vectors of numbers that are bfloat16 already."""
+        return tirx.reinterpret(f"int32x{self.lanes}", bits)
+
     def right(self, words: Expr) -> list[Expr]:
         """The factors, `parts` of them, in a vector of int32 words of weights."""
         return [words]
@@ -131,6 +135,10 @@ class BFloat16Widened(Dot):
         quiet = bits | constant(1 << 22, bits)      # rounding could make a NaN infinite
         chosen = tirx.Select(tirx.isnan(values), quiet, rounded) & constant(-1 << 16, bits)
         return tirx.reinterpret(f"float32x{lanes}", chosen)
+
+    def stored(self, bits: Expr) -> Expr:
+        wide = bits.astype(f"int32x{lanes_of(bits)}")
+        return tirx.reinterpret(f"float32x{lanes_of(bits)}", wide << constant(16, wide))
 
     def right(self, words: Expr) -> list[Expr]:
         first, second = words << constant(16, words), words & constant(-1 << 16, words)

@@ -6,8 +6,9 @@ rows of x are rounded and packed first, a block at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from tvm import DataType, tirx
@@ -176,10 +177,9 @@ class _Writer:
         shape = grouped_shape(work.n, work.k, point.panel, dot.group)
         with prim_func(point.named(work)) as function:
             m = function.size("m", work.m)
-            x_dtype = work.x_dtype if isinstance(work, QuantizedLinear) else "float32"
-            x = function.argument("x", (m, work.k), x_dtype)
+            x = function.argument("x", (m, work.k), work.x_dtype)
             weight = function.argument("weight", shape, dot.dtype)
-            self.end = (
+            self.end: Epilogue | QuantizedEpilogue = (
                 QuantizedEpilogue(function, work, m, point.columns, dot)
                 if isinstance(work, QuantizedLinear)
                 else Epilogue(function, work, m, point.columns, dot.lanes))
@@ -187,6 +187,8 @@ class _Writer:
                 self.weight = T.decl_buffer(
                     (*shape[:2], point.panel * self.words), dot.held, data=weight.data)
                 self.left: Left = left_of(dot, x, point.rows)
+                if isinstance(self.end, QuantizedEpilogue) and self.left.range is not None:
+                    self.end.take(self.left.range.scale, self.left.range.zero)
                 each_block(m, point.rows, self._block)
         return function.func
 
@@ -208,15 +210,26 @@ class _Writer:
         The tile begins at `row` of the block and `x_row` of x.
         """
         dot, groups = self.dot, int(self.weight.shape[1])
+        if isinstance(end := self.end, QuantizedEpilogue):
+            # Its arguments have the rows of x, what the kernel finds itself those of the block.
+            at_row = row if end.by_kernel else x_row
+            sums = self._products(strip, tile, row, rows, 0, groups, lambda first: (
+                end.start_sums(first, at_row, rows)))
+            total = Tile(rows, self.point.columns, end.kept)
+            for r, column in self._places(rows):
+                total.store(end.result(self._sum(sums, r, column), r, column), r, column)
+            return total
         if dot.sums == "float32" and not dot.matrix:
-            return self._products(strip, tile, row, rows, 0, groups, start=True)
+            return self._products(strip, tile, row, rows, 0, groups, lambda first: (
+                self.end.start(first, rows)))
         total = Tile(rows, self.point.columns)
         self.end.start(total, rows)
         block = dot.block or groups
 
         def add(at: Any, count: int) -> None:
             sums = self._products(strip, tile, row, rows, at, count)
-            self._convert(sums, total, x_row, rows)
+            for r, column in self._places(rows):
+                total.add(self._sum(sums, r, column).astype(f"float32x{dot.lanes}"), r, column)
 
         if groups > block:
             with loop(groups // block) as number:
@@ -225,22 +238,20 @@ class _Writer:
             add(groups - rest, rest)
         return total
 
-    def _convert(self, sums: Tile, total: Tile, x_row: Expr, rows: int) -> None:
-        """Add `sums`, as the machine adds them up, to `total`."""
-        dot = self.dot
-        for r in range(rows):
-            for column in range(0, self.point.columns, dot.lanes):
-                value = (_of_matrices(sums, r, column) if dot.matrix
-                         else sums.load(r, column, dot.lanes))
-                if isinstance(self.end, QuantizedEpilogue):
-                    value = self.end.scaled(value, x_row + r, column)
-                total.add(value.astype(f"float32x{dot.lanes}"), r, column)
+    def _places(self, rows: int) -> list[tuple[int, int]]:
+        """Where the vectors of a tile begin."""
+        return list(product(range(rows), range(0, self.point.columns, self.dot.lanes)))
+
+    def _sum(self, sums: Tile, row: int, column: int) -> Expr:
+        if self.dot.matrix:
+            return _of_matrices(sums, row, column)
+        return sums.load(row, column, self.dot.lanes)
 
     def _products(
         self, strip: Expr, tile: Expr, row: Expr, rows: int, at: Any, count: int,
-        start: bool = False,
+        start: Callable[[Tile], None] | None = None,
     ) -> Tile:
-        """The sums of the products of `count` groups of k from `at` on, `start`ed with the bias.
+        """The sums of the products of `count` groups of k from `at` on; `start` begins the first.
 
         With matrices, a tile of pairs of rows and twice the columns.
         """
@@ -248,11 +259,11 @@ class _Writer:
         high, wide = (ceil_div(rows, 2), 2 * columns) if dot.matrix else (rows, columns)
         sums = [Tile(high, wide, dot.sums) for _ in range(_ways(dot, rows, columns))]
         places = [(r, column) for r in range(high) for column in range(0, wide, dot.lanes)]
-        for each in sums:
+        for each in sums[start is not None :]:
             for place in places:
                 each.store(splat(tirx.const(0, dot.sums), dot.lanes), *place)
         if start:
-            self.end.start(sums[0], rows)
+            start(sums[0])
         self._multiply(strip, tile, row, rows, at, count, sums)
         for each in sums[1:]:
             for r, column in places:

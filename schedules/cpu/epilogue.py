@@ -1,4 +1,5 @@
-"""How a linear kernel begins and ends a tile: bias, activation, residual, the part-full panel."""
+"""How a linear kernel begins and ends a tile: bias, activation, residual, the part-full panel, and
+what dtype the result is rounded to."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu import math, short_math
+from pocketformer.schedules.cpu import math, short_math, short_stores
 from pocketformer.schedules.cpu.kernel import (
     STACK,
     Buffer,
@@ -15,6 +16,7 @@ from pocketformer.schedules.cpu.kernel import (
     Expr,
     Tile,
     ceil_div,
+    lanes_of,
     load,
     loop,
     registers,
@@ -22,20 +24,30 @@ from pocketformer.schedules.cpu.kernel import (
     store,
     when,
 )
-from pocketformer.schedules.workloads import Linear
+from pocketformer.schedules.cpu.short_stores import RANGE, Integers
+from pocketformer.schedules.workloads import Linear, QuantizedLinear
 
 
 class Epilogue:
-    """Takes the arguments bias, residual and out of `function`, and writes to out."""
+    """Takes the arguments from bias to out of `function`, and writes to out."""
+
+    kept = "float32"      # dtype of a tile's results before they are written
 
     def __init__(
-        self, function: Builder, workload: Linear, m: Expr, columns: int, lanes: int
+        self, function: Builder, workload: Linear | QuantizedLinear, m: Expr, columns: int,
+        lanes: int,
     ) -> None:
-        n = workload.n
+        n, self.out_dtype = workload.n, workload.out_dtype
         self.bias = function.argument("bias", (n,)) if workload.bias else None
         self.residual = function.argument("residual", (m, n)) if workload.residual else None
-        self.out = self._output(function, m, n)
-        table = short_math if workload.dtype == "bfloat16" else math
+        self.out_factor: Buffer | None = None
+        self.out_zero: Buffer = None
+        if self.out_dtype in RANGE:
+            self.out_factor = function.argument("out_factor", (n,))
+            self.out_zero = function.argument("out_zero", (1,), "int32")
+        self.out = function.argument("out", (m, n), self.out_dtype)
+        rough = workload.dtype == "bfloat16" or self.out_dtype in ("bfloat16", *RANGE)
+        table = short_math if rough else math
         self.activation = workload.activation
         self.activate = table.ACTIVATIONS[workload.activation]
         # LLVM unrolls a loop of known length. With code for every height of a tile, that of a long
@@ -48,26 +60,32 @@ class Epilogue:
         self.panels = ceil_div(n, columns)
         self.live = n - (self.panels - 1) * columns       # columns of the last panel
         self.first: Buffer | None = None
+        self.factors: Buffer | None = None
+        self.rounding: Integers | None = None
         self.staged: Buffer | None = None
         self.height = 0
-
-    def _output(self, function: Builder, m: Expr, n: int) -> Buffer:
-        """The last arguments, of which the very last is written."""
-        return function.argument("out", (m, n))
 
     def begin(self, panel: Expr, rows: int) -> None:
         """Fetch what is the same for all tiles, of at most `rows` rows, of a panel."""
         if self.activation or self.live < self.columns:
             self.height = ceil_div(rows, ceil_div(4 * rows * self.columns, STACK - 1))
-            self.staged = registers(self.height, self.columns)
-        if self.bias is None:
-            return
-        self.first = registers(self.columns)
+            self.staged = registers(self.height, self.columns, dtype=self.kept)
+        if self.bias is not None:
+            self.first = self._of_panel(self.bias, panel)
+        if self.out_factor is not None:
+            self.factors = self._of_panel(self.out_factor, panel)
+            self.rounding = Integers.of(self.out_zero[0], self.out_dtype)
+
+    def _of_panel(self, source: Buffer, panel: Expr) -> Buffer:
+        """The numbers of `source` for the columns of a panel, 0 behind the last."""
+        dtype = str(source.dtype)
+        held = registers(self.columns, dtype=dtype)
         for column in range(0, self.columns, self.lanes):
             if not self._always_full(column):
-                store(self.first, splat(0.0, self.lanes), column)
+                store(held, splat(tirx.const(0, dtype), self.lanes), column)
             self._guarded(panel, column, lambda column, lanes: store(
-                self.first, load(self.bias, panel * self.columns + column, lanes=lanes), column))
+                held, load(source, panel * self.columns + column, lanes=lanes), column))
+        return held
 
     def start(self, total: Tile, rows: int) -> None:
         """Set the sums to the bias, or to 0."""
@@ -109,13 +127,14 @@ class Epilogue:
     def _write(self, panel: Expr, row: Expr, column: int, value: Expr) -> None:
         at = panel * self.columns + column
         if self.residual is not None:
-            lanes = 1 if str(value.ty) == "float32" else self.lanes
-            value = value + load(self.residual, row, at, lanes=lanes)
-        store(self.out, self._stored(value), row, at)
+            value = value + load(self.residual, row, at, lanes=lanes_of(value))
+        store(self.out, self._stored(value, column), row, at)
 
-    def _stored(self, value: Expr) -> Expr:
+    def _stored(self, value: Expr, column: int) -> Expr:
         """`value` as the output holds it."""
-        return value
+        if self.rounding is not None:
+            return self.rounding(value * load(self.factors, column, lanes=lanes_of(value)))
+        return short_stores.bfloat16(value) if self.out_dtype == "bfloat16" else value
 
     def _always_full(self, column: int) -> bool:
         return column + self.lanes <= self.live

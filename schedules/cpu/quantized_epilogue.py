@@ -1,8 +1,9 @@
-"""How a linear kernel of integers ends a tile: sums to float32, and if asked, to integers again."""
+"""How a linear kernel of integers begins and ends a tile: zeros, scales, what is left of them."""
 
 from __future__ import annotations
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.dot import Dot
 from pocketformer.schedules.cpu.epilogue import Epilogue
@@ -10,82 +11,130 @@ from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Builder,
     Expr,
-    lanes_of,
+    Tile,
     load,
     registers,
     splat,
     store,
 )
-from pocketformer.schedules.cpu.math import constant
 from pocketformer.schedules.workloads import QuantizedLinear
-
-RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
-_ROUND = 12582912.0          # 1.5 * 2^23: a small number that is added to it is rounded to integers
-_ROUND_BITS = 0x4B400000     # its bits; a unit in the last place is 1
 
 
 class QuantizedEpilogue(Epilogue):
-    """Also takes the arguments with the scales, in front of the others."""
+    """Also takes the arguments with the scales, in front of the others.
+
+    Sums start from -zero times those of the weights, so that nothing is left to subtract; `zero` is
+    that of x and what the machine's products want added to x. Where the result is neither put
+    through an activation nor added to anything, its factor is one with the scale of the sums.
+    """
 
     def __init__(
         self, function: Builder, workload: QuantizedLinear, m: Expr, columns: int, dot: Dot
     ) -> None:
+        self.dot, self.offset = dot, dot.offset(workload.x_dtype)
+        self.kept = "int32" if workload.out_dtype == "int32" else "float32"
+        self.by_kernel = workload.x_dtype == "float32"
+        self.per_row = workload.per_row or self.by_kernel
         count = m if workload.per_row else 1
         self.scales = function.argument("weight_scale", (workload.n,))
         self.column_sums = function.argument("weight_sum", (workload.n,), "int32")
-        self.x_scale = function.argument("x_scale", (count,))
-        self.x_zero = (
-            function.argument("x_zero", (count,), "int32") if workload.zero else None)
-        self.per_row, self.out_dtype = workload.per_row, workload.out_dtype
-        self.offset = dot.offset(workload.x_dtype)
-        super().__init__(function, workload.in_float32, m, columns, dot.lanes)
+        self.x_scale: Buffer = None
+        self.x_zero: Buffer | None = None
+        if not self.by_kernel:
+            self.x_scale = function.argument("x_scale", (count,))
+            if workload.zero:
+                self.x_zero = function.argument("x_zero", (count,), "int32")
+        super().__init__(function, workload, m, columns, dot.lanes)
+        plain = not self.activation and self.residual is None
+        self.folded = self.out_factor is not None and plain
 
-    def _output(self, function: Builder, m: Expr, n: int) -> Buffer:
-        if self.out_dtype != "float32":
-            self.out_scale = function.argument("out_scale", (1,))
-            self.out_zero = function.argument("out_zero", (1,), "int32")
-        return function.argument("out", (m, n), self.out_dtype)
+    def take(self, scale: Buffer, zero: Buffer) -> None:
+        """Those that the kernel finds for each row."""
+        self.found = (scale, zero)
+
+    @property
+    def _corrected(self) -> bool:
+        return bool(self.offset) or self.x_zero is not None or self.by_kernel
 
     def begin(self, panel: Expr, rows: int) -> None:
-        """Fetch the columns' scales, too, and what to take from their sums."""
+        """Fetch the columns' scales and sums, too, and join what is the same for all rows."""
         super().begin(panel, rows)
-        self.own_scales = self._of_panel(self.scales, panel)
-        if self.offset or self.x_zero is not None:
+        if self.kept == "float32":
+            self.own_scales = self._of_panel(self.scales, panel)
+            if not self.per_row:
+                self._times(self.own_scales, splat(self.x_scale[0], self.lanes))
+            if self.folded:
+                for held in (self.own_scales, self.first):
+                    if held is not None:
+                        self._times(held, self.factors)
+        if self._corrected:
             self.own_sums = self._of_panel(self.column_sums, panel)
+            if not self.per_row:
+                self._times(self.own_sums, splat(self._start(0), self.lanes))
 
-    def _of_panel(self, source: Buffer, panel: Expr) -> Buffer:
-        """The numbers of `source` for the columns of a panel, 0 behind the last."""
-        dtype = str(source.dtype)
-        held = registers(self.columns, dtype=dtype)
+    def _times(self, held: Buffer, factor: Buffer | Expr) -> None:
         for column in range(0, self.columns, self.lanes):
-            if not self._always_full(column):
-                store(held, splat(tirx.const(0, dtype), self.lanes), column)
-            self._guarded(panel, column, lambda column, lanes: store(
-                held, load(source, panel * self.columns + column, lanes=lanes), column))
-        return held
+            each = (load(factor, column, lanes=self.lanes) if isinstance(factor, tirx.Buffer)
+                    else factor)
+            store(held, load(held, column, lanes=self.lanes) * each, column)
 
-    def scaled(self, sums: Expr, row: Expr, column: int) -> Expr:
-        """What a vector of int32 sums stands for, in float32."""
-        at = row if self.per_row else 0
-        if self.offset or self.x_zero is not None:
-            zero = self.offset if self.x_zero is None else self.x_zero[at] + self.offset
-            zeros = splat(tirx.const(zero, "int32") if isinstance(zero, int) else zero, self.lanes)
-            sums = sums - zeros * load(self.own_sums, column, lanes=self.lanes)
-        scale = splat(self.x_scale[at], self.lanes) * load(
+    def _start(self, row: Expr) -> Expr:
+        """What the sums of the weights are times of where those of the products start."""
+        offset = tirx.const(-self.offset, "int32")
+        return offset if self.x_zero is None else offset - self.x_zero[row]
+
+    def start_sums(self, sums: Tile, row: Expr, rows: int) -> None:
+        """Begin the sums of `rows` rows from `row` on, as the machine's products lie in them."""
+        if self.by_kernel:
+            row = self._fetch(row, rows)
+        self.row = row
+        step = 2 if self.dot.matrix else 1
+        starts = [T.bind(self._start(row + r)) if self.per_row and self._corrected else None
+                  for r in range(rows)]
+        for r in range(0, rows, step):
+            for column in range(0, self.columns, self.lanes):
+                values = self._starts(starts[r : r + step], column)
+                if not self.dot.matrix:
+                    sums.store(values[0], r, column)
+                    continue
+                low, high = values[0], values[-1]
+                for half in range(2):
+                    order = [2 * half, 2 * half + 1, 4 + 2 * half, 5 + 2 * half]
+                    sums.store(tirx.Shuffle([low, high], order), r // 2, 2 * column + 4 * half)
+
+    def _fetch(self, row: Expr, rows: int) -> int:
+        """Bring what the kernel found for `rows` rows from `row` on to row 0 of small buffers.
+
+        TVM bounds each access to a workspace, which takes it seconds; so there are only these.
+        """
+        scale, zero = self.found
+        self.x_scale, self.x_zero = registers(rows), registers(rows, dtype="int32")
+        store(self.x_scale, load(scale, row, lanes=rows), 0)
+        store(self.x_zero, load(zero, row, lanes=rows), 0)
+        return 0
+
+    def _starts(self, starts: list[Expr | None], column: int) -> list[Expr]:
+        """A vector of columns for each row."""
+        if not self._corrected:
+            return [splat(tirx.const(0, "int32"), self.lanes)]
+        own = load(self.own_sums, column, lanes=self.lanes)
+        return [own if start is None else splat(start, self.lanes) * own for start in starts]
+
+    def result(self, sums: Expr, r: int, column: int) -> Expr:
+        """What a vector of the sums of row `r` of a tile stands for, plus the bias."""
+        if self.kept == "int32":
+            return sums
+        scaled = sums.astype(f"float32x{self.lanes}") * load(
             self.own_scales, column, lanes=self.lanes)
-        return sums.astype(f"float32x{self.lanes}") * scale
+        if self.per_row:
+            scaled = scaled * splat(self.x_scale[self.row + r], self.lanes)
+        if self.first is not None:
+            scaled = scaled + load(self.first, column, lanes=self.lanes)
+        return scaled
 
-    def _stored(self, value: Expr) -> Expr:
-        if self.out_dtype == "float32":
-            return value
-        lanes = lanes_of(value)
-        low, high = (splat((tirx.const(end, "int32") - self.out_zero[0]).astype("float32"), lanes)
-                     for end in RANGE[self.out_dtype])
-        steps = tirx.min(tirx.max(value / splat(self.out_scale[0], lanes), low), high)
-        bits = tirx.reinterpret(_typed("int32", lanes), steps + constant(_ROUND, steps))
-        whole = bits - constant(_ROUND_BITS, bits) + splat(self.out_zero[0], lanes)
-        return whole.astype(_typed(self.out_dtype, lanes))
+    def _stored(self, value: Expr, column: int) -> Expr:
+        if self.folded and self.rounding is not None:
+            return self.rounding(value)
+        return super()._stored(value, column)
 
 
-def _typed(dtype: str, lanes: int) -> str:
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
+from pocketformer.schedules.cpu.short_stores import RANGE
 from pocketformer.schedules.workloads import Linear, QuantizedLinear, WeightOnlyLinear
-from tests.schedules.running import random
+from tests.numerics.tolerance import TOLERANCE
+from tests.schedules.running import call, random
 
 erf = np.vectorize(math.erf)
 ACTIVATIONS = {
@@ -38,3 +40,30 @@ def finished(
         inputs.append(np.float32(size) * random(m, n, seed=2))
         products = products + inputs[-1]
     return products
+
+
+def assert_rounded(
+    work: Linear | QuantizedLinear, isa: str, inputs: list[np.ndarray], expected: np.ndarray
+) -> None:
+    """That the kernel rounds `expected` to the workload's dtype, but for what float32 is off by.
+
+    `inputs` gets the factors and the zero of integers.
+    """
+    exact, dtype = expected, work.out_dtype
+    rough = "bfloat16 activation" if work.activation else "float32 kernel"
+    off = 0.0 if dtype == "int32" else TOLERANCE[rough]
+    near = off * np.abs(expected).max(keepdims=True)
+    if dtype in RANGE:
+        low, high = RANGE[dtype]
+        factor = (100 / np.abs(expected).max() * np.linspace(0.8, 1.4, work.n)).astype("float32")
+        middle = np.int32((low + high) // 2 + 1)
+        inputs += [factor, np.array([middle])]
+        exact, near = expected * factor, near * factor
+    (result,) = call(work, isa, inputs, expected.shape, dtype=dtype)
+    least, most = exact - near, exact + near      # either side of what float32 makes a tie
+    if dtype in RANGE:
+        least, most = (np.clip(np.round(each) + middle, low, high) for each in (least, most))
+    else:
+        least, most = least.astype(dtype), most.astype(dtype)
+    assert ((least <= result) & (result <= most)).all()
+    assert len(np.unique(result)) > min(5, result.size // 2)

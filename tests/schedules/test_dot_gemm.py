@@ -1,6 +1,7 @@
 """Linear kernels with weights of short numbers, at the sizes where tiles, panels and words end."""
 
 import math
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +18,7 @@ from pocketformer.schedules.cpu.dot_table import DOTS, dot_named
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.kernel import load, prim_func, store
 from pocketformer.schedules.workloads import Linear, QuantizedLinear
-from tests.schedules.epilogue import finished
+from tests.schedules.epilogue import assert_rounded, finished
 from tests.schedules.running import (
     assert_agrees,
     call,
@@ -43,11 +44,14 @@ PRODUCTS = [*kernels(ANY), *instructions(ANY, "bfloat16")]
 def check(workload, isa, m):
     """Against float64 products of the rounded numbers."""
     n, k = workload.n, workload.k
-    x = random(m, k)
+    x = random(m, k).astype(workload.x_dtype)
     weight = (random(k, n) / math.sqrt(k)).astype(workload.dtype)
     inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
     rounded = x.astype(workload.dtype).astype("float64")
     expected = finished(workload, rounded @ weight.astype("float64"), inputs)
+    if workload.out_dtype != "float32":
+        assert_rounded(workload, isa, inputs, expected)
+        return
     (result,) = call(workload, isa, inputs, (m, n))
     tolerance = "float32 kernel"
     if workload.dtype == "float16":     # and so are its sums
@@ -72,6 +76,20 @@ def test_a_known_number_of_rows(isa):
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 def test_activation(isa, activation):
     check(bfloat16(10, 53, 16, bias=True, activation=activation, residual=True), isa, 10)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+@pytest.mark.parametrize("k", [36, 37])
+def test_numbers_that_are_stored_as_bfloat16(isa, k):
+    work = bfloat16(10, 50, k, x_dtype="bfloat16", bias=True)
+    check(work, isa, 10)
+    check(replace(work, residual=True, out_dtype="bfloat16"), isa, 10)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+@pytest.mark.parametrize("activation", ["", "gelu"])
+def test_a_result_of_integers(isa, activation):
+    check(bfloat16(10, 50, 24, bias=True, activation=activation, out_dtype="int8"), isa, 10)
 
 
 @pytest.mark.parametrize("isa", instructions(Linear(None, 53, 37, dtype="float16"), "float16"))

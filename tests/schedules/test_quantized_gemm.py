@@ -11,7 +11,7 @@ from pocketformer import targets
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.workloads import QuantizedLinear
-from tests.schedules.epilogue import finished
+from tests.schedules.epilogue import assert_rounded, finished
 from tests.schedules.running import (
     assert_agrees,
     call,
@@ -35,31 +35,46 @@ def integers(dtype, *shape):
     return found
 
 
+def rows_of(m, k):
+    """Integers x and zeros, and the float32 rows that are to be quantised to them by their ranges.
+
+    No number is near the middle between two integers.
+    """
+    random = np.random.default_rng([m, k])
+    zero = random.integers(-128, 128, m).astype("int32")
+    x = random.integers(-128, 128, (m, k))
+    ends = np.stack([np.full(m, -128), np.full(m, 127)], 1)
+    x[:, :2] = ends[:, :k] if k > 1 else np.where(zero > 0, -128, 127)[:, None]
+    shift = random.uniform(-0.3, 0.3, x.shape)
+    shift[(x == -128) | (x == 127)] = 0
+    scale = random.uniform(0.01, 0.1, (m, 1))
+    return x, zero, scale[:, 0], ((x + shift - zero[:, None]) * scale).astype("float32")
+
+
 def check(work, isa, m):
     """Against float64, which holds all sums exactly."""
     n, k = work.n, work.k
-    x, weight = integers(work.x_dtype, m, k), integers("int8", k, n)
-    count = m if work.per_row else 1
-    scales = np.abs(random(n, seed=3)) / 100
-    x_scale = (np.abs(random(count, seed=4)) + np.float32(0.1)) / 100
-    inputs = [x, packed(weight, kernel_of(work, isa).packed_shape), scales]
-    inputs += [weight.sum(axis=0, dtype="int32"), x_scale]
-    zero = integers("int8", count).astype("int32") if work.zero else np.zeros(count, "int32")
-    inputs += [zero] * work.zero
-    products = ((x.astype("float64") - zero[:, None]) @ weight) * scales * x_scale[:, None]
-    expected = finished(work, products, inputs)
+    weight, scales = integers("int8", k, n), np.abs(random(n, seed=3)) / 100
+    if work.x_dtype == "float32":
+        x, zero, x_scale, given = rows_of(m, k)
+        numbers = []
+    else:
+        given = x = integers(work.x_dtype, m, k)
+        count = m if work.per_row else 1
+        x_scale = (np.abs(random(count, seed=4)) + np.float32(0.1)) / 100
+        zero = integers("int8", count).astype("int32") if work.zero else np.zeros(count, "int32")
+        numbers = [x_scale, *[zero] * work.zero]
+    sums = weight.sum(axis=0, dtype="int32")
+    inputs = [given, packed(weight, kernel_of(work, isa).packed_shape), scales, sums, *numbers]
+    products = (x.astype("float64") - zero[:, None]) @ weight
+    expected = finished(work, products * scales * x_scale[:, None], inputs)
+    if work.out_dtype == "int32":
+        expected = products
     if work.out_dtype == "float32":
         (result,) = call(work, isa, inputs, (m, n))
         assert_agrees(result, expected)
-        return
-    info = np.iinfo(work.out_dtype)
-    step, middle = np.float32(np.abs(expected).max() / 100), np.int32((info.min + info.max) // 2)
-    inputs += [np.array([step]), np.array([middle])]
-    (result,) = call(work, isa, inputs, (m, n), dtype=work.out_dtype)
-    near = [np.clip(np.round(expected / step + shift) + middle, info.min, info.max)
-            for shift in (-1e-3, 1e-3)]     # which of two a tie becomes is a matter of float32
-    assert ((near[0] <= result) & (result <= near[1])).all()
-    assert len(np.unique(result)) > min(5, result.size // 2)
+    else:
+        assert_rounded(work, isa, inputs, expected)
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
@@ -74,9 +89,44 @@ def test_unsigned_numbers_with_a_scale_a_row(isa):
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_a_result_of_integers(isa, dtype):
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bfloat16"])
+def test_a_short_result(isa, dtype):
     check(QuantizedLinear(5, 21, 20, bias=True, residual=True, out_dtype=dtype), isa, 5)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+@pytest.mark.parametrize("options", [
+    {"bias": True},
+    {"per_row": True, "zero": True},
+    {"bias": True, "activation": "gelu", "zero": True},
+], ids=["folded", "rows", "gelu"])
+def test_integers_from_integers(isa, options):
+    check(QuantizedLinear(9, 50, 40, out_dtype="int8", **options), isa, 9)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+def test_sums_are_exact(isa):
+    check(QuantizedLinear(11, 53, 70, "uint8", zero=True, out_dtype="int32"), isa, 11)
+    check(QuantizedLinear(7, 48, 64, per_row=True, zero=True, out_dtype="int32"), isa, 7)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+def test_rows_are_quantised_by_their_ranges(isa):
+    check(QuantizedLinear(9, 24, 130, "float32", bias=True, residual=True), isa, 9)
+    check(QuantizedLinear(131, 16, 75, "float32", out_dtype="int8"), isa, 131)
+
+
+def test_a_row_of_zeros_stays_zero():
+    work = QuantizedLinear(3, 16, 40, "float32")
+    isa = TABLE[0].name
+    weight = integers("int8", 40, 16)
+    x = random(3, 40)
+    x[1] = 0
+    inputs = [x, packed(weight, kernel_of(work, isa).packed_shape), np.ones(16, "float32"),
+              weight.sum(axis=0, dtype="int32")]
+    (result,) = call(work, isa, inputs, (3, 16))
+    assert (result[1] == 0).all()
+    assert (result[::2] != 0).all()
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -84,13 +134,14 @@ def test_a_result_of_integers(isa, dtype):
     m=st.integers(1, 40),
     n=st.integers(1, 200),
     k=st.integers(1, 150),
-    x_dtype=st.sampled_from(["int8", "uint8"]),
+    x_dtype=st.sampled_from(["int8", "uint8", "float32"]),
     per_row=st.booleans(),
     zero=st.booleans(),
+    out=st.sampled_from(["float32", "int8"]),
     isa=st.sampled_from([isa.name for isa in TABLE]),
 )
-def test_any_sizes(m, n, k, x_dtype, per_row, zero, isa):
-    check(QuantizedLinear(m, n, k, x_dtype, per_row, zero), isa, m)
+def test_any_sizes(m, n, k, x_dtype, per_row, zero, out, isa):
+    check(QuantizedLinear(m, n, k, x_dtype, per_row, zero, out_dtype=out), isa, m)
 
 
 def test_the_first_instruction_that_a_target_has_is_taken():
