@@ -18,23 +18,13 @@ from pocketformer.compiler.model import Dim, TensorSpec
 Shapes = tuple[tuple[int, ...], ...]
 
 
-class Signature:
-    """The inputs and outputs of a bundle; its methods raise BadInput in one sentence.
+class Inputs:
+    """The inputs of a model or bundle; its methods raise BadInput in one sentence."""
 
-    Among the entries are those of `level`, of the base where none is given.
-    """
-
-    def __init__(self, manifest: Manifest, level: str | None = None) -> None:
-        self.inputs = manifest.inputs
-        self.outputs = manifest.outputs
-        self.dims = manifest.dims
-        if level is None:
-            level = manifest.levels[0].name if manifest.levels else ""
-        self.entries = [entry for entry in manifest.entries if entry.level == level]
-        # The most special entry first; sorted() keeps the manifest's order among equals.
-        self._entries = sorted(self.entries, key=lambda entry: -len(entry.dims))
-        self._names = tuple(spec.name for spec in manifest.inputs)
-        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.inputs}
+    def __init__(self, inputs: tuple[TensorSpec, ...], dims: Mapping[str, Dim]) -> None:
+        self.inputs, self.dims = inputs, dims
+        self.names = tuple(spec.name for spec in inputs)
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inputs}
 
     def arrays(self, given: Mapping[str, Any]) -> list[np.ndarray]:
         """The given inputs in their order, as arrays of the right dtype; shapes are unchecked."""
@@ -54,12 +44,12 @@ class Signature:
         return arrays
 
     def _name_fault(self, given: Mapping[str, Any]) -> str:
-        unexpected = [name for name in given if name not in self._names]
-        missing = [name for name in self._names if name not in given]
+        unexpected = [name for name in given if name not in self.names]
+        missing = [name for name in self.names if name not in given]
         takes = "; ".join(map(str, self.inputs)) or "no inputs"
         if not unexpected:
             return f"the input {_list(missing)} is missing; the model takes {takes}"
-        near = get_close_matches(unexpected[0], missing or self._names, 1)
+        near = get_close_matches(unexpected[0], missing or self.names, 1)
         hint = f", did you mean {near[0]!r}" if near else ""
         return f"the model has no input {_list(unexpected)}{hint}; it takes {takes}"
 
@@ -104,6 +94,22 @@ class Signature:
                 raise BadInput(f"{_has(spec, shape)}; {error}") from None
             if wanted != size:
                 raise BadInput(f"{_has(spec, shape)}; the axis {axis} is {size}, not {wanted}")
+
+
+class Signature(Inputs):
+    """The inputs and outputs of a bundle; its methods raise BadInput in one sentence.
+
+    Among the entries are those of `level`, of the base where none is given.
+    """
+
+    def __init__(self, manifest: Manifest, level: str | None = None) -> None:
+        super().__init__(manifest.inputs, manifest.dims)
+        self.outputs = manifest.outputs
+        if level is None:
+            level = manifest.levels[0].name if manifest.levels else ""
+        self.entries = [entry for entry in manifest.entries if entry.level == level]
+        # The most special entry first; sorted() keeps the manifest's order among equals.
+        self._entries = sorted(self.entries, key=lambda entry: -len(entry.dims))
 
     def entry(self, sizes: Mapping[str, int]) -> Entry:
         """The entry made for most of `sizes`, and for nothing else than them."""

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+from tvm.ir import IRModule
+
+from pocketformer.compiler.arrays import Arrays
+from pocketformer.compiler.assemble import Fused, Wishes, assemble, fuse
+from pocketformer.compiler.explain import Explanation
+from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.model import Model
-from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.progress import Progress, part_of
+from pocketformer.compiler.quantization.data import batches_of, count_of
+from pocketformer.compiler.quantization.decide import needs_second
 from pocketformer.compiler.quantization.layers import Layer
-from pocketformer.compiler.quantization.statistics import Statistics
-from pocketformer.compiler.recipe import Recipe
+from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.quantization.overrides import recipes_of
+from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics
+from pocketformer.compiler.quantization.taps import Found, Tap, find_layers, tapped
+from pocketformer.compiler.recipe import Float32, Recipe
+from pocketformer.compiler.session import Session
+from pocketformer.compiler.tuning.records import Records
+from pocketformer.targets import HOST, load
 
-if TYPE_CHECKING:
-    from tvm.ir import IRModule
+LOG = logging.getLogger("pocketformer.calibration")     # what a user should know of the data
+COMPILED = 0.4      # of the time of a calibration goes by before the first batch
+GUESS = 32          # batches, where data does not tell how many
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +43,110 @@ class Calibrated:
 def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) -> Calibrated:
     """Runs the float32 model on the recipe's `calibration` batches, on this machine.
 
-    `module` is what `pipeline.graph` makes of `model`. Memory does not depend on the number of
-    batches. Raises BadInput for data that does not fit the model, BadRecipe for no data.
+    `module` is what `pipeline.graph` makes of `model`. Where dimensions of it were fixed, batches
+    run on the model as it was before, so that sentences keep their own lengths. Memory does not
+    depend on the number of batches. Raises BadInput for data that does not fit the model, BadRecipe
+    for an override that matches no layer.
     """
-    raise NotImplementedError
+    found = find_layers(module, model.weights)
+    recipe_of = recipes_of(found.layers, recipe)    # a misspelt override is told before the work
+    data = getattr(recipe, "calibration", None)
+    if data is None:
+        return Calibrated(found.layers, {})
+    second = {layer.x for layer in found.layers if needs_second(layer, recipe_of(layer))}
+    run = _Run.of(found, module, model)
+    statistics = {
+        tap.key: TensorStatistics(tap.channels, tap.key in second) for tap in found.taps
+    }
+    count = 0
+    batches = _first_checked(batches_of(data, run.model))
+    session = run.session(part_of(tell, 0.0, COMPILED))
+    total = count_of(data)
+    for count, batch in enumerate(batches, 1):
+        done = count / total if total else count / (count + GUESS)
+        tell(f"calibrate on batch {count}", COMPILED + (1 - COMPILED) * min(done, 1.0))
+        run.update(statistics, session, batch)
+    if count == 1:
+        LOG.warning(
+            "calibration has a single batch: what the model reads in use may lie outside the "
+            "ranges that it shows; give a few dozen"
+        )
+    return Calibrated(found.layers, statistics)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The model that batches run on, and its tensors in the order of the keys of `taps`."""
+
+    model: Model
+    module: IRModule
+    taps: Sequence[Tap]
+    keys: Sequence[str]
+
+    @classmethod
+    def of(cls, found: Found, module: IRModule, model: Model) -> _Run:
+        if model.unfixed is not None:
+            whole = fuse(model.unfixed, load(HOST))
+            if taps := _same_taps(found, find_layers(whole.module, model.weights)):
+                return cls(model.unfixed, whole.module, taps, [tap.key for tap in found.taps])
+        return cls(model, module, found.taps, [tap.key for tap in found.taps])
+
+    def session(self, tell: Progress) -> Session:
+        """The model compiled for this machine, with what is tapped as its outputs."""
+        module, model = tapped(self.module, self.model, self.taps)
+        fused = Fused(model, module, {"main": {}}, Explanation())
+
+        def told(_: str, fraction: float) -> None:
+            tell("compile for calibration", fraction)
+
+        wishes = Wishes(Records(), tell=told)
+        bundle = assemble(fused, load(HOST), Float32(), Quantization(), wishes)
+        return Session(bundle, threads=len(cpus()))
+
+    def update(
+        self, statistics: dict[str, TensorStatistics], session: Session, batch: Arrays
+    ) -> None:
+        kept = _kept(batch)
+        tensors = session.run(batch)
+        for place, (tap, key) in enumerate(zip(self.taps, self.keys, strict=True)):
+            rows = tap.rows(tensors[str(place)])
+            statistics[key].update(rows[kept] if len(kept) == len(rows) else rows)
+
+
+def _same_taps(found: Found, other: Found) -> list[Tap] | None:
+    """The taps of `other` that give what those of `found` do, known by their layers.
+
+    None where a layer of `found` is not in `other`.
+    """
+    by_name = {(layer.kind, layer.name): layer for layer in other.layers}
+    taps = {tap.key: tap for tap in other.taps}
+    same: dict[str, Tap] = {}
+    for layer in found.layers:
+        if not (reads := [layer.x] if layer.x else layer.reads):
+            continue
+        twin = by_name.get((layer.kind, layer.name))
+        if twin is None:
+            return None
+        for key, own in zip(reads, [twin.x] if twin.x else twin.reads, strict=True):
+            same[key] = taps[own]
+    return [same[tap.key] for tap in found.taps]
+
+
+def _kept(batch: Arrays) -> np.ndarray:
+    """Which rows are no padding, by the batch's mask of tokens; none without such a mask."""
+    for name, array in batch.items():
+        if "mask" in name.lower() and array.ndim == 2:
+            kept: np.ndarray = array.reshape(-1) != 0
+            return kept
+    return np.empty(0, bool)
+
+
+def _first_checked(batches: Iterator[Arrays]) -> Iterable[Arrays]:
+    """`batches`, the first of which is read now: what is wrong with it is told before the work."""
+    first = next(batches)
+
+    def all_of_them() -> Iterator[Arrays]:
+        yield first
+        yield from batches
+
+    return all_of_them()

@@ -15,7 +15,7 @@ class Layer:
 
     `key` is the name of the variable that it is bound to, the same in every entry function, and
     `kind` one of linear, attention, lookup. `names` are the names of the source's operators, the
-    product's first: patterns of overrides match them.
+    product's first, then of the weights: patterns of overrides match them.
 
     `x` is the key in Statistics of the tensor that it reads, "" for attention and lookups: layers
     with the same `x` read the same tensor, so they share its factor and zero. `smoothable` says

@@ -54,7 +54,7 @@ class TensorStatistics:
 
     `low`, `high`, `mean`: float32 [k], of each channel. `average_low`, `average_high`: float32 [k],
     moving averages of each batch's extremes. `histogram`: of all values. `rows`: float32 [r, k], at
-    most RESERVOIR rows, each row seen equally likely among them. `second`: float64 [k, k], the sum
+    most RESERVOIR rows, each row seen equally likely among them. `second`: float32 [k, k], the sum
     of x^T x, where it was asked for, else None. `count`: rows seen; `batches`: batches seen.
     `finite`: False once a value was NaN or infinite; such a batch counts for nothing else.
     """
@@ -65,7 +65,7 @@ class TensorStatistics:
         self.average_low = np.zeros(channels, np.float32)
         self.average_high = np.zeros(channels, np.float32)
         self.histogram = Histogram()
-        self.second = np.zeros((channels, channels)) if second else None
+        self.second = np.zeros((channels, channels), np.float32) if second else None
         self.count = 0
         self.batches = 0
         self.finite = True
