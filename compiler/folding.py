@@ -63,7 +63,7 @@ class Folding:
             if var not in needed or not (var in weights or var in folded):
                 continue
             if var in folded and _elements(var) <= INLINE_ELEMENTS:
-                value = relax.const(self._evaluate(graph, var), dtype(var))
+                value = relax.const(self.evaluate(graph, var), dtype(var))
             else:
                 value = self._param(graph, var, str(var.name), params)
             aliases.append(relax.VarBinding(var, value))
@@ -100,21 +100,22 @@ class Folding:
             while name in self.kept:
                 name += "_"
             self._names[key] = name
-            self.kept[name] = self._evaluate(graph, expr)
+            self.kept[name] = self.evaluate(graph, expr)
         name = self._names[key]
         return params.setdefault(name, relax.Var(name, expr.ty))
 
-    def _evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
+    def evaluate(self, graph: Graph, expr: relax.Expr) -> Any:
+        """What `expr`, which depends on weights and constants only, is: an array, or a list."""
         value = graph.value(expr)
         match value:
             case GenericConst():
                 return constant(value)
             case relax.Tuple():
-                return [self._evaluate(graph, item) for item in value.fields]
+                return [self.evaluate(graph, item) for item in value.fields]
             case relax.TupleGetItem():
-                return self._evaluate(graph, value.tuple_value)[int(value.index)]
+                return self.evaluate(graph, value.tuple_value)[int(value.index)]
             case relax.Call():
-                args = [self._evaluate(graph, arg) for arg in value.args]
+                args = [self.evaluate(graph, arg) for arg in value.args]
                 compute = NUMPY.get(op_name(value))
                 return compute(value, *args) if compute else _compiled(value, args)
             case relax.Var():

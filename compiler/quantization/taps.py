@@ -127,7 +127,8 @@ class _Finder:
         for place, name in enumerate(READS):
             arg = call.args[0 if packed else place]
             heads, size = shape(arg)[-2:]
-            assert isinstance(heads, int) and isinstance(size, int)
+            assert isinstance(heads, int)
+            assert isinstance(size, int)
             third = place if packed else None
             key = f"{var.name}.{name}"
             reads.append(self._tap(key, _base(self.graph, arg), heads * size, third).key)
@@ -138,7 +139,7 @@ class _Finder:
         return self.taps.setdefault((var, channels, third), Tap(key, var, channels, third))
 
     def _array(self, expr: relax.Expr) -> np.ndarray:
-        return np.asarray(self.folding._evaluate(self.graph, expr), np.float32)
+        return np.asarray(self.folding.evaluate(self.graph, expr), np.float32)
 
     def _names(self, call: relax.Call, weights: Sequence[relax.Expr]) -> tuple[str, ...]:
         """Of the source's operators, then of the weights from which `weights` are computed."""
