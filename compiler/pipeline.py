@@ -34,6 +34,7 @@ from pocketformer.passes.pick_in_place import PickInPlace
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.passes.prune_rows import PruneRows
 from pocketformer.passes.quantize_layers import QuantizeLayers
+from pocketformer.passes.store_short import StoreShort
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
@@ -83,6 +84,7 @@ def precision(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[St
         yield Step("cast_products", CastProducts(recipe.name))
     if quantization.layers:
         yield Step("quantize_layers", QuantizeLayers(quantization.layers))
+    yield Step("store_short", StoreShort())
 
 
 def kernels(target: Target, points: Mapping[Workload, Any] | None = None) -> Iterator[Step]:

@@ -222,4 +222,5 @@ class _Matrices(Left):
 
 def _as_words(x: Buffer, dtype: str, words: int | None = None) -> Buffer:
     """The memory of x[m, k] as numbers of another dtype, so many to the row."""
-    return T.decl_buffer((x.shape[0], words or x.shape[1]), dtype, data=x.data)
+    start = T.bind(T.address_of(x[0, 0]))    # x may begin anywhere in its memory
+    return T.decl_buffer((x.shape[0], words or x.shape[1]), dtype, data=start)

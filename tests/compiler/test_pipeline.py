@@ -4,10 +4,11 @@ from tvm import relax
 
 from pocketformer import targets
 from pocketformer.compiler.pipeline import Step, finish, kernels, run, shared
+from pocketformer.compiler.quantization.numbers import CastLayer, Quantization
 from pocketformer.compiler.recipe import BFloat16, Float32
 from tests.passes.graphs import module
 
-SHARED_STEPS = [
+GRAPH_STEPS = [
     "canonicalize", "fold_arithmetic", "eliminate_common", "fuse_gelu", "fuse_silu",
     "lower_convolution",
     "fuse_layer_norm", "fuse_rms_norm", "prune_rows", "fuse_attention", "eliminate_common_masks",
@@ -27,13 +28,20 @@ LAST_STEPS = [
 def test_the_steps_and_their_order():
     for name in ("host", "arm64-android"):
         target = targets.load(name)
-        assert [step.name for step in shared(Float32())] == SHARED_STEPS
+        assert [step.name for step in shared(Float32())] == [*GRAPH_STEPS, "store_short"]
         assert [step.name for step in kernels(target)] == KERNEL_STEPS
         assert [step.name for step in finish(target)] == LAST_STEPS
 
 
 def test_bfloat16_casts_after_fusion():
-    assert [step.name for step in shared(BFloat16())] == [*SHARED_STEPS, "cast_products"]
+    steps = [step.name for step in shared(BFloat16())]
+    assert steps == [*GRAPH_STEPS, "cast_products", "store_short"]
+
+
+def test_layers_in_few_bits_come_after_fusion():
+    quantization = Quantization({"a linear layer": CastLayer("bfloat16")})
+    steps = [step.name for step in shared(Float32(), quantization)]
+    assert steps == [*GRAPH_STEPS, "quantize_layers", "store_short"]
 
 
 def test_watch_sees_every_step_with_its_module():
