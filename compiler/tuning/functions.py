@@ -13,7 +13,8 @@ from pocketformer.compiler.entries import entries_of
 from pocketformer.compiler.folding import Folding
 from pocketformer.compiler.kernel_calls import bindings, kernel_of
 from pocketformer.compiler.model import Model
-from pocketformer.compiler.pipeline import fuse_rest, kernels, run, shared
+from pocketformer.compiler.pipeline import FLOAT, fuse_rest, kernels, run, shared
+from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.compiler.tuning.tasks import Task
 from pocketformer.passes.graph import entry_functions
@@ -46,10 +47,12 @@ class Rest:
         return sum(times.get(name, 0.0) for name, each in self.named.items() if each == function)
 
 
-def rest_of(model: Model, target: Target, recipe: Recipe) -> Rest:
+def rest_of(
+    model: Model, target: Target, recipe: Recipe, quantization: Quantization = FLOAT
+) -> Rest:
     """What of `model` no template of `target`, a single level, computes, and can be tuned."""
     module, _ = entries_of(model)
-    module = run(module, [*shared(recipe), *kernels(target)], target)
+    module = run(module, [*shared(recipe, quantization), *kernels(target)], target)
     module = run(Folding(model.weights).module(module), fuse_rest(), target)
     named = {
         str(gvar.name_hint): function_of(gvar.name_hint, func, key_of(func))

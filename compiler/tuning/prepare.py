@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pocketformer.compiler import frontends
-from pocketformer.compiler.build import compile
+from pocketformer.compiler.assemble import Wishes, assemble, fuse
+from pocketformer.compiler.build import quantize, read_model
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.connection import Connection, connect
@@ -17,10 +17,13 @@ from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.errors import BadModel, DeviceRefused
 from pocketformer.compiler.machine import this_machine
 from pocketformer.compiler.model import Dim, Model
+from pocketformer.compiler.pipeline import FLOAT
 from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.functions import Rest, rest_of
+from pocketformer.compiler.tuning.given import records_of
 from pocketformer.compiler.tuning.in_model import InModel, profiled, sizes_of
 from pocketformer.compiler.tuning.job import Job, cold_bytes
 from pocketformer.compiler.tuning.options import Options
@@ -43,11 +46,12 @@ UNTUNED = "compiling the untuned model"
 
 @dataclass(frozen=True)
 class Source:
-    """A model and how to compile it."""
+    """A model and how to compile it; `quantization` is what the recipe decided for its layers."""
 
     model: Model
     target: Target
     recipe: Recipe
+    quantization: Quantization = FLOAT
 
     @classmethod
     def load(
@@ -62,9 +66,8 @@ class Source:
         chosen = target if isinstance(target, Target) else load_target(target)
         recipe = chosen_recipe(recipe)
         check_recipe(recipe, chosen)
-        if isinstance(model, Model):
-            return cls(model.with_dims(dims), chosen, recipe)
-        return cls(frontends.load(model, dims=dims, **how), chosen, recipe)
+        read = read_model(model, recipe, dims, **how)
+        return cls(read, chosen, recipe, quantize(fuse(read, chosen), recipe))
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,11 @@ def prepare(source: Source, options: Options, tell: Progress) -> Prepared:
     sizes = sizes_of(default.manifest, options.sizes)
     with opened([default], options, tell) as (session,):
         found = profiled(session, sizes, tell)
-    rest = rest_of(source.model, target, source.recipe)
-    tasks = [*tasks_of(source.model, target, source.recipe, options.sizes), *rest.tasks]
+    rest = rest_of(source.model, target, source.recipe, source.quantization)
+    kernels = tasks_of(
+        source.model, target, source.recipe, options.sizes, source.quantization
+    )
+    tasks = [*kernels, *rest.tasks]
     if not tasks:
         raise BadModel(f"{source.model.name} has no kernel that can be tuned")
     return Prepared(
@@ -170,9 +176,9 @@ def _compiled(
     def told(_: str, fraction: float) -> None:
         tell(step, fraction)
 
-    return compile(
-        source.model, target, recipe=source.recipe, records=records, progress=told
-    )
+    wishes = Wishes(records_of(records, target.variants), remark=True, tell=told)
+    fused = fuse(source.model, target)
+    return assemble(fused, target, source.recipe, source.quantization, wishes)
 
 
 def _level(source: Source, options: Options, tell: Progress) -> Target:

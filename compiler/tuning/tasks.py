@@ -10,7 +10,8 @@ from pocketformer.compiler.axes import evaluate, names_in
 from pocketformer.compiler.entries import entries_of
 from pocketformer.compiler.example_inputs import pick_sizes
 from pocketformer.compiler.model import Model
-from pocketformer.compiler.pipeline import run, shared
+from pocketformer.compiler.pipeline import FLOAT, run, shared
+from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.compiler.tuning.job import name_at
 from pocketformer.compiler.tuning.survey import Use, survey
@@ -38,7 +39,11 @@ class Task:
 
 
 def tasks_of(
-    model: Model, target: Target, recipe: Recipe, sizes: Mapping[str, str | int]
+    model: Model,
+    target: Target,
+    recipe: Recipe,
+    sizes: Mapping[str, str | int],
+    quantization: Quantization = FLOAT,
 ) -> list[Task]:
     """The tasks of `model` on `target`, a single level, in the order of their first calls.
 
@@ -50,7 +55,7 @@ def tasks_of(
     picked = pick_sizes(model.dims, sizes)
     module, fixed = entries_of(model)
     calls: Counter[tuple[Workload, tuple[tuple[str, int], ...]]] = Counter()
-    for use in survey(run(module, shared(recipe), target)):
+    for use in survey(run(module, shared(recipe, quantization), target)):
         at = _evaluated(use, picked | fixed[use.entry])
         if at is not None and _is_possible(use.workload, target):
             calls[use.workload, at] += 1
