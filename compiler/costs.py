@@ -61,8 +61,8 @@ def _batch_matmul(args: Sequence[Shape]) -> Size:
 TEMPLATES: dict[str, Callable[[Sequence[Shape]], Size]] = {
     "linear": _linear,
     "attention": _attention,
-    "layernorm": lambda args: product([LAYER_NORM, *args[-1]]),
-    "rmsnorm": lambda args: product([RMS_NORM, *args[-1]]),
+    "layernorm": lambda args: product([LAYER_NORM, *args[0]]),
+    "rmsnorm": lambda args: product([RMS_NORM, *args[0]]),
     "softmax": lambda args: product([SOFTMAX, *args[-1]]),
     "batch_matmul": _batch_matmul,
 }

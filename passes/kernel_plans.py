@@ -14,6 +14,7 @@ from pocketformer.passes.composite import composite_of, options_of
 from pocketformer.passes.graph import (
     Graph,
     dtype,
+    emit,
     is_one,
     op_name,
     same_sizes,
@@ -59,22 +60,39 @@ def _attention(
 def _norm(
     before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
 ) -> Plan:
-    x, *extra = call.args
+    x, gamma, *extra = call.args
     size = shape(x)[-1]
     rows, x = rows_of(before, x, f"{name}_x")
-    if options["residual"]:
-        extra[-1] = flat(before, extra[-1], [rows, size], f"{name}_residual")
+    weights = [gamma, extra.pop(0)] if options["kind"] == "layer" else [gamma]
+    residual = bool(options["residual"])
+    added = [flat(before, extra.pop(0), [rows, size], f"{name}_residual")] if residual else []
+    store, keep = options.get("store", ""), bool(options.get("keep", True))
+    if store in ("int8", "rows"):
+        factor = extra.pop(0) if extra else relax.const(1.0, "float32")
+        extra.insert(0, _of_each_column(before, factor, size, f"{name}_factor"))
     workload = Norm(
         rows=known(rows),
         size=size,
         kind=options["kind"],
         eps=options["eps"],
-        residual=bool(options["residual"]),
+        residual=residual,
         keep_sum=False,
-        bias=options["kind"] == "layer",
+        bias=len(weights) == 2,
+        store=store,
+        keep=keep,
     )
-    args = [x, *extra[-1:], *extra[:-1]] if options["residual"] else [x, *extra]
-    return Plan(workload, args, [rows, size], {"rows": rows})
+    more = [[rows, size]] * (keep and bool(store)) + [[rows], [rows]] * (store == "rows")
+    args = [x, *added, *weights, *extra]
+    return Plan(workload, args, [rows, size], {"rows": rows}, more=more)
+
+
+def _of_each_column(
+    before: list[relax.VarBinding], factor: relax.Expr, size: int, name: str
+) -> relax.Expr:
+    """`factor` as [size], where it is of [1] or []."""
+    if same_sizes(shape(factor), [size]):
+        return factor
+    return emit(before, relax.op.broadcast_to(factor, [size]), name)
 
 
 def _softmax(

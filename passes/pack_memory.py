@@ -67,6 +67,7 @@ class _Tensors:
         self._mod = mod
         self.graph = Graph(func)
         self._of: dict[relax.Var, _Tensor] = {}
+        self._tuples: dict[relax.Var, list[relax.Expr]] = {}    # of kernels with several results
         limits = func.attrs.get("tir_var_upper_bound") or {}
         self._limits = {str(name): int(limit) for name, limit in limits.items()}
         for step, binding in enumerate(self.graph.bindings):
@@ -95,8 +96,11 @@ class _Tensors:
             self._of[var] = _Tensor(var, size)
         elif isinstance(value, relax.Var) or op_name(value) == VIEW:
             source = value if isinstance(value, relax.Var) else value.args[0]
-            if source in self._of:
-                self._of[var] = self._of[source]
+            self._alias(var, source)
+        elif isinstance(value, relax.Tuple):
+            self._tuples[var] = list(value.fields)
+        elif isinstance(value, relax.TupleGetItem) and value.tuple_value in self._tuples:
+            self._alias(var, self._tuples[value.tuple_value][int(value.index)])
         elif self._kernel(value) is not None:
             for arg in value.args:
                 if arg in self._of:
@@ -110,7 +114,17 @@ class _Tensors:
         func = self._mod[value.op] if ours else None
         return func if isinstance(func, tirx.PrimFunc) else None
 
-    def _drop(self, variables: Collection[relax.Var]) -> None:
+    def _alias(self, var: relax.Var, source: relax.Expr) -> None:
+        """`var` is another name of `source`."""
+        if source in self._of:
+            self._of[var] = self._of[source]
+        if source in self._tuples:
+            self._tuples[var] = self._tuples[source]
+
+    def _drop(self, variables: Collection[relax.Expr]) -> None:
+        """Leave out `variables`, and what is in tuples among them."""
+        for var in variables:
+            self._drop(self._tuples.get(var, ()))
         gone = [self._of[var] for var in variables if var in self._of]
         self._of = {var: tensor for var, tensor in self._of.items() if tensor not in gone}
 
