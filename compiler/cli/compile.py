@@ -21,6 +21,21 @@ from pocketformer.compiler.cli.common import (
     progress,
     remarks,
 )
+from pocketformer.compiler.cli.recipes import (
+    Activations,
+    Attention,
+    BiasCorrection,
+    Calibrate,
+    Embeddings,
+    Equalize,
+    Group,
+    Observer,
+    Override,
+    RecipeName,
+    Scales,
+    Smooth,
+    recipe_from,
+)
 from pocketformer.compiler.errors import BadRecords
 
 
@@ -36,10 +51,18 @@ def compile(
         Path | None,
         typer.Option("--output", "-o", help="The bundle to write; the model's name + .pf."),
     ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option("--recipe", "-r", help="How to store numbers: float32, bfloat16, float16."),
-    ] = "float32",
+    recipe: RecipeName = "float32",
+    calibrate: Calibrate = None,
+    override: Override = None,
+    observer: Observer = None,
+    activations: Activations = None,
+    smooth: Smooth = None,
+    bias_correction: BiasCorrection = None,
+    equalize: Equalize = None,
+    scales: Scales = None,
+    attention: Attention = None,
+    embeddings: Embeddings = None,
+    group: Group = None,
     dim: Dims = None,
     component: Annotated[
         str | None,
@@ -73,10 +96,14 @@ def compile(
     from pocketformer import targets
     from pocketformer.compiler import report
     from pocketformer.compiler.bundle import Bundle, check_replaceable
-    from pocketformer.compiler.recipe import check_recipe, recipe_named
+    from pocketformer.compiler.recipe import check_recipe
 
     # A misspelt target is told now, not after minutes of work.
-    chosen = recipe_named(recipe)
+    chosen = recipe_from(
+        recipe, calibrate, override, smooth, observer=observer, activations=activations,
+        bias_correction=bias_correction, equalize=equalize, scales=scales, attention=attention,
+        embeddings=embeddings, group=group,
+    )
     check_recipe(chosen, targets.load(target))
     if records and no_records:
         raise BadRecords("--records and --no-records exclude each other")
@@ -84,7 +111,11 @@ def compile(
     destination = output or Path(f"{_stem(model, component)}.pf")
     check_replaceable(destination)    # and so is a place that is taken
     start = time.perf_counter()
-    with remarks("pocketformer.records"), progress(f"reading {model.name}") as step:
+    with (
+        remarks("pocketformer.records"),
+        remarks("pocketformer.calibration"),
+        progress(f"reading {model.name}") as step,
+    ):
         from pocketformer.compiler.build import compile as compile_model
 
         bundle = compile_model(

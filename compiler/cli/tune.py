@@ -23,6 +23,22 @@ from pocketformer.compiler.cli.common import (
     out,
     print_json,
     read_token_file,
+    remarks,
+)
+from pocketformer.compiler.cli.recipes import (
+    Activations,
+    Attention,
+    BiasCorrection,
+    Calibrate,
+    Embeddings,
+    Equalize,
+    Group,
+    Observer,
+    Override,
+    RecipeName,
+    Scales,
+    Smooth,
+    recipe_from,
 )
 from pocketformer.compiler.errors import BadInput
 
@@ -48,10 +64,18 @@ def tune(
     records: Annotated[
         Path, typer.Option(help="The file that every trial is added to, and that old ones are in.")
     ] = Path("records.jsonl"),
-    recipe: Annotated[
-        str,
-        typer.Option("--recipe", "-r", help="How to store numbers: float32, bfloat16, float16."),
-    ] = "float32",
+    recipe: RecipeName = "float32",
+    calibrate: Calibrate = None,
+    override: Override = None,
+    observer: Observer = None,
+    activations: Activations = None,
+    smooth: Smooth = None,
+    bias_correction: BiasCorrection = None,
+    equalize: Equalize = None,
+    scales: Scales = None,
+    attention: Attention = None,
+    embeddings: Embeddings = None,
+    group: Group = None,
     dim: Dims = None,
     size: Annotated[
         list[str] | None,
@@ -95,12 +119,17 @@ def tune(
         device, trials, records, key_values(size, "--size"), threads, strategy, seed,
         cluster, read_token_file(token_file), timeout,
     )
-    with watching(err) as watcher:
+    chosen = recipe_from(
+        recipe, calibrate, override, smooth, observer=observer, activations=activations,
+        bias_correction=bias_correction, equalize=equalize, scales=scales, attention=attention,
+        embeddings=embeddings, group=group,
+    )
+    with remarks("pocketformer.calibration"), watching(err) as watcher:
         from pocketformer.compiler.tuning.prepare import Source
         from pocketformer.compiler.tuning.tuner import Tuner
 
         source = Source.load(
-            model, target, recipe, key_values(dim, "--dim"), component=component
+            model, target, chosen, key_values(dim, "--dim"), component=component
         )
         tuner = Tuner(source, options, watcher)
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,11 +98,13 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _arrays(path: Path) -> Arrays:
     try:
-        return read_arrays(path)
-    except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-        raise BadInput(f"{path} is no .npz file of numbers") from None
+        if zipfile.is_zipfile(path):
+            return read_arrays(path)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass    # truncated, or of objects
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    raise BadInput(f"{path} is no .npz file of numbers")
 
 
 def _split(arrays: Arrays, model: Model) -> Iterator[Arrays]:

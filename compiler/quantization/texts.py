@@ -51,7 +51,8 @@ class Texts:
         while taken := list(itertools.islice(remaining, self._rows)):
             for text in taken:
                 if not isinstance(text, str):
-                    raise BadInput(f"the data has texts and also a {type(text).__name__}")
+                    kind = type(text).__name__
+                    raise BadInput(f"the data has texts and also something of type {kind}")
             if len(taken) == self._rows:    # what does not fill a batch is left out
                 yield self._batch(self._tokenizer.encode_batch(taken))
 
