@@ -80,6 +80,7 @@ class Explanation(logging.Handler):
                 kind=operator.kind,
                 kernel=self._kernels.get(operator.name),
                 note=self._note(operator.name),
+                precision=self.calls.precision.get(self._kernels.get(operator.name, ""), ""),
             )
             for operator in operators
         ]

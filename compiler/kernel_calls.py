@@ -13,8 +13,9 @@ from pocketformer.compiler.costs import TEMPLATES, Cost, LoopNest, template_cost
 from pocketformer.compiler.manifest_records import KernelRecord, MemoryRecord
 from pocketformer.compiler.memory import Scratch, arenas, scratch_of
 from pocketformer.compiler.model import Operator
-from pocketformer.passes.graph import entry_functions, op_name, sources
+from pocketformer.passes.graph import dtype, entry_functions, op_name, sources
 from pocketformer.passes.pick_kernels import WORKLOAD
+from pocketformer.passes.precision import PRECISION
 from pocketformer.schedules.cpu.elementwise import NOT_TUNED, TUNED
 
 # What a kernel without a template does, by the words in its name; the first that fits.
@@ -52,24 +53,29 @@ class Entry:
         """The calls, once operators are fused: each names the variables that it computes."""
         found = list(bindings(func))
         fused = {
-            name: [inner for inner, _ in bindings(mod[value.op])]
-            for name, value in found
-            if isinstance(value, relax.Call) and isinstance(value.op, GlobalVar)
+            value.op: [inner for inner, _ in bindings(mod[value.op])]
+            for _, value in found if _is_group(value)
         }
-        lost = self.unfused.keys() - {name for name, _ in found}
+        # Groups have names of their own, which other variables may have, too.
+        lost = self.unfused.keys() - {name for name, value in found if not _is_group(value)}
         lost -= {inner for group in fused.values() for inner in group}
         # A group's last operator loses its name; groups stand where their last operators stood.
         lasts = deque(sorted(lost, key=self.unfused.__getitem__))
         for name, value in found:
-            if name in fused:
+            if _is_group(value):
                 last = [lasts.popleft()] if lasts else []
-                self._add(value.op.name_hint, [*fused[name], *last])
+                self._add(value.op.name_hint, [*fused[value.op], *last])
             elif function := kernel_of(value):
                 self._add(function, [name])
 
     def _add(self, function: str, variables: Sequence[str]) -> None:
         names = [each for variable in variables for each in self.operators.get(variable, ())]
         self.calls.append(Called(function, tuple(dict.fromkeys(names))))
+
+
+def _is_group(value: relax.Expr) -> bool:
+    """Whether it is a call of operators that were fused."""
+    return isinstance(value, relax.Call) and isinstance(value.op, GlobalVar)
 
 
 def bindings(func: relax.Function) -> Iterator[tuple[str, relax.Expr]]:
@@ -110,6 +116,7 @@ class KernelCalls:
         self._found: list[_Found] = []
         self.memory: list[MemoryRecord] = []    # what the arena of each entry takes
         self.not_tuned: dict[str, str] = {}     # why a function does not follow its record
+        self.precision: dict[str, str] = {}     # what a function computes in
 
     def watch(self, step: str, mod: IRModule) -> None:
         """Read the module at the steps where something is known that is lost later."""
@@ -168,11 +175,14 @@ class KernelCalls:
                 if isinstance(value.op, GlobalVar):
                     self._found.append(self._described(entry, mod[value.op], value))
                 elif isinstance(value.op, relax.ExternFunc):
-                    self._found.append(_Found(entry, str(value.op.global_symbol)))
+                    name = str(value.op.global_symbol)
+                    self.precision[name] = dtype(value.args[-1])
+                    self._found.append(_Found(entry, name))
 
     def _described(self, entry: str, func: tirx.PrimFunc, call: relax.Call) -> _Found:
         name = str(call.op.name_hint)
         workload = str(func.attrs.get(WORKLOAD, ""))
+        self.precision[name] = str(func.attrs.get(PRECISION, dtype(call.args[-1])))
         if NOT_TUNED in func.attrs:
             self.not_tuned[name] = str(func.attrs[NOT_TUNED])
         return _Found(

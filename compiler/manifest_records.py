@@ -72,12 +72,17 @@ class LevelRecord:
 
 @dataclass(frozen=True)
 class OperatorRecord:
-    """An operator of the source: the kernel that computes it, or a note that says why none does."""
+    """An operator of the source: the kernel that computes it, or a note that says why none does.
+
+    `precision` is what the kernel computes in, such as float32, int8, "int8 (by token)" for rows in
+    ranges of their own, or "int4 weights"; "" without a kernel.
+    """
 
     name: str
     kind: str
     kernel: str | None
     note: str = ""
+    precision: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -204,16 +204,16 @@ def operator_table(records: Sequence[OperatorRecord]) -> Table:
             without.setdefault(record.note, []).append(record)
         else:
             pattern = re.sub(r"\d+", "#", record.name)
-            key = (pattern, record.kind, record.kernel, record.note)
+            key = (pattern, record.kind, record.precision, record.kernel, record.note)
             groups.setdefault(key, []).append(record)
-    table = plain_table("operators", "kind", "count", "kernel", "note")
-    for (_, kind, kernel, note), members in groups.items():
+    table = plain_table("operators", "kind", "count", "precision", "kernel", "note")
+    for (_, kind, precision, kernel, note), members in groups.items():
         names = _merge([record.name for record in members])
-        cells = (Text(text, overflow="fold") for text in (names, kind, str(len(members)), kernel))
-        table.add_row(*cells, Text(note))
+        texts = (names, kind, str(len(members)), precision, kernel)
+        table.add_row(*(Text(text, overflow="fold") for text in texts), Text(note))
     for note, members in without.items():
         kinds = _counts(record.kind for record in members)
-        table.add_row(Text(kinds), "", str(len(members)), "none", Text(note))
+        table.add_row(Text(kinds), "", str(len(members)), "", "none", Text(note))
     return table
 
 

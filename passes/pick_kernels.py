@@ -23,6 +23,7 @@ from pocketformer.passes.graph import (
 from pocketformer.passes.kernel_plans import Planned, plans
 from pocketformer.passes.pack_memory import IN_PLACE
 from pocketformer.passes.plan import Plan
+from pocketformer.passes.precision import PRECISION, precision_of
 from pocketformer.passes.refusal import Refused, note_refusal
 from pocketformer.schedules.cpu import Kernel, pick
 from pocketformer.schedules.workloads import Workload
@@ -66,7 +67,7 @@ class _Picker:
                 replacements[planned.var] = self._call(planned)
             except Refused as reason:
                 note_refusal("pick_kernels", planned.value, reason)
-        return graph.replaced(replacements)
+        return graph.replaced({**replacements, **_parts(graph, replacements)})
 
     def _call(self, planned: Planned) -> Replacement:
         plan, var, value, before = planned.plan, planned.var, planned.value, planned.before
@@ -97,6 +98,7 @@ class _Picker:
                 raise Refused(str(error)) from None
             # A name of its own in this module, as two workloads may run the same kernel.
             func = kernel.func.without_attr("global_symbol").with_attr(WORKLOAD, str(workload))
+            func = func.with_attr(PRECISION, precision_of(workload))
             if plan.in_place is not None:
                 func = func.with_attr(IN_PLACE, [plan.in_place])
             self._kernels[workload] = kernel, self._builder.add_func(
@@ -116,12 +118,25 @@ def _types(plan: Plan, value: relax.Call) -> list[relax.TensorType]:
 
 def _tuple(call: relax.Call, planned: Planned) -> Replacement:
     """The results of `call` in the shapes that the fused operator gives them."""
-    before, span = planned.before, planned.value.span
-    results = emit(before, call, f"{planned.var.name}_flat", span)
+    before, name, span = planned.before, planned.var.name, planned.value.span
+    results = emit(before, call, f"{name}_flat", span)
     fields = []
     for number, wanted in enumerate(planned.value.ty.fields):
-        flat = emit(before, relax.TupleGetItem(results, number), f"{planned.var.name}_{number}")
-        same = same_sizes(shape(flat), sizes_of(wanted))
-        fields.append(flat if same else emit(
-            before, relax.op.reshape(flat, wanted.shape), str(flat.name), span))
+        field = emit(before, relax.TupleGetItem(results, number), f"{name}_flat{number}")
+        if not same_sizes(shape(field), sizes_of(wanted)):
+            shaped = relax.op.reshape(field, wanted.shape)
+            field = emit(before, shaped, f"{name}_part{number}", span)
+        fields.append(field)
     return Replacement(normalize(relax.Tuple(fields)), before)
+
+
+def _parts(graph: Graph, replacements: Mapping[relax.Var, Replacement]) -> dict[
+    relax.Var, Replacement
+]:
+    """What is taken out of tuples of `replacements`, so that nobody needs the tuples."""
+    parts = {}
+    for var, value in graph:
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in replacements:
+            whole = replacements[value.tuple_value].value
+            parts[var] = Replacement(whole.fields[int(value.index)])
+    return parts
