@@ -65,13 +65,22 @@ TEMPLATES: dict[str, Callable[[Sequence[Shape]], Size]] = {
     "rmsnorm": lambda args: product([RMS_NORM, *args[0]]),
     "softmax": lambda args: product([SOFTMAX, *args[-1]]),
     "batch_matmul": _batch_matmul,
+    "lookup": lambda args: product(args[-1]),
 }
 
 
 def template_cost(kind: str, args: Sequence[relax.Expr]) -> Cost:
     """The cost of a call with these tensors, the last of which is the result."""
-    moved = total([bytes_of(shape(arg), dtype(arg)) for arg in args])
-    return Cost(formula(TEMPLATES[kind]([shape(arg) for arg in args])), formula(moved))
+    shapes = [shape(arg) for arg in args]
+    read = _looked_up(shapes) if kind == "lookup" else shapes
+    moved = total([bytes_of(sizes, dtype(arg)) for sizes, arg in zip(read, args, strict=True)])
+    return Cost(formula(TEMPLATES[kind](shapes)), formula(moved))
+
+
+def _looked_up(shapes: Sequence[Shape]) -> list[Shape]:
+    """Of the table and its scales, as many rows as there are numbers of rows."""
+    ids, table, scale, out = shapes
+    return [ids, [*ids, *table[1:]], [*ids, *scale[1:]], out]
 
 
 # All other kernels

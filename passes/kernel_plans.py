@@ -21,7 +21,7 @@ from pocketformer.passes.graph import (
     shape,
 )
 from pocketformer.passes.plan import Plan, flat, known, product, rows_of
-from pocketformer.schedules.workloads import Attention, BatchMatmul, Norm, Softmax
+from pocketformer.schedules.workloads import Attention, BatchMatmul, Lookup, Norm, Softmax
 
 
 def _attention(
@@ -127,12 +127,32 @@ def _batch_matmul(
     return Plan(workload, args, [batch, m, n], {"batch": batch, "m": m, "n": n, "k": k})
 
 
-PLANS: dict[str, Callable[..., Plan]] = {
+def _lookup(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan | None:
+    ids, table, scale = call.args
+    if dtype(ids) not in ("int64", "int32"):
+        return None
+    rows = product(shape(ids))
+    workload = Lookup(
+        rows=known(rows),
+        size=options["size"],
+        count=shape(table)[0],
+        bits=options["bits"],
+        group=options["group"],
+        ids_dtype=dtype(ids),
+    )
+    args = [flat(before, ids, [rows], f"{name}_ids"), table, scale]
+    return Plan(workload, args, [rows, workload.size], {"rows": rows})
+
+
+PLANS: dict[str, Callable[..., Plan | None]] = {
     "linear": linear_plans.linear,
     "quantized_linear": linear_plans.quantized_linear,
     "weight_only_linear": linear_plans.weight_only_linear,
     "attention": _attention,
     "norm": _norm,
+    "lookup": _lookup,
 }
 OPERATOR_PLANS: dict[str, Callable[..., Plan | None]] = {
     "relax.nn.softmax": _softmax,

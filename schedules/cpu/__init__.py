@@ -10,6 +10,7 @@ from pocketformer.schedules.cpu.dot_gemm import DotGemm
 from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.gemv import Gemv
 from pocketformer.schedules.cpu.kernel import Kernel
+from pocketformer.schedules.cpu.lookup import RowLookup
 from pocketformer.schedules.cpu.norm import RowNorm
 from pocketformer.schedules.cpu.softmax import RowSoftmax
 from pocketformer.schedules.cpu.trace import Trace
@@ -30,6 +31,7 @@ TEMPLATES: tuple[Any, ...] = (
     FusedAttention,
     RowNorm,
     RowSoftmax,
+    RowLookup,
     TiledBatchMatmul,
     Trace,
 )

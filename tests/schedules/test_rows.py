@@ -1,9 +1,9 @@
-"""Norm and softmax kernels against float64."""
+"""Norm, softmax and lookup kernels against float64."""
 
 import numpy as np
 import pytest
 
-from pocketformer.schedules.workloads import Norm, Softmax
+from pocketformer.schedules.workloads import Lookup, Norm, Softmax
 from tests.numerics.tolerance import TOLERANCE
 from tests.schedules.running import assert_agrees, call, kernels, random
 
@@ -161,3 +161,27 @@ def test_softmax_of_infinities_is_what_a_plain_softmax_gives():
     np.testing.assert_allclose(result[0], [0.2] * 5 + [0] * 15, atol=1e-7)
     assert np.isnan(result[1]).all()
     np.testing.assert_allclose(result[2], 0.05, rtol=1e-6)
+
+
+LOOKUPS = kernels(Lookup(None, 64, 100, 8, 64))
+
+
+@pytest.mark.parametrize("isa", LOOKUPS)
+@pytest.mark.parametrize(("bits", "size", "group"), [(8, 83, 83), (4, 96, 32), (4, 18, 6)])
+def test_lookup(isa, bits, size, group):
+    count, rows = 30, 9
+    rng = np.random.default_rng()
+    whole = rng.integers(-8, 8, (count, size)) if bits == 4 else rng.integers(
+        -128, 128, (count, size))
+    table = whole.astype("int8")
+    if bits == 4:
+        table = ((whole[:, ::2] + 8) | (whole[:, 1::2] + 8) << 4).astype("uint8")
+    scale = rng.uniform(0.5, 2.0, (count, size // group)).astype("float32")
+    given = np.append(rng.integers(-count, count, rows - 2), [count + 5, -count - 5])
+    meant = np.clip(np.where(given < 0, given + count, given), 0, count - 1)
+    expected = (whole * np.repeat(scale, group, axis=1))[meant]
+    for work in (Lookup(rows, size, count, bits, group), Lookup(None, size, count, bits, group,
+                                                                "int32")):
+        ids = given.astype(work.ids_dtype)
+        (result,) = call(work, isa, [ids, table, scale], (rows, size))
+        np.testing.assert_allclose(result, expected, rtol=1e-6)

@@ -19,6 +19,7 @@ from pocketformer.schedules.workloads import (
     Attention,
     BatchMatmul,
     Linear,
+    Lookup,
     Norm,
     QuantizedLinear,
     Softmax,
@@ -54,8 +55,10 @@ WORKLOADS = [
     Attention(None, None, None, 12, 4, 64, 64, 0.2, causal=True),
     Norm(128, 384, "layer", 1e-5, residual=True, bias=True),
     Norm(None, 384, "rms", 1e-5),
+    Norm(128, 384, "layer", 1e-5, bias=True, store="rows"),
     Softmax(None, None),
     Softmax(100, 128),
+    Lookup(None, 384, 1000, 4, 32),
     function("depthwise_conv"),
 ]
 TARGETS = [*map(stand_in, TABLE), *map(targets.load, ("host", "pixel8", "snapdragon8gen3"))]
