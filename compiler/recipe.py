@@ -185,7 +185,15 @@ def check_recipe(recipe: Recipe, target: Target) -> None:
             "the recipe int8 needs calibration data: Int8(calibration=batches), or --calibrate "
             "data.npz; int8-dynamic needs none"
         )
-    for each in (recipe, *map(chosen_recipe, getattr(recipe, "overrides", {}).values())):
+    overrides = getattr(recipe, "overrides", {})
+    for pattern, given in overrides.items():
+        own = chosen_recipe(given)
+        if isinstance(own, Int8) and not own.dynamic and recipe.calibration is None:
+            raise BadRecipe(
+                f"the override {pattern!r} is int8, which needs calibration data: give it to the "
+                "recipe, or take int8-dynamic"
+            )
+    for each in (recipe, *map(chosen_recipe, overrides.values())):
         needs_fp16 = isinstance(each, Float16)
         if needs_fp16 and not (target.arch == "aarch64" and "fp16" in target.isa):
             raise BadRecipe(
@@ -203,6 +211,10 @@ def check_overrides(overrides: Mapping[str, Recipe | str]) -> None:
             raise BadRecipe(f"override {pattern!r}: {error}") from None
         if getattr(recipe, "overrides", None):
             raise BadRecipe(f"override {pattern!r} has overrides of its own")
+        if getattr(recipe, "calibration", None) is not None:
+            raise BadRecipe(
+                f"override {pattern!r} has calibration data of its own; the recipe's is for all"
+            )
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:

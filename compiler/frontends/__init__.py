@@ -81,12 +81,13 @@ def load_then_fix(
 ) -> Model:
     """As `load`, but sizes are fixed after the import, so that the Model's `unfixed` is there.
 
-    A source that cannot be imported without them is read as `load` does.
+    A source that cannot be imported without them is read as `load` does, and so is a PyTorch
+    module, whose example has the sizes that nothing else opens.
     """
     parsed = parse_dims(dims)
     fixed = {name: dim for name, dim in parsed.items() if dim.fixed is not None}
     others = {name: dim for name, dim in parsed.items() if name not in fixed}
-    if fixed:
+    if fixed and not _is_a(source, "torch", "nn.Module"):
         try:
             return load(source, dims=others, **how).with_dims(fixed)
         except PocketformerError:

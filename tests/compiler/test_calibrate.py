@@ -177,3 +177,22 @@ def test_tuning_calibrates_once():
     assert next(data, None) is None
 
 
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (lambda data: Int8(), "the recipe int8 needs calibration data"),
+        (lambda data: Int4Weights(overrides={"w*": "int8"}),
+         "the override 'w*' is int8, which needs calibration data"),
+        (lambda data: Int4Weights(overrides={"w*": Int8(calibration=data)}),
+         "override 'w*' has calibration data of its own"),
+        (lambda data: Int8(calibration=data, overrides={"w*": "float16"}),
+         "the recipe float16 needs a 64-bit Arm processor"),
+    ],
+    ids=["static", "override", "own data", "target"],
+)
+def test_a_recipe_that_cannot_be_is_told_before_the_model_is_read(recipe, words):
+    with pytest.raises(pf.BadRecipe) as error:
+        pf.compile("nowhere.onnx", "host", recipe=recipe([inputs(1, 5)]))
+    assert one_sentence(error).startswith(words)
