@@ -23,6 +23,7 @@ from pocketformer.schedules.cpu.attention_products import (
     Products,
     in_float32,
     instruction_of,
+    products_of,
     tile_of,
 )
 from pocketformer.schedules.cpu.attention_rows import RowWriter
@@ -96,7 +97,9 @@ class FusedAttention:
     @property
     def products(self) -> Products:
         """What the kernel multiplies with."""
-        return dot_named(self.dot, self.dtype) if self.dot else in_float32(isa_named(self.isa))
+        if self.dot:
+            return products_of(dot_named(self.dot, self.dtype))
+        return in_float32(isa_named(self.isa))
 
     @staticmethod
     def matches(workload: object) -> bool:
@@ -143,7 +146,7 @@ class FusedAttention:
         return Kernel(self.name, self.build(workload, target))
 
     def build(self, workload: Attention, target: Target) -> tirx.PrimFunc:
-        """q, k, v (or qkv), mask? -> out."""
+        """q, k, v (or qkv), mask?, scales?, out_factor?, out_zero? -> out."""
         with prim_func(self.name) as function:
             inputs = Inputs(function, workload)
             few: Any = inputs.q_len < FEW

@@ -7,8 +7,18 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOG2E, LOWEST
-from pocketformer.schedules.cpu.kernel import Buffer, Builder, Expr, load, splat
+from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOG2E, LOWEST, share
+from pocketformer.schedules.cpu.kernel import (
+    Buffer,
+    Builder,
+    Expr,
+    lanes_of,
+    load,
+    splat,
+    store,
+    typed,
+)
+from pocketformer.schedules.cpu.short_stores import Integers, bfloat16
 from pocketformer.schedules.workloads import Attention
 
 LOST = -1e30        # added to a score it leaves nothing of it
@@ -26,16 +36,17 @@ class Inputs:
         self.past = self.kv_len - self.q_len
         self.group = work.heads // work.kv_heads
         self.qkv: Buffer | None = None
+        dtype = work.in_dtype
         if work.packed:
             self.qkv = function.argument(
-                "qkv", (self.batch, self.q_len, 3, work.heads, work.head_size))
+                "qkv", (self.batch, self.q_len, 3, work.heads, work.head_size), dtype)
         else:
             self.query = function.argument(
-                "q", (self.batch, self.q_len, work.heads, work.head_size))
+                "q", (self.batch, self.q_len, work.heads, work.head_size), dtype)
             self.key = function.argument(
-                "k", (self.batch, self.kv_len, work.kv_heads, work.head_size))
+                "k", (self.batch, self.kv_len, work.kv_heads, work.head_size), dtype)
             self.value = function.argument(
-                "v", (self.batch, self.kv_len, work.kv_heads, work.value_size))
+                "v", (self.batch, self.kv_len, work.kv_heads, work.value_size), dtype)
         self.mask: Buffer | None = None
         # Which of batch, head, query and key it has in full.
         self.mask_axes: tuple[bool, ...] = (False,) * 4
@@ -44,25 +55,61 @@ class Inputs:
             self.mask_axes = (*work.mask, True)[:4]
             shape = [size if full else 1 for size, full in zip(sizes, self.mask_axes, strict=True)]
             self.mask = function.argument("mask", shape, work.mask_dtype)
-        self.out = function.argument("out", (self.batch, self.q_len, work.heads, work.value_size))
+        self.scales = function.argument("scales", (2,)) if work.dtype == "int8" else None
+        self.out = self._output(function)
+
+    def _output(self, function: Builder) -> Buffer:
+        """With what is needed to write it."""
+        work = self.workload
+        shape = (self.batch, self.q_len, work.heads, work.value_size)
+        self.integers: Integers | None = None
+        if work.out_dtype != "int8":
+            return function.argument("out", shape, work.out_dtype)
+        self.out_factor = function.argument("out_factor", (work.heads * work.value_size,))
+        out_zero = function.argument("out_zero", (1,), "int32")
+        out = function.argument("out", shape, work.out_dtype)
+        self.integers = Integers.of(out_zero[0], work.out_dtype)
+        return out
+
+    @property
+    def unit(self) -> Expr:
+        """What makes scores, in powers of two, of queries times keys."""
+        if self.scales is None:
+            return T.float32(self.workload.scale * LOG2E)
+        return self.scales[0] * T.float32(LOG2E)
+
+    def share(self, total: Expr, lanes: int) -> Expr:
+        """What sums of values are multiplied with whose weights add up to `total`."""
+        of_one = share(total, lanes)
+        return of_one if self.scales is None else of_one * splat(self.scales[1], lanes)
+
+    def write(self, value: Expr, batch: Expr, at: Expr, head: Expr, column: Expr) -> None:
+        """A vector of the result of query `at`."""
+        if self.integers is not None:
+            first = head * self.workload.value_size + column
+            value = self.integers(value * load(self.out_factor, first, lanes=lanes_of(value)))
+        elif self.workload.out_dtype == "bfloat16":
+            value = bfloat16(value)
+        store(self.out, value, batch, at, head, column)
+
+    def scaled_q(self, batch: Expr, at: Expr, head: Expr, d: Expr, lanes: int) -> Expr:
+        """Of the query `at`, times what makes scores of it."""
+        return widened(self.q(batch, at, head, d, lanes)) * splat(self.unit, lanes)
 
     def q(self, batch: Expr, at: Expr, head: Expr, d: Expr, lanes: int) -> Expr:
-        """Of the query `at`, times what makes scores of it."""
         if self.qkv is not None:
-            value = load(self.qkv, batch, at, 0, head, d, lanes=lanes)
-        else:
-            value = load(self.query, batch, at, head, d, lanes=lanes)
-        return value * splat(self.workload.scale * LOG2E, lanes)
+            return _numbers(self.qkv, batch, at, 0, head, d, lanes=lanes)
+        return _numbers(self.query, batch, at, head, d, lanes=lanes)
 
     def k(self, batch: Expr, at: Expr, kv_head: Expr, d: Expr, lanes: int) -> Expr:
         if self.qkv is not None:
-            return load(self.qkv, batch, at, 1, kv_head, d, lanes=lanes)
-        return load(self.key, batch, at, kv_head, d, lanes=lanes)
+            return _numbers(self.qkv, batch, at, 1, kv_head, d, lanes=lanes)
+        return _numbers(self.key, batch, at, kv_head, d, lanes=lanes)
 
     def v(self, batch: Expr, at: Expr, kv_head: Expr, d: Expr, lanes: int) -> Expr:
         if self.qkv is not None:
-            return load(self.qkv, batch, at, 2, kv_head, d, lanes=lanes)
-        return load(self.value, batch, at, kv_head, d, lanes=lanes)
+            return _numbers(self.qkv, batch, at, 2, kv_head, d, lanes=lanes)
+        return _numbers(self.value, batch, at, kv_head, d, lanes=lanes)
 
     def masked(self, batch: Expr, head: Expr, row: Expr, key: Expr, lanes: int) -> Expr:
         """What the mask adds to the scores of `row` for `lanes` keys."""
@@ -93,6 +140,24 @@ class Inputs:
         if not self.workload.causal:
             return self.kv_len
         return tirx.max(tirx.min(row + self.past + 1, self.kv_len), 0)
+
+
+def _numbers(buffer: Buffer, *index: Expr, lanes: int) -> Expr:
+    """Of an input, as they are; of bfloat16, their bits as uint16.
+
+    TVM does not see bfloat16 in what is bound to a variable: it would take the bits for a number.
+    """
+    value = load(buffer, *index, lanes=lanes)
+    return tirx.reinterpret(typed("uint16", lanes), value) if buffer.dtype == "bfloat16" else value
+
+
+def widened(value: Expr) -> Expr:
+    """Numbers of an input as float32."""
+    lanes = lanes_of(value)
+    if not str(value.ty).startswith("uint16"):
+        return value.astype(typed("float32", lanes))
+    bits = value.astype(typed("uint32", lanes)) << tirx.const(16, typed("uint32", lanes))
+    return tirx.reinterpret(typed("float32", lanes), bits)
 
 
 def _scaled(mask: Expr, lanes: int) -> Expr:

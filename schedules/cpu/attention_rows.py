@@ -13,7 +13,7 @@ from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_products import in_float32
-from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger, share
+from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger
 from pocketformer.schedules.cpu.attention_values import Sums
 from pocketformer.schedules.cpu.intrinsics import Isa, reduce_add, reduce_max
 from pocketformer.schedules.cpu.kernel import (
@@ -36,6 +36,7 @@ class RowWriter:
 
     def __init__(self, isa: Isa, inputs: Inputs, rows: int, columns: int) -> None:
         self.isa, self.inputs, self.rows, self.columns = isa, inputs, rows, columns
+        self.dot = in_float32(isa)
         self.lanes, self.size = isa.lanes, inputs.workload.head_size
         self.count = inputs.q_len * inputs.group     # of rows that read a key head
         self.fits = isinstance(self.count, int) and self.count % rows == 0
@@ -54,9 +55,10 @@ class RowWriter:
         for r in range(rows):
             at, head = place(r)
             with loop(self.size // lanes) as step:
-                store(queries, inputs.q(batch, at, head, step * lanes, lanes), r, step * lanes)
+                d = step * lanes
+                store(queries, inputs.scaled_q(batch, at, head, d, lanes), r, d)
             with loop(self.size - whole) as d:
-                store(queries, inputs.q(batch, at, head, whole + d, 1), r, whole + d)
+                store(queries, inputs.scaled_q(batch, at, head, whole + d, 1), r, whole + d)
         weights = workspace(rows, inputs.kv_len)
         scales = registers(rows)
         visible = inputs.kv_len if inputs.may_lose else inputs.seen(place(rows - 1)[0])
@@ -67,16 +69,14 @@ class RowWriter:
         def finish(value: Expr, r: int, column: Expr) -> None:
             at, head = place(r)
             with when(self.fits or first + r < self.count):
-                store(inputs.out, value * splat(scales[r], lanes_of(value)),
-                      batch, at, head, column)
+                inputs.write(value * splat(scales[r], lanes_of(value)), batch, at, head, column)
 
         sums = Sums(
-            in_float32(self.isa), rows, self.columns, lambda r, at, width: splat(0.0, width),
-            finish)
+            self.dot, rows, self.columns, lambda r, at, width: splat(0.0, width), finish)
         sums.weigh(
             inputs.workload.value_size, visible,
             lambda key, steps: self._weights(weights, key, steps),
-            lambda key, at, width: inputs.v(batch, key, kv_head, at, width),
+            lambda key, at, width: self.dot.numbers(inputs.v(batch, key, kv_head, at, width)),
         )
 
     def _weights(self, weights: Buffer, key: Expr, steps: int) -> list[list[Expr]]:
@@ -96,7 +96,7 @@ class RowWriter:
         inputs, lanes = self.inputs, self.lanes
 
         def key_at(key: Expr, d: Expr, width: int) -> Expr:
-            return inputs.k(batch, key, kv_head, d, width)
+            return self.dot.numbers(inputs.k(batch, key, kv_head, d, width))
 
         def take(key: Expr, width: int) -> None:
             for r in range(self.rows):
@@ -176,7 +176,7 @@ class RowWriter:
             with when(self.inputs.lost(top, single[0])), loop(count - seen) as later:
                 store(weights, T.float32(1.0), r, seen + later)
                 store(single, single[0] + T.float32(1.0), 0)
-        store(scales, share(single[0], 1), r)
+        store(scales, self.inputs.share(single[0], 1), r)
 
 
 def across(vectors: list[Expr]) -> Expr:

@@ -57,11 +57,12 @@ def tilings(
 def score_tiles(isa: Isa, dot: Products, workload: Attention) -> Iterator[tuple[int, int]]:
     """(keys, queries) that fill at least half of the registers, beside the factors of a step.
 
-    Keys are even, as pairs of them are multiplied at once, and whole vectors where such are loaded.
+    Keys are even or whole words, as so many are multiplied at once, and whole vectors where such
+    are loaded.
     """
     for vectors in range(1, MOST_VECTORS + 1):
         queries = vectors * isa.lanes
-        step = isa.lanes if dot.by_lane else 4 if vectors == 1 else 2
+        step = isa.lanes if dot.by_lane else max(dot.group, 4 if vectors == 1 else 2)
         for keys in range(4, MOST_KEYS + 1, step):
             factors = vectors + (keys // isa.lanes if dot.by_lane else 1)
             fits = isa.registers // 2 <= keys * vectors <= isa.registers - factors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -9,16 +10,16 @@ from typing import TYPE_CHECKING
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.attention_inputs import Inputs, widened
 from pocketformer.schedules.cpu.attention_mask import Mask
-from pocketformer.schedules.cpu.attention_panels import Keys, Values, turn
+from pocketformer.schedules.cpu.attention_panels import Keys, Values
 from pocketformer.schedules.cpu.attention_products import (
     padded_columns,
     padded_words,
-    weight_words,
 )
-from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger, share
+from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger
 from pocketformer.schedules.cpu.attention_values import STEPS, Sums, each_vector
+from pocketformer.schedules.cpu.attention_words import turn
 from pocketformer.schedules.cpu.intrinsics import isa_named
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
@@ -31,6 +32,7 @@ from pocketformer.schedules.cpu.kernel import (
     registers,
     splat,
     store,
+    typed,
     when,
     workspace,
 )
@@ -78,6 +80,12 @@ class TileWriter:
             self.weights, self.first_weight = workspace(*shape, dtype=self.dot.word), 0
         self.greatest, self.total, self.scale, self.most = (
             registers(point.queries) for _ in range(4))
+        if self.dot.integers:
+            # What sums of products start from.
+            self.scores_less, self.results_less = (
+                registers(point.queries, dtype=self.dot.sums) for _ in range(2))
+            self._sum_queries(queries)
+            self.unit = T.bind(inputs.unit)
         for column in self.columns:
             store(self.greatest, splat(LOWEST, self.lanes), column)
             store(self.total, splat(0.0, self.lanes), column)
@@ -121,10 +129,18 @@ class TileWriter:
             def query(i: int, d: Expr, width: int, column: int = column) -> Expr:
                 at = place.first + column + i
                 at = at if fits else tirx.min(at, self.inputs.q_len - 1)
-                return self.inputs.q(place.batch, at, place.head, d, width)
+                take = self.inputs.q if self.dot.integers else self.inputs.scaled_q
+                return take(place.batch, at, place.head, d, width)
 
-            turn(turned, column, self.dot, size, query)
+            turn(turned, column, self.dot, self.dot.words, size, query)
         return turned
+
+    def _sum_queries(self, queries: Buffer) -> None:
+        words = ceil_div(self.workload.head_size, self.dot.group)
+        for column in self.columns:
+            less = self.dot.scores_less(
+                [load(queries, word, column, lanes=self.lanes) for word in range(words)])
+            store(self.scores_less, less, column)
 
     def _scores(
         self, queries: Buffer, scratch: Buffer, place: Place, block: Expr, chunk: Expr
@@ -133,11 +149,13 @@ class TileWriter:
         point, lanes, dot = self.point, self.lanes, self.dot
         chunk = block * (point.block // point.keys) + chunk
         key = T.bind(self.keys.first(chunk))
-        start = self.mask.scores(place, key)
-        sums = Tile(point.keys, point.queries)
+        masked = self.mask.scores(place, key)
+        sums = Tile(point.keys, point.queries, dot.sums)
         for i in range(point.keys):
             for column in self.columns:
-                sums.store(start(i, column), i, column)
+                start = (load(self.scores_less, column, lanes=lanes) if dot.integers
+                         else masked(i, column))
+                sums.store(start, i, column)
 
         def add(word: Expr, steps: int) -> None:
             for u, numbers in enumerate(self.keys.numbers(chunk, key, word, steps)):
@@ -145,7 +163,7 @@ class TileWriter:
                     for column in self.columns:
                         query = load(queries, word + u, column, lanes=lanes)
                         before = sums.load(i, column, lanes)
-                        sums.store(dot.add(before, splat(number, lanes), query), i, column)
+                        sums.store(dot.score(before, splat(number, lanes), query), i, column)
 
         words = ceil_div(self.workload.head_size, dot.group)
         steps = STEPS if self.isa.by_lane else 1
@@ -153,6 +171,8 @@ class TileWriter:
             add(step * steps, steps)
         if rest := words % steps:
             add(words - rest, rest)
+        if dot.integers:
+            sums = self._scaled(sums, masked)
         if self.workload.causal:
             self._hide(sums, key, place.first + self.inputs.past)
         for column in self.columns:
@@ -161,6 +181,18 @@ class TileWriter:
             store(self.most, reduce(lambda a, b: larger(self.isa, a, b), most), column)
             for i, vector in enumerate(vectors):
                 store(scratch, vector, key - block * point.block + (point.keys + i), column)
+
+    def _scaled(self, sums: Tile, masked: Callable[[int, int], Expr]) -> Tile:
+        """The scores of products of integers."""
+        scores, lanes = Tile(self.point.keys, self.point.queries), self.lanes
+        for i in range(self.point.keys):
+            for column in self.columns:
+                score = sums.load(i, column, lanes).astype(typed("float32", lanes))
+                score = score * splat(self.unit, lanes)
+                if self.inputs.mask is not None:
+                    score = score + masked(i, column)
+                scores.store(score, i, column)
+        return scores
 
     def _hide(self, sums: Tile, key: Expr, last: Expr) -> None:
         """The keys that come after a query; its first query sees all up to `last`."""
@@ -184,24 +216,24 @@ class TileWriter:
                 store(self.greatest, tops[-1], column)
         group, words = self.dot.group, ceil_div(count, self.dot.group)
         self._end_word(scratch, count)
-        ways = max(1, self.point.ways // len(self.columns))
-        sums = registers(self.point.queries)
+        ways = max(1, self.point.ways // (len(self.columns) * (group if self.dot.integers else 1)))
+        sums = registers(self.point.queries, dtype=self.dot.sums)
         for column in self.columns:
-            store(sums, splat(0.0, lanes), column)
+            store(sums, splat(tirx.const(0, self.dot.sums), lanes), column)
 
         def weight(key: Expr, column: int, top: Expr) -> Expr:
             score = load(scratch, self.point.keys + key, column, lanes=lanes)
-            weight = T.bind(exp2(isa, score - top))
-            store(sums, load(sums, column, lanes=lanes) + weight, column)
-            return weight
+            return T.bind(self.dot.exponential(isa, score - top))
 
         def take(word: Expr, ways: int) -> None:
             for way in range(ways):
                 for column, top in zip(self.columns, tops, strict=True):
                     key = (word + way) * group
                     weights = [weight(key + i, column, top) for i in range(group)]
-                    store(self.weights, weight_words(self.dot, weights),
-                          self.first_weight + word + way, column)
+                    packed = T.bind(self.dot.weights(weights))
+                    store(self.weights, packed, self.first_weight + word + way, column)
+                    before = load(sums, column, lanes=lanes)
+                    store(sums, self.dot.total(before, weights, packed), column)
 
         with loop(words // ways) as step:
             take(step * ways, ways)
@@ -209,36 +241,38 @@ class TileWriter:
             take(words // ways * ways + rest, 1)
         for column in self.columns:
             total = load(sums, column, lanes=lanes)
+            if self.dot.integers:
+                store(self.results_less, self.dot.results_less(total), column)
+                total = total.astype(typed("float32", lanes))
             if not self.single:
                 old = load(self.total, column, lanes=lanes) * load(self.scale, column, lanes=lanes)
                 total = total + old
             store(self.total, total, column)
 
     def _end_word(self, scratch: Buffer, count: Expr) -> None:
-        """Where `count` keys end in the middle of a word, nothing is seen of the next one."""
-        if self.dot.group > 1 and (not isinstance(count, int) or count % self.dot.group):
-            with when(isinstance(count, int) or count % self.dot.group > 0):
-                for column in self.columns:
-                    store(scratch, splat(HIDDEN, self.lanes), self.point.keys + count, column)
+        """Where `count` keys end in the middle of a word, nothing is seen of the next ones."""
+        with loop(ceil_div(count, self.dot.group) * self.dot.group - count) as i:
+            for column in self.columns:
+                store(scratch, splat(HIDDEN, self.lanes), self.point.keys + count + i, column)
 
     def _add_later_keys(self, results: Buffer, place: Place) -> None:
         """To the queries that a mask of finite values leaves no other key."""
         inputs, size = self.inputs, self.workload.value_size
-        kv_head = place.head // inputs.group
+        kv_head, greatest = place.head // inputs.group, T.float32(self.dot.greatest)
         with loop(self.point.queries) as r:
             seen = inputs.seen(place.first + r)
             with when(inputs.lost(self.greatest[r], self.total[r])), \
                     loop(inputs.kv_len - seen) as later:
-                store(self.total, self.total[r] + T.float32(1.0), r)
+                store(self.total, self.total[r] + greatest, r)
                 each_vector(size, self.lanes, 1, lambda _, at, width: store(
-                    results, load(results, r, at, lanes=width)
-                    + inputs.v(place.batch, seen + later, kv_head, at, width), r, at))
+                    results, load(results, r, at, lanes=width) + splat(greatest, width)
+                    * widened(inputs.v(place.batch, seen + later, kv_head, at, width)), r, at))
 
     def _finish(self) -> None:
         """Every query's `scale` is now what its sums are multiplied with."""
         for column in self.columns:
             total = T.bind(load(self.total, column, lanes=self.lanes))
-            store(self.scale, share(total, self.lanes), column)
+            store(self.scale, self.inputs.share(total, self.lanes), column)
 
     def _weigh(
         self, results: Buffer | None, place: Place, first: Expr, count: Expr
@@ -251,12 +285,18 @@ class TileWriter:
         rows = point.value_rows
         left = tirx.min(inputs.q_len - place.first, point.queries)
 
-        def start(r: Expr, at: Expr, width: int) -> Expr:
+        def before(r: Expr, at: Expr, width: int) -> Expr:
             if results is None:
                 return splat(0.0, width)
             return load(results, r, at, lanes=width) * splat(self.scale[r], width)
 
+        def start(r: Expr, at: Expr, width: int) -> Expr:
+            return splat(self.results_less[r], width) if self.dot.integers else before(r, at, width)
+
         def finish(value: Expr, r: Expr, at: Expr) -> None:
+            if self.dot.integers:
+                width = lanes_of(value)
+                value = value.astype(typed("float32", width)) + before(r, at, width)
             if results is None:
                 self._write(value, place, r, at)
             else:
@@ -286,7 +326,7 @@ class TileWriter:
     def _write(self, value: Expr, place: Place, row: Expr, column: Expr) -> None:
         with when(self._q_len_fits() or place.first + row < self.inputs.q_len):
             value = value * splat(self.scale[row], lanes_of(value))
-            store(self.inputs.out, value, place.batch, place.first + row, place.head, column)
+            self.inputs.write(value, place.batch, place.first + row, place.head, column)
 
     def _q_len_fits(self) -> bool:
         return isinstance(self.inputs.q_len, int) and (

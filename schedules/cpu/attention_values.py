@@ -38,7 +38,7 @@ class Sums:
     def _weigh(
         self, first: Expr, width: int, vectors: int, count: Expr, weights: Weights, values: Values
     ) -> None:
-        sums = Tile(self.rows, vectors * width)
+        sums = Tile(self.rows, vectors * width, self.dot.sums)
         for r in range(self.rows):
             for v in range(vectors):
                 sums.store(self.start(r, first + v * width, width), r, v * width)
@@ -50,7 +50,7 @@ class Sums:
                         value = values(word + u, first + v * width, width)
                         before = sums.load(r, v * width, width)
                         sums.store(
-                            self.dot.add(before, splat(number, width), value), r, v * width)
+                            self.dot.weigh(before, splat(number, width), value), r, v * width)
 
         steps = STEPS if self.dot.by_lane else 1
         with loop(count // steps) as step:

@@ -133,6 +133,11 @@ def lanes_of(value: Expr) -> int:
     return int(str(value.ty).partition("x")[2] or 1)
 
 
+def typed(dtype: str, lanes: int) -> str:
+    """The type of so many numbers of `dtype`."""
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
 def splat(value: Expr | float, lanes: int) -> Expr:
     """`value` in every lane."""
     if isinstance(value, float | int):

@@ -25,11 +25,14 @@ from tests.schedules.test_rows import norm, softmax
 
 ISAS = [isa.name for isa in TABLE]
 TARGETS = {isa.name: stand_in(isa) for isa in TABLE}
-TARGETS |= {name: stand_in(dot) for name, dot in INSTRUCTIONS.items() if dot.dtype == "bfloat16"}
+TARGETS |= {name: stand_in(dot) for name, dot in INSTRUCTIONS.items() if dot.dtype in (
+    "bfloat16", "int8")}
 WORKLOADS = [
     Attention(1, 512, 512, 12, 12, 64, 64, 0.1, dtype="bfloat16"),
     Attention(None, None, None, 12, 4, 64, 80, 0.1, causal=True, dtype="bfloat16"),
     Attention(1, 1, None, 8, 2, 64, 64, 0.1),
+    Attention(None, None, None, 12, 12, 32, 32, 1.0, packed=True, dtype="int8", in_dtype="int8",
+              out_dtype="int8"),
     Attention(1, 9, 5, 2, 2, 5, 7, 0.1, (True, True, True), "bool"),
 ]
 
