@@ -67,7 +67,10 @@ def _damped(second: np.ndarray) -> np.ndarray:
 
 
 def _spread(second: np.ndarray) -> np.ndarray:
-    """Cholesky's upper factor of the inverse of `second`, float32 [k, k]."""
-    inverse = np.linalg.inv(_damped(second))
-    factor: np.ndarray = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    """Cholesky's upper factor of the inverse of `second`, float32 [k, k].
+
+    It is the inverse of the factor R of second = R R^T, which numpy finds from the last row on.
+    """
+    backward = np.linalg.cholesky(_damped(second)[::-1, ::-1])
+    factor: np.ndarray = np.linalg.inv(backward)[::-1, ::-1].astype(np.float32)
     return factor

@@ -21,7 +21,7 @@ from pocketformer.compiler.quantization.weights import (
 )
 from pocketformer.compiler.recipe import AUTO, Int8
 
-ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)    # those that "auto" compares, with no smoothing at all
+ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)    # those that "auto" compares, with no smoothing at all
 ROWS = 256                                 # of the sample, on which it compares them
 
 
@@ -55,11 +55,16 @@ class Reading:
         """`weight` [k, n] times smooth."""
         return weight if self.smooth is None else weight * self.smooth[:, None]
 
-    @property
-    def factor(self) -> np.ndarray:
-        """What x is multiplied by, float32 [k] or [1]."""
+    def numbers(
+        self, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | None
+    ) -> StaticLinear | DynamicLinear:
+        """Of a layer that reads so, with int8 weights [k, n] times `scale` [n]."""
         smooth = np.ones(1, np.float32) if self.smooth is None else self.smooth
-        return (1.0 / (smooth * np.float32(self.scale or 1.0))).astype(np.float32)
+        factor = (1.0 / (smooth * np.float32(self.scale or 1.0))).astype(np.float32)
+        if self.scale is None:
+            return DynamicLinear(None if self.smooth is None else factor, weight, scale, bias)
+        scale = (scale * np.float32(self.scale)).astype(np.float32)
+        return StaticLinear(Activation(factor, self.zero), weight, scale, bias)
 
 
 def int8_layers(
@@ -72,11 +77,22 @@ def int8_layers(
     tensor, rows have ranges of their own and weights are rounded to the nearest.
     """
     weight = np.concatenate([layer.weight for layer in layers if layer.weight is not None], axis=1)
-    if tensor is None:
-        reading = Reading(None, None)
-    else:
+    reading = Reading(None, None)
+    if tensor is not None:
         reading = _best_reading(layers, weight, tensor, recipe, before)
-    return {layer.key: _linear(layer, reading, tensor, recipe) for layer in layers}
+    moved = reading.weights(weight)
+    scale = channel_scales(moved, recipe.scales)
+    if tensor is None:
+        short = round_channels(moved, scale)
+        biases = [layer.bias for layer in layers]
+    else:
+        rounding = reading.rounded(tensor.rows) - reading.smoothed(tensor.rows)
+        short = _round(moved, scale, tensor, reading, rounding)
+        biases = _biases(layers, moved, short * scale, tensor, reading, rounding, recipe)
+    found: dict[str, StaticLinear | DynamicLinear] = {}
+    for layer, columns, bias in zip(layers, _columns(layers), biases, strict=True):
+        found[layer.key] = reading.numbers(short[:, columns].copy(), scale[columns], bias)
+    return found
 
 
 def _best_reading(
@@ -107,7 +123,8 @@ def _smoothings(
     before: Layer | None,
 ) -> list[np.ndarray | None]:
     found: list[np.ndarray | None]
-    if not all(layer.smoothable for layer in layers):
+    free = [layer.normed if recipe.by_token else layer.smoothable for layer in layers]
+    if not all(free):
         return [None]
     if recipe.equalize and before is not None and before.activation in ("none", "relu"):
         assert before.weight is not None
@@ -138,40 +155,36 @@ def _reading(
     return Reading(smooth, scale, zero)
 
 
-def _linear(
-    layer: Layer, reading: Reading, tensor: TensorStatistics | None, recipe: Int8
-) -> StaticLinear | DynamicLinear:
-    assert layer.weight is not None
-    weight = reading.weights(layer.weight)
-    scale, bias = channel_scales(weight, recipe.scales), layer.bias
-    if tensor is None:
-        short = round_channels(weight, scale)
-    else:
-        rounding = reading.rounded(tensor.rows) - reading.smoothed(tensor.rows)
-        mean = reading.smoothed(tensor.mean)
-        short = _round(weight, scale, tensor, reading, rounding, recipe.bias_correction)
-        if recipe.bias_correction:
-            rounded_mean = mean + rounding.mean(axis=0)
-            bias = corrected(bias, mean, weight, rounded_mean, short * scale)
-    if reading.scale is not None:
-        scale = (scale * np.float32(reading.scale)).astype(np.float32)
-        return StaticLinear(Activation(reading.factor, reading.zero), short, scale, bias)
-    factor = None if reading.smooth is None else reading.factor
-    return DynamicLinear(factor, short, scale, bias)
+def _columns(layers: Sequence[Layer]) -> list[slice]:
+    """Where each layer's columns lie among those of all."""
+    ends = np.cumsum([layer.weight.shape[1] for layer in layers if layer.weight is not None])
+    return [slice(int(a), int(b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _round(
     weight: np.ndarray, scale: np.ndarray, tensor: TensorStatistics, reading: Reading,
-    rounding: np.ndarray, centred: bool,
+    rounding: np.ndarray,
 ) -> np.ndarray:
-    """`weight` in int8, by GPTQ where the second moment of x is known; with `centred`, the bias
-    takes care of errors of the mean."""
+    """`weight` in int8: by GPTQ where the second moment of x is known, whose own rounding adds to
+    it; else to the nearest."""
     if tensor.second is None:
         return round_channels(weight, scale)
     second = tensor.second / tensor.count
-    if centred:
-        second = second - np.outer(tensor.mean, tensor.mean)
     if reading.smooth is not None:
         second = second / np.outer(reading.smooth, reading.smooth)
     second[np.diag_indices(len(second))] += np.square(rounding).mean(axis=0)
     return round_in_order(weight, scale[None], second, -127, 127)
+
+
+def _biases(
+    layers: Sequence[Layer], weight: np.ndarray, rounded: np.ndarray, tensor: TensorStatistics,
+    reading: Reading, rounding: np.ndarray, recipe: Int8,
+) -> list[np.ndarray | None]:
+    if not recipe.bias_correction:
+        return [layer.bias for layer in layers]
+    mean = reading.smoothed(tensor.mean)
+    means = mean, mean + rounding.mean(axis=0)
+    return [
+        corrected(layer.bias, means[0], weight[:, columns], means[1], rounded[:, columns])
+        for layer, columns in zip(layers, _columns(layers), strict=True)
+    ]

@@ -19,7 +19,8 @@ class Layer:
 
     `x` is the key in Statistics of the tensor that it reads, "" for attention and lookups: layers
     with the same `x` read the same tensor, so they share its factor and zero. `smoothable` says
-    that a norm, a linear layer or attention computes x, whose store can take factors by channel.
+    that a norm, a linear layer or attention computes x, whose store can take factors by channel,
+    and `normed` that a norm does, which can take them for rows with ranges of their own, too.
     `reads` are the keys of the queries, keys and values that attention reads.
 
     `weight` is float32: [k, n] of a linear layer, [count, size] of a lookup table, None for
@@ -35,6 +36,7 @@ class Layer:
     activation: str = "none"
     smoothable: bool = False
     reads: tuple[str, ...] = ()
+    normed: bool = False
 
     @property
     def name(self) -> str:

@@ -119,6 +119,7 @@ class _Finder:
             bias=self._array(call.args[2]).reshape(-1) if options["bias"] else None,
             activation=options["activation"] or "none",
             smoothable=stored is not None and stored[0] in STORES,
+            normed=stored is not None and stored[0] == "norm",
         )
 
     def _attention(self, var: relax.Var, call: relax.Call, func: relax.Function) -> Layer:
