@@ -18,16 +18,19 @@ from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.recipe import BFloat16, Float16, Recipe
 from pocketformer.passes.cast_products import CastProducts
 from pocketformer.passes.fold_arithmetic import FoldArithmetic
+from pocketformer.passes.fold_quantization import FoldQuantization
 from pocketformer.passes.fuse_attention import FuseAttention
 from pocketformer.passes.fuse_gelu import FuseGelu
 from pocketformer.passes.fuse_layer_norm import FuseLayerNorm
 from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_norm import FuseNorm
+from pocketformer.passes.fuse_quantized import FuseQuantized
 from pocketformer.passes.fuse_rms_norm import FuseRmsNorm
 from pocketformer.passes.fuse_silu import FuseSilu
 from pocketformer.passes.lower_composites import LowerComposites
 from pocketformer.passes.lower_convolution import LowerConvolution
 from pocketformer.passes.lower_math import LowerMath
+from pocketformer.passes.lower_quantized import LowerQuantized
 from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.pack_memory import PackMemory
 from pocketformer.passes.pick_in_place import PickInPlace
@@ -64,6 +67,7 @@ def graph() -> Iterator[Step]:
     """What is true on every target: clean-up and fusion."""
     yield Step("canonicalize", transform.CanonicalizeBindings())
     yield Step("fold_arithmetic", FoldArithmetic())
+    yield Step("fold_quantization", FoldQuantization())
     yield Step("eliminate_common", transform.EliminateCommonSubexpr())
     yield Step("fuse_gelu", FuseGelu())
     yield Step("fuse_silu", FuseSilu())
@@ -76,6 +80,7 @@ def graph() -> Iterator[Step]:
     yield Step("fuse_linear", FuseLinear())
     yield Step("merge_qkv", MergeQkv())
     yield Step("fuse_norm", FuseNorm())
+    yield Step("fuse_quantized", FuseQuantized())
 
 
 def precision(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]:
@@ -119,6 +124,7 @@ def fuse_rest() -> Iterator[Step]:
     """What no template computes becomes functions without a schedule, as few as can be."""
     yield Step("canonicalize_folded", transform.CanonicalizeBindings())
     yield Step("dispatch_scan", backend.DispatchSortScan())
+    yield Step("lower_quantized", LowerQuantized())
     yield Step("legalize", transform.LegalizeOps(skip_ops=VIEWS))
     yield Step("annotate_patterns", transform.AnnotateTIROpPattern())
     yield Step("fuse_ops", transform.FuseOps())

@@ -45,11 +45,13 @@ def read_grid(
     if b.dtype(scale) not in FLOATS:
         raise UnsupportedOperator(f"its scale is {b.dtype(scale)}")
     if zero is None:
-        zero = np.zeros(b.shape(scale), integers)
+        zero = np.zeros((), integers)
     elif b.dtype(zero) != integers:
         raise BadModel(f"its zero point is {b.dtype(zero)}, its integers are {integers}")
     axis = axis % b.rank(x) if b.rank(x) else -1
     size = b.shape(x)[axis] if b.rank(x) else 1
+    if isinstance(zero, np.ndarray) and not zero.any():
+        zero = np.zeros((), integers)
     return Grid(_steps(b, scale, size), _steps(b, zero, size), integers, axis)
 
 
@@ -87,7 +89,7 @@ def int8_weight(b: Builder, array: np.ndarray, grid: Grid) -> tuple[np.ndarray, 
         zero.reshape(along(array.ndim, grid.axis)) if zero.ndim else zero)
     least, most = (whole.min(), whole.max()) if whole.size else (0, 0)
     if least >= -MIDDLE and most < MIDDLE:
-        zero = np.zeros(zero.shape, np.int16)
+        zero = np.zeros((), np.int16)
     elif grid.dtype == "uint8":
         whole, zero = array.astype(np.int16) - MIDDLE, np.asarray(zero - MIDDLE, np.int16)
     else:
