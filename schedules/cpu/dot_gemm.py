@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pocketformer.targets import Target
 
 SHORT = {"bfloat16": "bf16", "float16": "f16", "int8": "i8"}
+MOST_STEPS = 4     # that are unrolled where every height of a tile has code of its own
 IN_FLIGHT = 8      # sums under way that hide the time which each takes
 
 
@@ -97,7 +98,7 @@ class DotGemm:
         cls.default(target, workload)
         m = workload.m
         for dot in dots_of(target, workload.dtype):
-            tiles = (cls._of(dot, panel, *tile) for panel in panels_of(dot, workload.n)
+            tiles = (cls._of(dot, m, panel, *tile) for panel in panels_of(dot, workload.n)
                      for tile in (cls._best(dot, panel),
                                   *tiles_of(dot, target.vector_registers,
                                             parts_of(panel, dot.lanes), m, dot.matrix)))
@@ -122,12 +123,13 @@ class DotGemm:
     def best(cls, dot: Dot, workload: Linear | QuantizedLinear) -> DotGemm:
         """The best tile of the panels that waste little of `workload.n`; it depends on n alone."""
         panel = default_panel(dot, workload.n)
-        return cls._of(dot, panel, *cls._best(dot, panel))
+        return cls._of(dot, workload.m, panel, *cls._best(dot, panel))
 
     @classmethod
-    def _of(cls, dot: Dot, panel: int, rows: int, columns: int) -> DotGemm:
+    def _of(cls, dot: Dot, m: int | None, panel: int, rows: int, columns: int) -> DotGemm:
         ahead = prefetch.usual(columns, panel)
-        return cls(dot.name, dot.dtype, rows, columns, panel, dot.unroll, ahead)
+        unroll = min(dot.unroll, MOST_STEPS) if m is None else dot.unroll
+        return cls(dot.name, dot.dtype, rows, columns, panel, unroll, ahead)
 
     @staticmethod
     def _best(dot: Dot, panel: int) -> tuple[int, int]:
@@ -139,8 +141,8 @@ class DotGemm:
         dot = dot_named(self.dot, self.dtype)
         tall = ceil_div(self.rows, dot.lanes) * dot.lanes
         factors = tall * dot.parts * _bytes(dot.word)
-        return [each for each in (1, 2, 4)
-                if (each == 1 or each > _ways(dot, self.rows, self.columns))
+        return [each for each in (1, 2, 4, 8, 16) if each <= max(MOST_STEPS, dot.unroll)
+                and (each == 1 or each > _ways(dot, self.rows, self.columns))
                 and not (dot.by_lane and each * factors >= STACK)]
 
     def tiles(self, workload: Linear | QuantizedLinear) -> Tiles:

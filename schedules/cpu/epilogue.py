@@ -27,11 +27,14 @@ from pocketformer.schedules.cpu.kernel import (
 from pocketformer.schedules.cpu.short_stores import RANGE, Integers
 from pocketformer.schedules.workloads import Linear, QuantizedLinear
 
+Rounding = Callable[[Expr], Expr]
+
 
 class Epilogue:
     """Takes the arguments from bias to out of `function`, and writes to out."""
 
     kept = "float32"      # dtype of a tile's results before they are written
+    wide = 0              # how many are best written at a time, if not a vector
 
     def __init__(
         self, function: Builder, workload: Linear | QuantizedLinear, m: Expr, columns: int,
@@ -61,7 +64,7 @@ class Epilogue:
         self.live = n - (self.panels - 1) * columns       # columns of the last panel
         self.first: Buffer | None = None
         self.factors: Buffer | None = None
-        self.rounding: Integers | None = None
+        self.rounding: Rounding | None = None
         self.staged: Buffer | None = None
         self.height = 0
 
@@ -74,7 +77,11 @@ class Epilogue:
             self.first = self._of_panel(self.bias, panel)
         if self.out_factor is not None:
             self.factors = self._of_panel(self.out_factor, panel)
-            self.rounding = Integers.of(self.out_zero[0], self.out_dtype)
+            self.rounding = self._rounding()
+
+    def _rounding(self) -> Rounding:
+        """What makes integers of results times their factors."""
+        return Integers.of(self.out_zero[0], self.out_dtype)
 
     def _of_panel(self, source: Buffer, panel: Expr) -> Buffer:
         """The numbers of `source` for the columns of a panel, 0 behind the last."""
@@ -99,8 +106,8 @@ class Epilogue:
         """Write the tile from `row` on."""
         if self.staged is None:
             for r in range(rows):
-                for column in range(0, self.columns, self.lanes):
-                    self._write(panel, row + r, column, total.load(r, column, self.lanes))
+                for column, lanes in self._pieces():
+                    self._write(panel, row + r, column, total.load(r, column, lanes))
             return
         for first in range(0, rows, self.height):
             self._finish_rows(total, panel, row, first, min(self.height, rows - first))
@@ -115,8 +122,8 @@ class Epilogue:
                 store(staged, total.load(first + r, column, self.lanes), r, column)
         row = row + first
         with loop(rows if self.limit is None else tirx.min(rows, self.limit)) as r:
-            for column in range(0, self.columns, self.lanes):
-                value = self.activate(load(staged, r, column, lanes=self.lanes))
+            for column, lanes in self._pieces():
+                value = self.activate(load(staged, r, column, lanes=lanes))
                 if self._always_full(column):
                     self._write(panel, row + r, column, value)
                     continue
@@ -124,11 +131,21 @@ class Epilogue:
                 self._guarded(panel, column, lambda column, lanes: self._write(
                     panel, row + r, column, load(staged, r, column, lanes=lanes)))
 
+    def _pieces(self) -> list[tuple[int, int]]:
+        """Columns and how many of them are written at a time; vectors where a panel may be cut."""
+        wide = self.wide if self.wide and self.live == self.columns else self.lanes
+        whole = self.columns // wide * wide
+        return [(at, wide) for at in range(0, whole, wide)] + [
+            (at, self.lanes) for at in range(whole, self.columns, self.lanes)]
+
     def _write(self, panel: Expr, row: Expr, column: int, value: Expr) -> None:
         at = panel * self.columns + column
         if self.residual is not None:
             value = value + load(self.residual, row, at, lanes=lanes_of(value))
-        store(self.out, self._stored(value, column), row, at)
+        self._store(self._stored(value, column), row, at)
+
+    def _store(self, value: Expr, row: Expr, at: Expr) -> None:
+        store(self.out, value, row, at)
 
     def _stored(self, value: Expr, column: int) -> Expr:
         """`value` as the output holds it."""

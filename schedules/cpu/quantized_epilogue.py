@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.dot import Dot
-from pocketformer.schedules.cpu.epilogue import Epilogue
+from pocketformer.schedules.cpu.epilogue import Epilogue, Rounding
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Builder,
@@ -17,6 +17,7 @@ from pocketformer.schedules.cpu.kernel import (
     splat,
     store,
 )
+from pocketformer.schedules.cpu.neon_stores import WIDE, NeonIntegers
 from pocketformer.schedules.workloads import QuantizedLinear
 
 
@@ -46,7 +47,16 @@ class QuantizedEpilogue(Epilogue):
                 self.x_zero = function.argument("x_zero", (count,), "int32")
         super().__init__(function, workload, m, columns, dot.lanes)
         plain = not self.activation and self.residual is None
+        whole = self.out_factor is not None and workload.n % 4 == 0
+        self.neon = whole and dot.arch == "aarch64" and bool(dot.llvm)
+        self.wide = WIDE if self.neon else 0
+        self.words: Buffer | None = None      # of `out`: four numbers each
         self.folded = self.out_factor is not None and plain
+
+    def _rounding(self) -> Rounding:
+        if self.neon:
+            return NeonIntegers.of(self.out_zero[0], self.out_dtype)
+        return super()._rounding()
 
     def take(self, scale: Buffer, zero: Buffer) -> None:
         """Those that the kernel finds for each row."""
@@ -59,6 +69,9 @@ class QuantizedEpilogue(Epilogue):
     def begin(self, panel: Expr, rows: int) -> None:
         """Fetch the columns' scales and sums, too, and join what is the same for all rows."""
         super().begin(panel, rows)
+        if self.neon:
+            m, n = self.out.shape
+            self.words = T.decl_buffer((m, n // 4), "int32", data=self.out.data)
         if self.kept == "float32":
             self.own_scales = self._of_panel(self.scales, panel)
             if not self.per_row:
@@ -137,4 +150,8 @@ class QuantizedEpilogue(Epilogue):
             return self.rounding(value)
         return super()._stored(value, column)
 
-
+    def _store(self, value: Expr, row: Expr, at: Expr) -> None:
+        if self.words is not None and str(value.ty) == "int32":
+            store(self.words, value, row, at // 4)
+        else:
+            super()._store(value, row, at)

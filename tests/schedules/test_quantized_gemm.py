@@ -102,6 +102,7 @@ def test_a_short_result(isa, dtype):
 ], ids=["folded", "rows", "gelu"])
 def test_integers_from_integers(isa, options):
     check(QuantizedLinear(9, 50, 40, out_dtype="int8", **options), isa, 9)
+    check(QuantizedLinear(3, 140, 9, out_dtype="int8", **options), isa, 3)
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
@@ -114,6 +115,24 @@ def test_sums_are_exact(isa):
 def test_rows_are_quantised_by_their_ranges(isa):
     check(QuantizedLinear(9, 24, 130, "float32", bias=True, residual=True), isa, 9)
     check(QuantizedLinear(131, 16, 75, "float32", out_dtype="int8"), isa, 131)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in PRODUCTS if "@" in isa.values[0]])
+@pytest.mark.parametrize("activation", ["", "gelu"])
+def test_a_phone_gives_the_bytes_that_this_machine_gives(isa, activation):
+    work = QuantizedLinear(9, 96, 64, bias=True, activation=activation, out_dtype="int8")
+    inputs = [integers("int8", 9, 64), integers("int8", 64, 96), np.abs(random(96)) / 300]
+    inputs += [inputs[1].sum(axis=0, dtype="int32"), np.float32([0.03]), random(96, seed=1)]
+    inputs += [np.float32(20) + random(96, seed=2), np.array([-7], "int32")]
+
+    def result(isa):
+        shape = kernel_of(work, isa).packed_shape
+        arguments = [packed(each, shape) if at == 1 else each for at, each in enumerate(inputs)]
+        return call(work, isa, arguments, (9, 96), dtype="int8")[0]
+
+    there = result(isa)
+    np.testing.assert_array_equal(there, result("avx2"))
+    assert len(np.unique(there)) > 50
 
 
 def test_a_row_of_zeros_stays_zero():
