@@ -25,6 +25,7 @@ from pocketformer.compiler.pipeline import finish, graph, kernels, precision, ru
 from pocketformer.compiler.pool import pool_objects
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.quantization.result import AccuracyReport
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.compiler.tuning.choices import choose
 from pocketformer.compiler.tuning.given import unused
@@ -50,13 +51,17 @@ class Fused:
 
 @dataclass(frozen=True)
 class Wishes:
-    """How to assemble a bundle: see `compile`. `remark` logs which records do not fit."""
+    """How to assemble a bundle: see `compile`. `remark` logs which records do not fit.
+
+    `accuracy` is what was measured of it, for its manifest.
+    """
 
     records: Records
     remark: bool = False
     embed_weights: bool = False
     tell: Progress = silent
     dump_ir: str | Path | None = None
+    accuracy: AccuracyReport | None = None
 
 
 def fuse(
@@ -99,7 +104,7 @@ def assemble(
     embed = wishes.embed_weights
     levels = [level.lower(model, fused.fixed, folding.kept, embed) for level in passing]
     weights = {} if embed else folding.kept
-    return _bundle(model, target, recipe, levels, folding.kept, weights, wishes.tell)
+    return _bundle(model, target, recipe, levels, folding.kept, weights, wishes)
 
 
 def _bundle(
@@ -109,13 +114,13 @@ def _bundle(
     levels: Sequence[LevelCode],
     weights: Mapping[str, np.ndarray],
     beside: Mapping[str, np.ndarray],
-    tell: Progress,
+    wishes: Wishes,
 ) -> Bundle:
     """Machine code of all levels, linked to one library; the weights `beside` it."""
     library = merge(levels)
-    tell("generate code", 0.5)
+    wishes.tell("generate code", 0.5)
     executable = library.build()
-    tell("link", 0.9)
+    wishes.tell("link", 0.9)
     linker = LevelLinker(Linker(target, also=pool_objects(target)), library)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.so"
@@ -134,5 +139,6 @@ def _bundle(
             kernels=tuple(record for level in library.levels for record in level.kernels),
             memory=tuple(record for level in library.levels for record in level.memory),
             levels=library.records(linker.code, sizes),
+            accuracy=wishes.accuracy,
         )
         return Bundle.create(file, beside, manifest)

@@ -11,10 +11,14 @@ from pocketformer.compiler.assemble import Fused, Wishes, assemble, fuse
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.progress import Progress, part_of, silent
+from pocketformer.compiler.quantization.accuracy import Accuracy
 from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
+from pocketformer.compiler.quantization.control import controlled
 from pocketformer.compiler.quantization.decide import decide
+from pocketformer.compiler.quantization.evaluation import Evaluation
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.overrides import recipes_of
+from pocketformer.compiler.quantization.result import AccuracyReport
 from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe, is_quantized
 from pocketformer.compiler.tuning.given import Given, records_of
 from pocketformer.targets import Target
@@ -22,6 +26,7 @@ from pocketformer.targets import load as load_target
 
 # Shares of the time of a compilation: all but the last for recipes that decide layer by layer.
 READ, CALIBRATED, DECIDED = 0.1, 0.5, 0.7
+MEASURED = 0.2      # of the time of an accuracy check goes by before it measures
 
 
 def compile(
@@ -36,6 +41,7 @@ def compile(
     embed_weights: bool = False,
     progress: Progress | None = None,
     dump_ir: str | Path | None = None,
+    accept: Accuracy | None = None,
 ) -> Bundle:
     """Compile `model` for `target`.
 
@@ -47,10 +53,12 @@ def compile(
     () stands for none. What does not fit is left out, and logged as a warning.
     With `embed_weights` the library holds the weights. `progress` is told each step's name and the
     share of the work that is done. `dump_ir` is a folder that gets the module after every pass, as
-    TVMScript.
+    TVMScript. `accept` says how far the answers may be from float32's: as few layers as possible
+    are kept in higher precision so that they are not further, and the bundle's manifest tells as
+    its `accuracy` what was measured on this machine.
 
     Raises a PocketformerError for a model, dimension, target, recipe, calibration data or file of
-    records that does not work.
+    records that does not work, and AccuracyLost where the answers cannot be held.
     """
     tell = progress or silent
     chosen = target if isinstance(target, Target) else load_target(target)
@@ -59,12 +67,16 @@ def compile(
     known = records_of(records, chosen.variants)
     tell("load", 0.0)
     how = {"example_inputs": example_inputs, "component": component}
-    read = read_model(model, recipe, dims, **how)
+    read = read_model(model, recipe, dims, keep=accept is not None, **how)
     fused = fuse(read, chosen, part_of(tell, 0.0, READ), dump_ir)
-    decided = DECIDED if is_quantized(recipe) else READ
-    quantization = quantize(fused, recipe, part_of(tell, READ, decided))
+    decided = READ if accept is None and not is_quantized(recipe) else DECIDED
+    progressing = part_of(tell, READ, decided)
+    if accept is None:
+        quantization, report = quantize(fused, recipe, progressing), None
+    else:
+        quantization, report = accepted(fused, recipe, accept, chosen, progressing)
     rest = part_of(tell, decided, 1.0)
-    wishes = Wishes(known, records is not None, embed_weights, rest, dump_ir)
+    wishes = Wishes(known, records is not None, embed_weights, rest, dump_ir, report)
     return assemble(fused, chosen, recipe, quantization, wishes)
 
 
@@ -72,15 +84,17 @@ def read_model(
     model: Any,
     recipe: Recipe,
     dims: Mapping[str, str | int | Dim] | None = None,
+    *,
+    keep: bool = False,
     **how: Any,
 ) -> Model:
     """The Model to compile by `recipe`; `how` is what `load` takes as well.
 
-    One that is calibrated still knows how it was before dimensions were fixed.
+    One that is calibrated, or with `keep`, still knows how it was before dimensions were fixed.
     """
     if isinstance(model, Model):
         return model.with_dims(dims)
-    if is_quantized(recipe):
+    if keep or is_quantized(recipe):
         return frontends.load_then_fix(model, dims, **how)
     return frontends.load(model, dims=dims, **how)
 
@@ -90,12 +104,32 @@ def quantize(fused: Fused, recipe: Recipe, tell: Progress = silent) -> Quantizat
 
     Raises BadRecipe, BadInput and BadCalibration.
     """
+    return decide_layers(calibrated_layers(fused, recipe, tell), recipe)
+
+
+def calibrated_layers(fused: Fused, recipe: Recipe, tell: Progress = silent) -> Calibrated:
+    """The layers of `fused`, and what they read; none for recipes that say the same of all."""
     if not is_quantized(recipe):
-        return Quantization()
+        return Calibrated((), {})
     share = (CALIBRATED - READ) / (DECIDED - READ)    # of what is told here
     calibrated = calibrate(fused.module, fused.model, recipe, part_of(tell, 0.0, share))
     tell("quantize", share)
-    return decide_layers(calibrated, recipe)
+    return calibrated
+
+
+def accepted(
+    fused: Fused, recipe: Recipe, accept: Accuracy, target: Target, tell: Progress = silent
+) -> tuple[Quantization, AccuracyReport]:
+    """What the layers of `fused` compute with so that `accept` holds, and what was measured.
+
+    Raises as `quantize` and `controlled` do.
+    """
+    # What is wrong with the data is told before the work of calibration.
+    with Evaluation(accept, fused.model.unfixed or fused.model) as evaluation:
+        calibrated = calibrated_layers(fused, recipe, part_of(tell, 0.0, MEASURED))
+        quantization = decide_layers(calibrated, recipe)
+        rest = part_of(tell, MEASURED, 1.0)
+        return controlled(fused, recipe, calibrated, quantization, evaluation, target, rest)
 
 
 def decide_layers(calibrated: Calibrated, recipe: Recipe) -> Quantization:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -44,29 +45,38 @@ class Batches:
 
 
 class Evaluation:
-    """Holds `accuracy`'s data against the answers that `run` gives in float32.
+    """Holds what a model answers to the batches of `accuracy` against float32's answers.
 
-    Batches and answers lie in `folder`, so that the memory for them does not depend on how many
-    they are. Raises BadInput for data that does not fit the model and BadMetric for an output or
-    labels that do not, and for a metric that raises or gives no number.
+    Batches and answers lie in files until the end of a `with` block, so that the memory for them
+    does not depend on how many they are. Raises BadInput for data that does not fit the model, and
+    BadMetric for an output or labels that do not or a metric that raises or gives no number.
     """
 
-    def __init__(self, accuracy: Accuracy, model: Model, folder: Path) -> None:
-        self._accuracy, self._folder = accuracy, folder
+    def __init__(self, accuracy: Accuracy, model: Model) -> None:
+        self.accuracy, self.baseline = accuracy, math.nan
         self._output = "" if callable(accuracy.metric) else _output(accuracy, model)
-        count = 0
-        for batch in batches_of(accuracy.data, model):
-            write_arrays(folder / f"{count}.npz", batch)
-            count += 1
-        if not count:
-            raise BadMetric("the data of the accuracy check has no batch")
-        self.batches = Batches(folder, count)
         self._labels = _labels(accuracy)
-        self.baseline = math.nan
+        self._files = tempfile.TemporaryDirectory(prefix="pocketformer-accuracy-")
+        self._folder = Path(self._files.name)
+        count = 0
+        try:
+            for batch in batches_of(accuracy.data, model):
+                write_arrays(self._folder / f"{count}.npz", batch)
+                count += 1
+        except BaseException:
+            self._files.cleanup()
+            raise
+        self.batches = Batches(self._folder, count)
+
+    def __enter__(self) -> Evaluation:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._files.cleanup()
 
     def answer(self, run: Run, tell: Progress) -> None:
         """Keeps what float32 answers, by `run`, and measures its metric: `baseline`."""
-        if callable(self._accuracy.metric):
+        if callable(self.accuracy.metric):
             self.baseline = self._ask(run)
             return
         for number, batch in enumerate(self.batches):
@@ -80,15 +90,15 @@ class Evaluation:
         metric = self._compare(None, tell)
         if math.isnan(metric.value()):
             raise BadMetric(
-                f"{self._accuracy.metric_name} is not defined on this data"
+                f"{self.accuracy.metric_name} is not defined on this data"
                 + ": it needs three items or more that differ"
-                * (self._accuracy.metric == "spearman")
+                * (self.accuracy.metric == "spearman")
             )
         self.baseline = metric.baseline()
 
     def measure(self, run: Run, tell: Progress) -> Measured:
         """The metric of the model that `run` runs; a drop of infinity for what is no number."""
-        if callable(self._accuracy.metric):
+        if callable(self.accuracy.metric):
             value = self._ask(run)
             return Measured(value, self.baseline - value)
         metric = self._compare(run, tell)
@@ -97,10 +107,10 @@ class Evaluation:
 
     def _ask(self, run: Run) -> float:
         """What the user's function says."""
-        name = self._accuracy.metric_name
-        assert callable(self._accuracy.metric)
+        name = self.accuracy.metric_name
+        assert callable(self.accuracy.metric)
         try:
-            value = self._accuracy.metric(run, self.batches)
+            value = self.accuracy.metric(run, self.batches)
         except Exception as error:
             raise BadMetric(
                 f"the metric {name} raised {type(error).__name__}: {error}".rstrip(": ")
@@ -117,8 +127,8 @@ class Evaluation:
 
     def _compare(self, run: Run | None, tell: Progress) -> Metric:
         """The metric of all batches; without `run`, of float32 with itself."""
-        assert isinstance(self._accuracy.metric, str)
-        metric, items = METRICS[self._accuracy.metric](), 0
+        assert isinstance(self.accuracy.metric, str)
+        metric, items = METRICS[self.accuracy.metric](), 0
         for number, batch in enumerate(self.batches):
             tell("evaluate", number / len(self.batches))
             expected = np.load(self._folder / f"answer-{number}.npy")
@@ -127,7 +137,7 @@ class Evaluation:
             if self._labels is not None:
                 labels = self._labels_of(items, expected.shape)
             items += len(expected)
-            counted = _counted(batch.get(self._accuracy.mask), expected.shape)
+            counted = _counted(batch.get(self.accuracy.mask), expected.shape)
             metric.update(Answers(expected, found, counted, labels))
         if self._labels is not None and items != len(self._labels):
             raise BadMetric(f"there are {len(self._labels)} labels for {items} items of the data")

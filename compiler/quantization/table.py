@@ -32,7 +32,7 @@ def headline(report: AccuracyReport) -> list[tuple[str, str]]:
     pairs = [
         ("accuracy of", f"{report.model}, {report.recipe}"),
         ("metric", f"{report.metric} on {batches}, with {limit}"),
-        ("measured", f"on this machine: {report.device}, {threads}"),
+        ("measured", f"on {report.device}, {threads}"),
     ]
     if report.choice is None:
         return pairs
@@ -71,7 +71,7 @@ def choice_rows(report: AccuracyReport) -> Iterable[tuple[str, ...]]:
     for place in places:
         choice = report.choices[place]
         yield (
-            f"{len(choice.kept)} of {len(report.layers)}",
+            f"{len(choice.kept)} of {len(report.layers)}" if report.layers else "none",
             choice.precision if choice.kept else "",
             shown_value(report, choice),
             shown_drop(choice),
@@ -111,7 +111,7 @@ def shown_value(report: AccuracyReport, choice: Choice) -> str:
 
 def shown_drop(choice: Choice) -> str:
     """How much of the metric a choice loses."""
-    return "not finite" if choice.drop is None else f"{choice.drop:.5f}"
+    return "not finite" if choice.drop is None else f"{choice.drop:.3g}"
 
 
 def plain_text(report: AccuracyReport) -> str:

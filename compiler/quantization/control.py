@@ -1,0 +1,87 @@
+"""Accuracy control: what layers compute with so that the answers hold, measured on this machine."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+
+from pocketformer.compiler.assemble import Fused, fuse
+from pocketformer.compiler.errors import BadMetric, BadRecipe
+from pocketformer.compiler.model import Model
+from pocketformer.compiler.progress import Progress, part_of, silent
+from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
+from pocketformer.compiler.quantization.evaluation import Evaluation
+from pocketformer.compiler.quantization.judge import Judge
+from pocketformer.compiler.quantization.keep_layers import FLOAT, SHORT, KeepLayers
+from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.quantization.result import AccuracyReport
+from pocketformer.compiler.quantization.taps import find_layers
+from pocketformer.compiler.recipe import Int8, Recipe, check_recipe
+from pocketformer.schedules.cpu.dot import BFloat16Dot
+from pocketformer.schedules.cpu.dot_table import dots_of
+from pocketformer.targets import HOST, Target
+from pocketformer.targets import load as load_target
+
+ANSWERED, SEEN = 0.1, 0.2    # of the time, after what float32 answers and what its layers read
+FEW = 8                      # batches tell well enough how much a layer suffers
+
+
+def controlled(
+    fused: Fused,
+    recipe: Recipe,
+    calibrated: Calibrated,
+    quantization: Quantization,
+    evaluation: Evaluation,
+    target: Target,
+    tell: Progress = silent,
+) -> tuple[Quantization, AccuracyReport]:
+    """`quantization` of `fused` with the fewest layers in higher precision that hold the check of
+    `evaluation`.
+
+    What is measured is compiled for this machine, whose integers are those of `target`, from the
+    model before its sizes were fixed. Layers are kept in bfloat16 first where `target` is fast with
+    it, else in float32; a recipe that says the same of all layers is only measured. Raises
+    AccuracyLost, with what was measured, where the answers do not hold; BadMetric and BadInput.
+    """
+    host = load_target(HOST)
+    try:
+        check_recipe(recipe, host)
+    except BadRecipe as error:
+        raise BadMetric(f"answers are measured on this machine, but {error}") from None
+    measured = _measured(fused.model, calibrated, host)
+    judge = Judge(measured, recipe, evaluation, host)
+    judge.answer(part_of(tell, 0.0, ANSWERED))
+    calibrated = _with_rows(calibrated, measured, evaluation, part_of(tell, ANSWERED, SEEN))
+    keep = KeepLayers(recipe, calibrated, quantization, judge, part_of(tell, SEEN, 1.0))
+    return keep.decided(_higher(target))
+
+
+def _measured(model: Model, calibrated: Calibrated, host: Target) -> Fused:
+    """The model before its sizes were fixed, if its layers are the same as those after."""
+    if model.unfixed is not None:
+        fused = fuse(model.unfixed, host)
+        found = find_layers(fused.module, model.weights).layers if calibrated.layers else ()
+        if {layer.key for layer in found} == {layer.key for layer in calibrated.layers}:
+            return fused
+    return fuse(model, host)
+
+
+def _with_rows(
+    calibrated: Calibrated, fused: Fused, evaluation: Evaluation, tell: Progress
+) -> Calibrated:
+    """`calibrated` with what layers read of the check's own data, where there was no other."""
+    if calibrated.statistics or not calibrated.layers:
+        return calibrated
+    batches = islice(cycle(evaluation.batches), FEW)
+    seen = calibrate(
+        fused.module, fused.model, Int8(dynamic=True, calibration=batches), tell
+    )
+    return Calibrated(calibrated.layers, seen.statistics)
+
+
+def _higher(target: Target) -> tuple[str, ...]:
+    """What layers are kept in, the fastest first."""
+    fast = all(
+        any(isinstance(dot, BFloat16Dot) for dot in dots_of(variant, SHORT))
+        for variant in target.variants
+    )
+    return (SHORT, FLOAT) if fast else (FLOAT,)

@@ -1,0 +1,171 @@
+"""Which layers stay in higher precision: a search over what was measured, and a report on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+from pocketformer.compiler.errors import AccuracyLost
+from pocketformer.compiler.progress import Progress, part_of
+from pocketformer.compiler.quantization.calibrate import Calibrated
+from pocketformer.compiler.quantization.judge import Judge
+from pocketformer.compiler.quantization.layers import LOOKUP, Layer
+from pocketformer.compiler.quantization.metrics import decibels
+from pocketformer.compiler.quantization.numbers import (
+    CastLayer,
+    Numbers,
+    Quantization,
+    Table,
+    precision_of,
+)
+from pocketformer.compiler.quantization.result import AccuracyReport, Choice, LayerReport
+from pocketformer.compiler.quantization.search import Search
+from pocketformer.compiler.quantization.sensitivity import sensitivities
+from pocketformer.compiler.quantization.table import plain_text
+from pocketformer.compiler.quantization.weights import table_of
+from pocketformer.compiler.recipe import Recipe
+
+FLOAT, SHORT = "float32", "bfloat16"
+
+
+class KeepLayers:
+    """Finds the fewest layers to keep in higher precision; `choices` are what was measured."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        calibrated: Calibrated,
+        quantization: Quantization,
+        judge: Judge,
+        tell: Progress,
+    ) -> None:
+        self._recipe, self._calibrated = recipe, calibrated
+        self._quantization, self._accuracy = quantization, judge.accuracy
+        self._judge, self._tell = judge, tell
+        self._places = {layer.key: place for place, layer in enumerate(calibrated.layers)}
+        self._noise = sensitivities(calibrated.layers, calibrated.statistics, quantization)
+        self._choices: list[Choice] = []
+
+    def decided(self, higher: tuple[str, ...]) -> tuple[Quantization, AccuracyReport]:
+        """What to compute with, and the report on it. Raises AccuracyLost."""
+        kept, precision = self._search(higher)
+        if kept is None:
+            report = self._report(self._quantization, None)
+            raise AccuracyLost(f"{self._refusal(higher)}\n{plain_text(report)}")
+        quantization = self._keeping(kept, precision)
+        places = tuple(sorted(self._places[key] for key in kept))
+        chosen = next(
+            place for place, choice in enumerate(self._choices)
+            if choice.kept == places and choice.precision == precision
+        )
+        return quantization, self._report(quantization, chosen)
+
+    def _search(self, higher: tuple[str, ...]) -> tuple[frozenset[str] | None, str]:
+        """The layers to keep and what they compute in, None where no choice was good enough."""
+        noise = {
+            key: value for key, value in self._noise.items()
+            if not isinstance(self._quantization.layers[key], CastLayer)
+        }
+        nothing: frozenset[str] = frozenset()
+        drop = self._measure(FLOAT, nothing)
+        if drop <= self._accuracy.max_drop:
+            return nothing, FLOAT
+        for precision in higher if noise else ():
+            left = self._accuracy.trials - len(self._choices) + 1
+            search = Search(
+                partial(self._measure, precision), self._accuracy.max_drop, left, {nothing: drop}
+            )
+            kept = search.fewest(noise)
+            if kept is not None:
+                return kept, precision
+        return None, FLOAT
+
+    def _measure(self, precision: str, kept: frozenset[str]) -> float:
+        """The drop where `kept` compute in `precision`."""
+        done = len(self._choices)
+        low, high = 1 - 1 / (1 + done), 1 - 1 / (2 + done)    # nobody knows how many are to come
+        self._tell(f"measure with {len(kept)} layers kept" if kept else "measure", low)
+        judged = self._judge.judge(self._keeping(kept, precision), part_of(self._tell, low, high))
+        self._choices.append(Choice(
+            kept=tuple(sorted(self._places[key] for key in kept)),
+            precision=precision,
+            value=_finite(judged.value),
+            drop=_finite(judged.drop),
+            bytes=judged.bytes,
+            ms=judged.ms,
+        ))
+        return judged.drop
+
+    def _keeping(self, kept: frozenset[str], precision: str) -> Quantization:
+        """What to compute with where `kept` are in `precision`; see `_kept`."""
+        layers: dict[str, Numbers] = {}
+        for layer in self._calibrated.layers:
+            numbers = self._quantization.layers.get(layer.key)
+            if layer.key in kept:
+                numbers = _kept(layer, numbers, precision)
+            if numbers is not None:
+                layers[layer.key] = numbers
+        return Quantization(layers)
+
+    def _report(self, quantization: Quantization, chosen: int | None) -> AccuracyReport:
+        judge, limit = self._judge, self._accuracy.max_drop
+        return AccuracyReport(
+            model=judge.model,
+            recipe=self._recipe.name,
+            metric=self._accuracy.metric_name,
+            max_drop=_finite(limit),
+            baseline=_finite(judge.baseline),
+            batches=judge.batches,
+            device=judge.device,
+            threads=judge.threads,
+            float32_bytes=judge.float32_bytes,
+            float32_ms=judge.float32_ms,
+            layers=tuple(
+                self._layer_report(layer, quantization.layers) for layer in self._calibrated.layers
+            ),
+            choices=tuple(self._choices),
+            chosen=chosen,
+        )
+
+    def _layer_report(self, layer: Layer, layers: Mapping[str, Numbers]) -> LayerReport:
+        noise = self._noise.get(layer.key)
+        wanted, found = self._quantization.layers.get(layer.key), layers.get(layer.key)
+        return LayerReport(
+            name=layer.name,
+            kind=layer.kind,
+            precision=precision_of(found),
+            sqnr=None if noise is None else _finite(decibels(noise)),
+            kept=precision_of(wanted) != precision_of(found),
+        )
+
+    def _refusal(self, higher: tuple[str, ...]) -> str:
+        accuracy, first = self._accuracy, self._choices[0]
+        lost = "no numbers" if first.drop is None else f"{first.drop:.3g} of {accuracy.metric_name}"
+        sentence = (
+            f"the recipe {self._recipe.name} costs {lost}, more than the {accuracy.max_drop:g} "
+            f"that may be lost"
+        )
+        if len(self._choices) == 1 and accuracy.trials > 1:
+            return f"{sentence}; these were measured:"
+        ways = " or ".join(higher)
+        return (
+            f"{sentence}, and no {len(self._choices)} choices of layers to keep in {ways} "
+            "hold it; these were measured:"
+        )
+
+
+def _kept(layer: Layer, numbers: Numbers | None, precision: str) -> Numbers | None:
+    """What a layer that is kept computes with: lookup tables of 4 bits have 8, others none less.
+
+    A table multiplies nothing: in 8 bits its rows are far better than what is made of them.
+    """
+    if layer.kind == LOOKUP:
+        assert layer.weight is not None
+        of_four = isinstance(numbers, Table) and numbers.bits < 8
+        return table_of(layer.weight, 8, 0) if of_four else None
+    return None if precision == FLOAT else CastLayer(precision)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
