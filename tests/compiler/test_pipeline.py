@@ -9,17 +9,17 @@ from pocketformer.compiler.recipe import BFloat16, Float32
 from tests.passes.graphs import module
 
 GRAPH_STEPS = [
-    "canonicalize", "fold_arithmetic", "eliminate_common", "fuse_gelu", "fuse_silu",
-    "lower_convolution",
+    "canonicalize", "fold_arithmetic", "fold_quantization", "eliminate_common", "fuse_gelu",
+    "fuse_silu", "lower_convolution",
     "fuse_layer_norm", "fuse_rms_norm", "prune_rows", "fuse_attention", "eliminate_common_masks",
-    "fuse_linear", "merge_qkv", "fuse_norm",
+    "fuse_linear", "merge_qkv", "fuse_norm", "fuse_quantized",
 ]
 KERNEL_STEPS = [
     "pick_kernels", "lower_composites", "fold_reshapes", "eliminate_common_reshapes",
 ]
 LAST_STEPS = [
-    "canonicalize_folded", "dispatch_scan", "legalize", "annotate_patterns", "fuse_ops",
-    "fuse_tir", "pick_in_place", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity",
+    "canonicalize_folded", "dispatch_scan", "lower_quantized", "legalize", "annotate_patterns",
+    "fuse_ops", "fuse_tir", "pick_in_place", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity",
     "lower_calls", "pack_memory", "lower_alloc", "free_after_last_use", "lower_builtins",
     "compute_sizes", "lower_shapes", "name_symbols",
 ]
