@@ -171,8 +171,13 @@ class Planned:
 
 
 def plans(mod: IRModule, graph: Graph) -> Iterator[Planned]:
-    """The fused operators of a function of `mod` that some template may compute, in order."""
+    """The fused operators of a function of `mod` that some template may compute, in order.
+
+    Not those of weights alone: they are computed at compile time, as plain operators.
+    """
     for var, value in graph:
+        if graph.is_weight(var):
+            continue
         before: list[relax.VarBinding] = []
         if found := composite_of(mod, value):
             name, composite = found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import tvm_ffi
 from tvm import relax, tirx
-from tvm.ir import IRModule
+from tvm.ir import GenericConst, IRModule
 
 from pocketformer.passes.composite import composite_of
 from pocketformer.passes.graph import Graph, Replacement, emit, entry_functions
@@ -37,25 +38,29 @@ def _body(var: relax.Var, call: relax.Call, composite: relax.Function) -> Replac
         for own, given in zip(param.ty.shape, arg.ty.shape, strict=True):
             if isinstance(own, tirx.Var):
                 sizes[own] = given
-    func = composite.bind_symbolic_vars(sizes) if sizes else composite
-    known: dict[relax.Var, relax.Expr] = dict(zip(func.params, call.args, strict=True))
+    body = composite.body
+    known: dict[relax.Var, relax.Expr] = dict(zip(composite.params, call.args, strict=True))
     before: list[relax.VarBinding] = []
-    for binding in (each for block in func.body.blocks for each in block.bindings):
+    for binding in (each for block in body.blocks for each in block.bindings):
         name = f"{var.name}_{binding.var.name}"
-        known[binding.var] = emit(before, _with(binding.value, known), name, call.span)
-    return Replacement(_with(func.body.body, known), before)
+        known[binding.var] = emit(before, _with(binding.value, known, sizes), name, call.span)
+    return Replacement(_with(body.body, known, sizes), before)
 
 
-def _with(expr: relax.Expr, known: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
-    """`expr` with values in place of the variables that are `known`."""
+def _with(
+    expr: relax.Expr, known: Mapping[relax.Var, relax.Expr], sizes: Mapping[tirx.Var, relax.Expr]
+) -> relax.Expr:
+    """`expr` with values in place of variables and of the symbols of sizes."""
     match expr:
-        case relax.Var():
-            return known[expr]
+        case GenericConst():
+            return expr
         case relax.Tuple(fields=fields):
-            return relax.Tuple([_with(field, known) for field in fields])
+            return relax.Tuple([_with(field, known, sizes) for field in fields])
         case relax.TupleGetItem():
-            return relax.TupleGetItem(_with(expr.tuple_value, known), int(expr.index))
+            return relax.TupleGetItem(_with(expr.tuple_value, known, sizes), int(expr.index))
         case relax.Call():
-            args = [_with(arg, known) for arg in expr.args]
+            args = [_with(arg, known, sizes) for arg in expr.args]
             return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
-    return expr    # a constant or a shape
+    if expr in known:
+        return known[expr]
+    return tvm_ffi.structural_map(expr, (tirx.Var, lambda symbol: sizes.get(symbol, symbol)))
