@@ -19,7 +19,8 @@ KERNEL_STEPS = [
 ]
 LAST_STEPS = [
     "canonicalize_folded", "dispatch_scan", "lower_quantized", "legalize", "annotate_patterns",
-    "fuse_ops", "fuse_tir", "pick_in_place", "schedule_rest", "lower_math", "to_non_dataflow", "remove_purity",
+    "fuse_ops", "fuse_tir", "pick_in_place", "schedule_rest", "lower_math", "to_non_dataflow",
+    "remove_purity",
     "lower_calls", "pack_memory", "lower_alloc", "free_after_last_use", "lower_builtins",
     "compute_sizes", "lower_shapes", "name_symbols",
 ]

@@ -1,0 +1,153 @@
+"""Products with dequantised weights become kernels of integers, whatever the model's form."""
+
+import logging
+
+import numpy as np
+import pytest
+from tvm import relax
+from tvm.relax import op
+
+from pocketformer.passes.fold_quantization import FoldQuantization
+from pocketformer.passes.fuse_linear import FuseLinear
+from pocketformer.passes.fuse_quantized import FuseQuantized
+from tests.passes.graphs import composites, module, random, run
+
+K, N = 16, 8
+STEPS = np.linspace(0.01, 0.02, N, dtype="float32")
+
+
+def const(value, dtype="float32"):
+    return relax.const(np.array(value, dtype))
+
+
+SCALE, ZERO, NONE = const(0.03), const(5, "int8"), const(0, "int8")
+
+
+def short(w):
+    """A weight's parameter as integers."""
+    return op.astype(op.clip(op.multiply(w, const(40)), -127, 127), "int8")
+
+
+def rounded(x, dtype="int8", zero=ZERO, scale=SCALE):
+    return op.dequantize(op.quantize(x, scale, zero, -1, dtype), scale, zero)
+
+
+def fused(body, *, weights=None, atol=1e-4):
+    """The composites of what becomes of `body`, which computes the same."""
+    weights = weights or {"w": (K, N), "b": (N,)}
+    before = module({"x": (3, K)}, weights, body)
+    after = FuseQuantized()(FuseLinear()(FoldQuantization()(before)))
+    arrays = random((3, K), *weights.values())
+    for ours, theirs in zip(run(after, *arrays), run(before, *arrays), strict=True):
+        assert np.any(theirs)
+        np.testing.assert_allclose(ours, theirs, atol=atol)
+    return composites(after)
+
+
+def test_a_linear_layer_with_what_follows_multiplies_integers():
+    def body(x, w, b):
+        weight = op.dequantize(short(w), relax.const(STEPS), NONE, axis=1)
+        return op.nn.relu(op.add(op.matmul(rounded(x), weight), b))
+
+    (_, quantize), (name, options) = fused(body)
+    assert quantize == {"dtype": "int8"}
+    assert name == "quantized_linear"
+    assert options["zero"]
+    assert options["bias"]
+    assert options["activation"] == "relu"
+    assert not options["scaled"]
+
+
+def test_a_range_that_is_measured_at_run_time_scales_the_product():
+    def body(x, w, b):
+        scale = op.divide(op.max(op.abs(x)), const(127))
+        zero = op.astype(op.round(scale), "uint8")
+        weight = op.dequantize(short(w), const(0.02), NONE)
+        return op.add(op.matmul(rounded(x, "uint8", zero, scale), weight), b)
+
+    name, options = fused(body)[-1]
+    assert name == "quantized_linear"
+    assert options["scaled"]
+    assert options["zero"]
+
+
+def test_weights_beside_each_other_stay_integers():
+    def body(x, w, v):
+        weights = [
+            op.dequantize(short(w), relax.const(STEPS), NONE, axis=1),
+            op.dequantize(short(v), const(0.02), const(-9, "int8")),
+        ]
+        return op.matmul(rounded(x), op.concat(weights, axis=1))
+
+    assert fused(body, weights={"w": (K, N), "v": (K, N)})[-1][0] == "quantized_linear"
+
+
+def test_a_turned_weight_stays_integers():
+    def body(x, w):
+        weight = op.dequantize(short(w), relax.const(STEPS), NONE, axis=0)
+        return op.matmul(rounded(x), op.permute_dims(weight, [1, 0]))
+
+    assert fused(body, weights={"w": (N, K)})[-1][0] == "quantized_linear"
+
+
+def test_a_zero_of_the_weight_is_taken_off_exact_sums():
+    def body(x, w, b):
+        weight = op.dequantize(short(w), const(0.02), const(-90, "int8"))
+        return op.nn.relu(op.add(op.matmul(rounded(x), weight), b))
+
+    name, options = fused(body)[-1]
+    assert name == "quantized_linear"
+    assert options["out_dtype"] == "int32"
+
+
+def test_sums_of_integers_are_an_integer_kernel():
+    def body(x, w):
+        q = op.astype(op.quantize(x, SCALE, ZERO, -1, "int8"), "int32")
+        weight = op.subtract(op.astype(short(w), "int32"), op.astype(const(3, "int8"), "int32"))
+        left = op.subtract(q, op.astype(ZERO, "int32"))
+        return op.matmul(left, weight, out_dtype="int32")
+
+    name, options = fused(body, weights={"w": (K, N)})[-1]
+    assert name == "quantized_linear"
+    assert options == {"zero": True, "out_dtype": "int32"}
+
+
+def test_weights_alone_are_integers_where_x_is_none():
+    def body(x, w, b):
+        weight = op.dequantize(short(w), relax.const(STEPS), NONE, axis=1)
+        return op.add(op.matmul(x, weight), b)
+
+    ((name, options),) = fused(body)
+    assert name == "weight_only_linear"
+    assert options["bits"] == 8
+
+
+def test_weights_in_blocks_have_four_bits():
+    scales = np.random.default_rng().uniform(0.1, 0.2, (2, N)).astype("float32")
+
+    def body(x, w, b):
+        few = op.astype(op.clip(op.multiply(w, const(3)), -8, 7), "int8")
+        parts = op.reshape(op.astype(few, "float32"), (2, K // 2, N))
+        weight = op.multiply(parts, op.expand_dims(relax.const(scales), 1))
+        return op.add(op.matmul(x, op.reshape(weight, (K, N))), b)
+
+    ((name, options),) = fused(body)
+    assert name == "weight_only_linear"
+    assert (options["bits"], options["group"]) == (4, K // 2)
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (lambda w: op.dequantize(short(w), relax.const(np.linspace(1, 2, K, dtype="float32")),
+                                 NONE, axis=0), "the weight has a scale for each row"),
+        (lambda w: op.dequantize(short(w), const(0.02), const(-90, "int8")),
+         "the weight has a zero point, x is no integers"),
+    ],
+    ids=["rows", "zero"],
+)
+def test_what_no_kernel_multiplies_stays_float32(caplog, weight, reason):
+    with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
+        found = fused(lambda x, w, b: op.add(op.matmul(x, weight(w)), b))
+    assert [name for name, _ in found] == ["linear"]
+    assert reason in caplog.text
