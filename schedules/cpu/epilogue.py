@@ -49,7 +49,7 @@ class Epilogue:
             self.out_factor = function.argument("out_factor", (n,))
             self.out_zero = function.argument("out_zero", (1,), "int32")
         self.out = function.argument("out", (m, n), self.out_dtype)
-        rough = workload.dtype == "bfloat16" or self.out_dtype in ("bfloat16", *RANGE)
+        rough = workload.dtype in ("bfloat16", "int8") or self.out_dtype in ("bfloat16", *RANGE)
         table = short_math if rough else math
         self.activation = workload.activation
         self.activate = table.ACTIVATIONS[workload.activation]

@@ -17,7 +17,7 @@ range where the result is finite (tests/schedules/test_math.py).
     gelu             absolute 3e-7 * |x|
     gelu_tanh, silu, quick_gelu    absolute 2e-7 * |x|
 
-short_math.py has cheaper ones for layers that multiply in bfloat16.
+short_math.py has cheaper ones for layers that multiply short numbers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ Expr = Any     # a tirx expression of float32, scalar or vector
 
 # 1.5 * 2**23: adding it leaves a float's nearest integer in the low bits of its pattern.
 _ROUND = 12582912.0
+_WHOLE = 8388608.0      # 2**23: floats from here on are whole numbers
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts; the first has so few bits that its product with any exponent is exact.
 _LN2_HIGH = 0.693359375
@@ -87,6 +88,21 @@ def _at_most(high: float, x: Expr) -> Expr:
 def fabs(x: Expr) -> Expr:
     """|x|."""
     return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.fabs", x)
+
+
+def nearest(x: Expr) -> Expr:
+    """x as a whole number, ties to even, by an instruction: elsewhere a call of libm."""
+    return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.nearbyint", x)
+
+
+def nearest_by_sum(x: Expr) -> Expr:
+    """The same by additions: from 2**23 on there are only whole numbers."""
+    def rounded(x: Expr) -> Expr:
+        magic = _signed_like(x, _WHOLE)
+        return let(x + magic, lambda total: tirx.Select(
+            fabs(x) < constant(_WHOLE, x), total - magic, x), "total")
+
+    return let(x, rounded, "x")
 
 
 def held(size: Expr, limit: float) -> Expr:
@@ -263,18 +279,18 @@ def gelu(x: Expr) -> Expr:
         return _at_most(0.5, quotient)
 
     def body(x: Expr) -> Expr:
+        half = _signed_like(x, 0.5)
         return let(fabs(x), lambda size: (
-            size * (_half_like(x) + let(held(size, _GELU_LIMIT), above_half, "held"))), "size")
+            size * (half + let(held(size, _GELU_LIMIT), above_half, "held"))), "size")
 
     return let(x, body, "x")
 
 
-def _half_like(x: Expr) -> Expr:
-    """1/2 with the sign of x."""
+def _signed_like(x: Expr, size: float) -> Expr:
+    """`size` with the sign of x."""
     integers = _integer_type(x)
-    half = tirx.reinterpret(integers, constant(0.5, x))
     sign = tirx.reinterpret(integers, x) & tirx.const(-1 << 31, integers)
-    return tirx.reinterpret(str(x.ty), sign | half)
+    return tirx.reinterpret(str(x.ty), sign | tirx.reinterpret(integers, constant(size, x)))
 
 
 def gelu_tanh(x: Expr) -> Expr:

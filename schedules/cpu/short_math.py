@@ -1,7 +1,7 @@
-"""Activations for layers that multiply in bfloat16, at about half the price of math.py's.
+"""Activations for layers that multiply short numbers, or end in some, at half math.py's price.
 
-Their factors were rounded by up to 2**-9 of themselves, so the activation may be off by an eighth
-of that. NaN gives NaN, infinity infinity, minus infinity 0.
+Factors in bfloat16 were rounded by up to 2**-9 of themselves, those in int8 by more, so the
+activation may be off by an eighth of that. NaN gives NaN, infinity infinity, minus infinity 0.
 
 All are x * P(x), where P rises from 0 to 1 and P(-x) is 1 - P(x), so that
 

@@ -157,14 +157,15 @@ def test_pack_gives_what_the_kernel_reads():
     np.testing.assert_array_equal(result, packed(array, kernel.packed_shape))
 
 
-def test_every_point_of_the_space_computes_the_same():
+@pytest.mark.parametrize(("x_dtype", "every"), [("float32", 4), ("bfloat16", 12)])
+def test_every_point_of_the_space_computes_the_same(x_dtype, every):
     host = targets.load("host")
-    workload = bfloat16(20, 24, 70)
-    x, weight = random(20, 70), (random(70, 24) / 8).astype(ml_dtypes.bfloat16)
+    workload = bfloat16(20, 24, 70, x_dtype=x_dtype)
+    x, weight = random(20, 70).astype(x_dtype), (random(70, 24) / 8).astype(ml_dtypes.bfloat16)
     expected = x.astype(ml_dtypes.bfloat16).astype("float64") @ weight.astype("float64")
     points = list(DotGemm.space(host, workload))
     assert DotGemm.default(host, workload) in points
-    for point in points[::4]:
+    for point in points[::every]:
         kernel = point.kernel(workload, host)
         run = tvm.compile(kernel.func.with_attr("global_symbol", "f"), target=host.tvm())["f"]
         out = tvm.runtime.tensor(np.full((20, 24), np.nan, "float32"))

@@ -47,6 +47,8 @@ WORKLOADS = [
     Linear(None, 50, 37, bias=True, dtype="bfloat16"),
     QuantizedLinear(9, 312, 33, zero=True),
     QuantizedLinear(None, 384, 384),
+    QuantizedLinear(9, 312, 33, "float32", bias=True, activation="gelu", out_dtype="int8"),
+    Linear(None, 50, 36, dtype="bfloat16", x_dtype="bfloat16", out_dtype="bfloat16"),
     WeightOnlyLinear(9, 50, 64, 4, 32),
     WeightOnlyLinear(1, 384, 64, 8, round_x=True),
     BatchMatmul(12, 128, 128, 64),

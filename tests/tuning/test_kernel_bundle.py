@@ -39,6 +39,8 @@ WORKLOADS = {
     Linear(12, 96, 64, dtype="bfloat16"): {},
     QuantizedLinear(12, 96, 64, "uint8", per_row=True, zero=True): {},
     QuantizedLinear(12, 96, 64, out_dtype="int8"): {},
+    QuantizedLinear(12, 96, 64, "float32", out_dtype="bfloat16"): {},
+    Linear(12, 96, 64, dtype="bfloat16", x_dtype="bfloat16", out_dtype="int8"): {},
     WeightOnlyLinear(4, 96, 64, 4, 32): {},
     Attention(1, 24, 24, **HEADS, mask=(True, False, False)): {},
     Attention(1, 24, 24, **HEADS, mask=(False, False, False, True), mask_dtype="bool"): {},
