@@ -16,17 +16,13 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from pocketformer.schedules.cpu.attention_dots import instruction_of, products_of, tile_of
 from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_panels import Keys, Values
-from pocketformer.schedules.cpu.attention_products import (
-    Products,
-    in_float32,
-    instruction_of,
-    products_of,
-    tile_of,
-)
+from pocketformer.schedules.cpu.attention_products import Products, in_float32
 from pocketformer.schedules.cpu.attention_rows import RowWriter
+from pocketformer.schedules.cpu.attention_scores import Place
 from pocketformer.schedules.cpu.attention_space import (
     WAYS,
     Tiling,
@@ -35,7 +31,7 @@ from pocketformer.schedules.cpu.attention_space import (
     tilings,
     widths,
 )
-from pocketformer.schedules.cpu.attention_tile import Place, TileWriter
+from pocketformer.schedules.cpu.attention_tile import TileWriter
 from pocketformer.schedules.cpu.dot_gemm import SHORT
 from pocketformer.schedules.cpu.dot_table import dot_named
 from pocketformer.schedules.cpu.intrinsics import isa_named, isa_of
@@ -148,7 +144,8 @@ class FusedAttention:
     def build(self, workload: Attention, target: Target) -> tirx.PrimFunc:
         """q, k, v (or qkv), mask?, scales?, out_factor?, out_zero? -> out."""
         with prim_func(self.name) as function:
-            inputs = Inputs(function, workload)
+            neon = isa_named(self.isa).arch == "aarch64" and bool(self.dot)
+            inputs = Inputs(function, workload, neon)
             few: Any = inputs.q_len < FEW
             if not isinstance(few, bool) or not isinstance(inputs.kv_len, int):
                 few = tirx.any(few, inputs.kv_len < self.keys)

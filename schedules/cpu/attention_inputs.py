@@ -18,6 +18,7 @@ from pocketformer.schedules.cpu.kernel import (
     store,
     typed,
 )
+from pocketformer.schedules.cpu.neon_stores import WIDE, NeonIntegers
 from pocketformer.schedules.cpu.short_stores import Integers, bfloat16
 from pocketformer.schedules.workloads import Attention
 
@@ -25,10 +26,14 @@ LOST = -1e30        # added to a score it leaves nothing of it
 
 
 class Inputs:
-    """Takes all arguments of `function` in the order of the workload, `out` last."""
+    """Takes all arguments of `function` in the order of the workload, `out` last.
 
-    def __init__(self, function: Builder, workload: Attention) -> None:
+    With `neon`, what is written as int8 is rounded by instructions of 64-bit Arm.
+    """
+
+    def __init__(self, function: Builder, workload: Attention, neon: bool = False) -> None:
         work = workload
+        self.neon = neon and work.out_dtype == "int8" and work.value_size % 4 == 0
         self.workload = work
         self.batch = function.size("batch", work.batch)
         self.kv_len = function.size("kv_len", work.kv_len)
@@ -69,6 +74,10 @@ class Inputs:
         out_zero = function.argument("out_zero", (1,), "int32")
         out = function.argument("out", shape, work.out_dtype)
         self.integers = Integers.of(out_zero[0], work.out_dtype)
+        if self.neon:
+            self.neon_integers = NeonIntegers.of(out_zero[0], work.out_dtype)
+            self.out_words = T.decl_buffer(
+                (*shape[:-1], work.value_size // 4), "int32", data=out.data)
         return out
 
     @property
@@ -87,7 +96,13 @@ class Inputs:
         """A vector of the result of query `at`."""
         if self.integers is not None:
             first = head * self.workload.value_size + column
-            value = self.integers(value * load(self.out_factor, first, lanes=lanes_of(value)))
+            value = value * load(self.out_factor, first, lanes=lanes_of(value))
+            if self.neon and lanes_of(value) == 4:
+                word = self.neon_integers(value)
+                store(self.out_words, word, batch, at, head, column // 4)
+                return
+            wide = self.neon and lanes_of(value) == WIDE
+            value = self.neon_integers(value) if wide else self.integers(value)
         elif self.workload.out_dtype == "bfloat16":
             value = bfloat16(value)
         store(self.out, value, batch, at, head, column)

@@ -21,7 +21,7 @@ from pocketformer.schedules.cpu.kernel import (
 )
 
 if TYPE_CHECKING:
-    from pocketformer.schedules.cpu.attention_tile import Place
+    from pocketformer.schedules.cpu.attention_scores import Place
 
 
 class Mask:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING
 
 from tvm import tirx
@@ -13,18 +10,14 @@ from tvm.tirx.script.builder import ir as T
 from pocketformer.schedules.cpu.attention_inputs import Inputs, widened
 from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_panels import Keys, Values
-from pocketformer.schedules.cpu.attention_products import (
-    padded_columns,
-    padded_words,
-)
-from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2, larger
-from pocketformer.schedules.cpu.attention_values import STEPS, Sums, each_vector
-from pocketformer.schedules.cpu.attention_words import turn
+from pocketformer.schedules.cpu.attention_products import padded_columns
+from pocketformer.schedules.cpu.attention_scores import Place, ScoreWriter, all_full
+from pocketformer.schedules.cpu.attention_softmax import HIDDEN, LOWEST, exp2
+from pocketformer.schedules.cpu.attention_values import Sums, each_vector
 from pocketformer.schedules.cpu.intrinsics import isa_named
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
-    Tile,
     ceil_div,
     lanes_of,
     load,
@@ -41,15 +34,6 @@ if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention import FusedAttention
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which queries a tile holds: those of one head from `first` on."""
-
-    batch: Expr
-    head: Expr
-    first: Expr
-
-
 class TileWriter:
     """Writes what a tile does. There are at least as many keys as the tile's scores have."""
 
@@ -63,6 +47,7 @@ class TileWriter:
         self.columns = range(0, point.queries, self.lanes)
         kv_len, value_size = inputs.kv_len, inputs.workload.value_size
         self.width = padded_columns(self.dot, value_size)
+        self.fits = all_full(inputs.q_len, point.queries)
         # All keys at once: nothing is rescaled, and sums go from registers to the output.
         self.single = (
             isinstance(kv_len, int) and kv_len <= point.block and not inputs.may_lose
@@ -71,7 +56,8 @@ class TileWriter:
     def write(self, place: Place) -> None:
         """All keys for one tile of queries."""
         point, inputs = self.point, self.inputs
-        queries = self._queries(place)
+        scores = ScoreWriter(point, inputs, self.keys, self.mask)
+        scores.begin(place)
         # The last chunk of a block is moved back where it would pass the last key.
         scratch = workspace(point.keys + point.block, point.queries)
         self.weights, self.first_weight = scratch, point.keys
@@ -81,15 +67,11 @@ class TileWriter:
         self.greatest, self.total, self.scale, self.most = (
             registers(point.queries) for _ in range(4))
         if self.dot.integers:
-            # What sums of products start from.
-            self.scores_less, self.results_less = (
-                registers(point.queries, dtype=self.dot.sums) for _ in range(2))
-            self._sum_queries(queries)
-            self.unit = T.bind(inputs.unit)
+            # What sums for results start from.
+            self.results_less = registers(point.queries, dtype=self.dot.sums)
         for column in self.columns:
             store(self.greatest, splat(LOWEST, self.lanes), column)
             store(self.total, splat(0.0, self.lanes), column)
-        self.mask.begin()
         last = tirx.min(place.first + point.queries, inputs.q_len) - 1
         visible = inputs.seen(last)
 
@@ -97,7 +79,7 @@ class TileWriter:
             for column in self.columns:
                 store(self.most, load(self.greatest, column, lanes=self.lanes), column)
             with loop(ceil_div(count, point.keys)) as chunk:
-                self._scores(queries, scratch, place, block, chunk)
+                scores.write(scratch, self.most, block, chunk)
             self._softmax(scratch, count)
 
         if self.single:
@@ -117,92 +99,6 @@ class TileWriter:
         self._finish()
         each_vector(inputs.workload.value_size, self.lanes, point.queries, lambda r, at, width:
                     self._write(load(results, r, at, lanes=width), place, r, at))
-
-    def _queries(self, place: Place) -> Buffer:
-        """[word, query], the last one repeated past the end."""
-        size = self.workload.head_size
-        fits = self._q_len_fits()
-        words = padded_words(self.dot, size)
-        turned = workspace(words, self.point.queries, dtype=self.dot.word)
-
-        for column in self.columns:
-            def query(i: int, d: Expr, width: int, column: int = column) -> Expr:
-                at = place.first + column + i
-                at = at if fits else tirx.min(at, self.inputs.q_len - 1)
-                take = self.inputs.q if self.dot.integers else self.inputs.scaled_q
-                return take(place.batch, at, place.head, d, width)
-
-            turn(turned, column, self.dot, self.dot.words, size, query)
-        return turned
-
-    def _sum_queries(self, queries: Buffer) -> None:
-        words = ceil_div(self.workload.head_size, self.dot.group)
-        for column in self.columns:
-            less = self.dot.scores_less(
-                [load(queries, word, column, lanes=self.lanes) for word in range(words)])
-            store(self.scores_less, less, column)
-
-    def _scores(
-        self, queries: Buffer, scratch: Buffer, place: Place, block: Expr, chunk: Expr
-    ) -> None:
-        """A chunk of keys: scratch[key, query] = their scores, `most` the greatest so far."""
-        point, lanes, dot = self.point, self.lanes, self.dot
-        chunk = block * (point.block // point.keys) + chunk
-        key = T.bind(self.keys.first(chunk))
-        masked = self.mask.scores(place, key)
-        sums = Tile(point.keys, point.queries, dot.sums)
-        for i in range(point.keys):
-            for column in self.columns:
-                start = (load(self.scores_less, column, lanes=lanes) if dot.integers
-                         else masked(i, column))
-                sums.store(start, i, column)
-
-        def add(word: Expr, steps: int) -> None:
-            for u, numbers in enumerate(self.keys.numbers(chunk, key, word, steps)):
-                for i, number in enumerate(numbers):
-                    for column in self.columns:
-                        query = load(queries, word + u, column, lanes=lanes)
-                        before = sums.load(i, column, lanes)
-                        sums.store(dot.score(before, splat(number, lanes), query), i, column)
-
-        words = ceil_div(self.workload.head_size, dot.group)
-        steps = STEPS if self.isa.by_lane else 1
-        with loop(words // steps) as step:
-            add(step * steps, steps)
-        if rest := words % steps:
-            add(words - rest, rest)
-        if dot.integers:
-            sums = self._scaled(sums, masked)
-        if self.workload.causal:
-            self._hide(sums, key, place.first + self.inputs.past)
-        for column in self.columns:
-            vectors = [sums.load(i, column, lanes) for i in range(point.keys)]
-            most = [load(self.most, column, lanes=lanes), *vectors]
-            store(self.most, reduce(lambda a, b: larger(self.isa, a, b), most), column)
-            for i, vector in enumerate(vectors):
-                store(scratch, vector, key - block * point.block + (point.keys + i), column)
-
-    def _scaled(self, sums: Tile, masked: Callable[[int, int], Expr]) -> Tile:
-        """The scores of products of integers."""
-        scores, lanes = Tile(self.point.keys, self.point.queries), self.lanes
-        for i in range(self.point.keys):
-            for column in self.columns:
-                score = sums.load(i, column, lanes).astype(typed("float32", lanes))
-                score = score * splat(self.unit, lanes)
-                if self.inputs.mask is not None:
-                    score = score + masked(i, column)
-                scores.store(score, i, column)
-        return scores
-
-    def _hide(self, sums: Tile, key: Expr, last: Expr) -> None:
-        """The keys that come after a query; its first query sees all up to `last`."""
-        with when(key + self.point.keys - 1 > last):
-            for i in range(self.point.keys):
-                for column in self.columns:
-                    later = splat(tirx.Cast("int32", key + i - last - column), self.lanes)
-                    hidden = later > T.ramp(T.int32(0), T.int32(1), self.lanes)
-                    sums.store(tirx.Select(hidden, splat(HIDDEN, self.lanes),
-                                           sums.load(i, column, self.lanes)), i, column)
 
     def _softmax(self, scratch: Buffer, count: Expr) -> None:
         """Turn the scores of `count` keys into exponentials, in words as products take them."""
@@ -324,10 +220,6 @@ class TileWriter:
                        lambda word, at, width: self.values.load(first + word, at, width))
 
     def _write(self, value: Expr, place: Place, row: Expr, column: Expr) -> None:
-        with when(self._q_len_fits() or place.first + row < self.inputs.q_len):
+        with when(self.fits or place.first + row < self.inputs.q_len):
             value = value * splat(self.scale[row], lanes_of(value))
             self.inputs.write(value, place.batch, place.first + row, place.head, column)
-
-    def _q_len_fits(self) -> bool:
-        return isinstance(self.inputs.q_len, int) and (
-            self.inputs.q_len % self.point.queries == 0)

@@ -58,9 +58,10 @@ class Sums:
         if steps > 1:
             with loop(count % steps) as rest:
                 add(count // steps * steps + rest, 1)
+        step = self.dot.pieces if vectors % self.dot.pieces == 0 else 1
         for r in range(self.rows):
-            for v in range(vectors):
-                self.finish(sums.load(r, v * width, width), r, first + v * width)
+            for v in range(0, vectors, step):
+                self.finish(sums.load(r, v * width, step * width), r, first + v * width)
 
 
 def each_vector(
