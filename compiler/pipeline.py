@@ -112,7 +112,7 @@ def finish(
     """
     yield from fuse_rest()
     yield Step("schedule_rest", ScheduleRest(target, traces or {}))
-    yield Step("lower_math", LowerMath())
+    yield Step("lower_math", LowerMath(target))
     yield Step("to_non_dataflow", transform.ToNonDataflow())
     yield Step("remove_purity", transform.RemovePurityChecking())
     yield Step("lower_calls", transform.CallTIRRewrite())

@@ -11,6 +11,8 @@ from tvm import tirx
 from tvm.ir import Call, IRModule
 
 from pocketformer.schedules.cpu import math
+from pocketformer.schedules.cpu.intrinsics import isa_of
+from pocketformer.targets import Target
 
 REPLACEMENTS: dict[str, Callable[[Any], Any]] = {
     "tirx.exp": math.exp,
@@ -25,22 +27,28 @@ REPLACEMENTS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class LowerMath:
-    """Replace float32 transcendental functions in every PrimFunc."""
+    """Replace float32 functions that are no instructions of `target` in every PrimFunc.
+
+    Rounding is one of most, but TVM does not know it for one of vectors.
+    """
+
+    target: Target
 
     def __call__(self, mod: IRModule) -> IRModule:
         functions = {
-            gvar: _lowered(func) if isinstance(func, tirx.PrimFunc) else func
+            gvar: self._lowered(func) if isinstance(func, tirx.PrimFunc) else func
             for gvar, func in mod.functions.items()
         }
         return IRModule(functions, attrs=mod.attrs)
 
+    def _lowered(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
+        nearest = math.nearest if isa_of(self.target).rounds else math.nearest_by_sum
+        known = {**REPLACEMENTS, "tirx.nearbyint": nearest}
 
-def _lowered(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    return func.with_body(tvm_ffi.structural_map(func.body, (Call, _replace)))
+        def replace(call: Any) -> Any:
+            function = known.get(getattr(call.op, "name", ""))
+            if function is None or not str(call.ty).startswith("float32"):
+                return call
+            return function(call.args[0])
 
-
-def _replace(call: Any) -> Any:
-    function = REPLACEMENTS.get(getattr(call.op, "name", ""))
-    if function is None or not str(call.ty).startswith("float32"):
-        return call
-    return function(call.args[0])
+        return func.with_body(tvm_ffi.structural_map(func.body, (Call, replace)))

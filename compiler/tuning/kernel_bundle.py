@@ -52,7 +52,7 @@ def kernel_bundle(job: Job) -> Bundle:
             for function, kernel in zip(written.functions, kernels, strict=True)
         ),
     )
-    module = run(written.module, [Step("lower_math", LowerMath()), *machine_code()], target)
+    module = run(written.module, [Step("lower_math", LowerMath(target)), *machine_code()], target)
     executable = relax.build(module, target.tvm(), relax_pipeline=None)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tvm_ffi
-from tvm import s_tir, tirx
+from tvm import DataType, s_tir, tirx
 from tvm.ir import Call
 from tvm.s_tir.schedule import ScheduleError
 
@@ -48,6 +48,10 @@ class Block:
         """Whether no argument of the function is written."""
         return not any(
             region.source.same_as(param) for region in self.stmt.writes for param in func.params)
+
+    def result_bytes(self) -> int:
+        """Of a number that it writes."""
+        return max(DataType(str(region.source.ty.dtype)).itemsize for region in self.stmt.writes)
 
     def costly(self) -> bool:
         return self._calls(COSTLY)

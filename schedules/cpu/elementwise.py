@@ -24,6 +24,7 @@ from pocketformer.targets import Target
 # Attributes of a PrimFunc: which record gave it its schedule, or why one did not.
 TUNED, NOT_TUNED = "pocketformer.tuned", "pocketformer.not_tuned"
 WORTH_SHARING = 1 << 15    # visits of a block's body: some 3 us of one core at a vector a visit
+VECTOR = 16                # bytes: of the shortest vectors
 GRAIN = 1 << 10            # numbers that a thread takes at a time from a single long loop
 
 
@@ -97,6 +98,7 @@ def _share(block: Block, loops: list[Any]) -> Any:
 def _spread(block: Block, lanes: int) -> None:
     """Element-wise: all loops but the last over threads, the last in vectors."""
     loops = block.loops()
+    lanes = max(lanes, VECTOR // block.result_bytes())    # short results fill a vector, too
     if not loops or _transposed(block, loops, lanes):
         return
     while len(loops) > 1 and (block.extent(loops[-1]) or UNKNOWN) < lanes:

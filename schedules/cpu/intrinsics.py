@@ -22,6 +22,7 @@ class Isa:
     same for all rows of an `arch`, so that a library for several of them has its weights once.
     `by_lane` says that multiply-add can take one factor from a lane of a register, so that the
     left matrix is best read as vectors; elsewhere one of its numbers is broadcast from memory.
+    `rounds` says that there is an instruction that rounds floats to whole numbers.
     `unroll` steps of an inner loop let loads be paired and addresses be advanced once.
     `attention_tile` is (keys, queries) whose scores, and `value_tile` is (queries, columns) whose
     result, is held in registers.
@@ -38,6 +39,7 @@ class Isa:
     value_tile: tuple[int, int]
     unroll: int = 1
     by_lane: bool = False
+    rounds: bool = True
 
 
 # A target gets the first row that it satisfies.
@@ -47,11 +49,11 @@ TABLE = (
     Isa("avx2", "x86_64", frozenset({"avx2", "fma"}), 8, 16,
         ((6, 16), (8, 8)), (48, 32, 16), (6, 16), (4, 16)),
     Isa("sse", "x86_64", frozenset(), 4, 16,
-        ((4, 8), (4, 4)), (48, 32, 16), (4, 8), (4, 8)),
+        ((4, 8), (4, 4)), (48, 32, 16), (4, 8), (4, 8), rounds=False),
     Isa("neon", "aarch64", frozenset(), 4, 32,
         ((8, 12), (8, 8), (8, 4)), (12, 8, 4), (12, 8), (8, 8), unroll=4, by_lane=True),
     Isa("neon32", "arm", frozenset(), 4, 16,
-        ((4, 8), (4, 4)), (8, 4), (4, 8), (4, 8), by_lane=True),
+        ((4, 8), (4, 4)), (8, 4), (4, 8), (4, 8), by_lane=True, rounds=False),
 )
 
 

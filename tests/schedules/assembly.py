@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 def innermost_loops(code: str) -> Iterator[list[str]]:
     """The instructions of every innermost loop."""
+    code = re.sub(r"\n\.Ltmp\d+:", "", code)    # labels for debuggers
     for block in re.split(r"\n(?=\.L\w+:)", code):
         label, _, body = block.partition(":")
         lines = [line.strip() for line in body.splitlines() if re.match(r"\t[a-z]", line)]

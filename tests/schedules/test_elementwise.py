@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import tvm
-from tvm import s_tir, tirx
+from tvm import relax, s_tir, tirx
 from tvm.ir import IRModule
 from tvm.relax import op
 from tvm.script import tirx as T
 
 from pocketformer import targets
+from pocketformer.passes.lower_math import LowerMath
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.schedules.cpu.intrinsics import isa_of
@@ -117,6 +118,25 @@ def test_sums_of_products_stay_in_registers(shapes, body):
              if sum(line.startswith("fmla") for line in lines) >= 8]
     assert loops
     assert not any(line.startswith("st") for lines in loops for line in lines)
+
+
+def test_numbers_are_quantised_a_vector_of_results_at_a_time():
+    target = targets.load("raspberrypi5")
+
+    def body(x):
+        steps = op.round(op.multiply(x, relax.const(20.0, "float32")))
+        return op.astype(op.clip(op.add(steps, relax.const(-3.0, "float32")), -128, 127), "int8")
+
+    mod = LowerMath(target)(ScheduleRest(target)(lowered([(60, 384)], body, symbolic=False)))
+    (func,) = (func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc))
+    library = tvm.compile(func.with_attr("global_symbol", "f"), target=target.tvm())
+    loops = [lines for lines in innermost_loops(library.mod.inspect_source("asm"))
+             if any(line.startswith("frint") for line in lines)]
+    assert loops
+    for lines in loops:
+        numbers = 4 * sum(line.startswith("frint") for line in lines)
+        assert numbers % 16 == 0
+        assert len(lines) <= 2.5 * numbers
 
 
 def test_padding_is_not_tested_for_in_every_product():
