@@ -89,7 +89,6 @@ ENDS = {"activation": "relu", "bias": True, "residual": True}
     ("numbers_of", "names", "limit"),
     [
         (static, ["quantize", "quantized_linear"], 0.02),
-        (dynamic, ["quantize_rows", "quantized_linear"], 0.02),
         (dynamic_with_factor, ["quantize_rows", "quantized_linear"], 0.02),
         (int4, ["weight_only_linear"], 0.2),
         (cast, ["linear"], 0.01),
