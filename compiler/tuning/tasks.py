@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from pocketformer.compiler.axes import evaluate, names_in
 from pocketformer.compiler.entries import entries_of
@@ -48,16 +49,16 @@ def tasks_of(
     """The tasks of `model` on `target`, a single level, in the order of their first calls.
 
     `sizes` are those of the model's dimensions; the others get what `pick_sizes` gives them.
-    Left out are workloads that no template of `target` computes, and those whose sizes depend on
-    more than the model's dimensions. Raises BadDim for a dimension that the model lacks, or a size
-    that it does not allow.
+    Left out are workloads that no template of `target` computes, or all in the same way, and those
+    whose sizes depend on more than the model's dimensions. Raises BadDim for a dimension that the
+    model lacks, or a size that it does not allow.
     """
     picked = pick_sizes(model.dims, sizes)
     module, fixed = entries_of(model)
     calls: Counter[tuple[Workload, tuple[tuple[str, int], ...]]] = Counter()
     for use in survey(run(module, shared(recipe, quantization), target)):
         at = _evaluated(use, picked | fixed[use.entry])
-        if at is not None and _is_possible(use.workload, target):
+        if at is not None and _has_choices(use.workload, target):
             calls[use.workload, at] += 1
     return [Task(workload, at, count) for (workload, at), count in calls.items()]
 
@@ -69,9 +70,10 @@ def _evaluated(use: Use, known: Mapping[str, int]) -> tuple[tuple[str, int], ...
     return tuple((name, evaluate(size, known)) for name, size in use.sizes)
 
 
-def _is_possible(workload: Workload, target: Target) -> bool:
+def _has_choices(workload: Workload, target: Target) -> bool:
+    """Whether there are several points for it."""
     try:
-        template_of(workload).default(target, workload)
+        points = template_of(workload).space(target, workload)
+        return len(list(islice(points, 2))) == 2
     except LookupError:
         return False
-    return True

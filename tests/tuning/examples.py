@@ -18,6 +18,7 @@ from pocketformer.schedules.workloads import (
     BatchMatmul,
     Function,
     Linear,
+    Lookup,
     Norm,
     QuantizedLinear,
     Softmax,
@@ -96,8 +97,16 @@ def workloads() -> st.SearchStrategy[Workload]:
         small_weights(),
         attentions(),
         st.builds(
-            lambda rows, size, kind, eps, sums, bias: Norm(rows, size, kind, eps, *sums, bias),
+            lambda rows, size, kind, eps, sums, bias, stored: Norm(
+                rows, size, kind, eps, *sums, bias, *stored),
             AXES, SIZES, st.sampled_from(["layer", "rms"]), st.floats(0, 1), residuals, FLAGS,
+            st.sampled_from([("", True), ("int8", True), ("rows", False), ("bfloat16", True)]),
+        ),
+        st.builds(
+            lambda rows, groups, count, bits, group, ids: Lookup(
+                rows, 2 * groups * group, count, bits, 2 * group, ids),
+            AXES, st.integers(1, 40), SIZES, st.sampled_from([4, 8]), st.integers(1, 64),
+            st.sampled_from(["int64", "int32"]),
         ),
         st.builds(Softmax, AXES, AXES),
         st.builds(BatchMatmul, AXES, AXES, AXES, AXES, FLAGS),

@@ -23,6 +23,7 @@ from pocketformer.schedules.workloads import (
     Attention,
     BatchMatmul,
     Linear,
+    Lookup,
     Norm,
     QuantizedLinear,
     Softmax,
@@ -47,6 +48,10 @@ WORKLOADS = {
     Attention(2, 24, 24, **HEADS, causal=True, packed=True, dtype="bfloat16"): {},
     Attention(None, 1, None, **HEADS): {"batch": 2, "kv_len": 20},
     Norm(12, 96, "layer", 1e-5, residual=True, keep_sum=True, bias=True): {},
+    Norm(None, 96, "layer", 1e-5, residual=True, bias=True, store="rows"): {"rows": 12},
+    Norm(12, 96, "rms", 1e-5, store="int8", keep=False): {},
+    Norm(12, 96, "rms", 1e-5, store="bfloat16"): {},
+    Lookup(12, 96, 500, 4, 32): {},
     Softmax(None, 40): {"rows": 7},
     BatchMatmul(2, 9, 17, 8): {},
 }
