@@ -1,0 +1,85 @@
+"""Models that onnxruntime quantised run in integer kernels and agree with it."""
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+import pocketformer as pf
+from tests.encoder import encoder, inputs
+from tests.numerics.check import reference
+
+BATCH, SEQ = 2, 9
+
+
+class Batches(CalibrationDataReader):
+    def __init__(self):
+        self.left = [inputs(BATCH, SEQ) for _ in range(4)]
+
+    def get_next(self):
+        return self.left.pop() if self.left else None
+
+
+def dynamic(source, path):
+    quantize_dynamic(source, path, weight_type=QuantType.QUInt8, per_channel=True)
+
+
+def qdq(source, path):
+    quantize_static(
+        source, path, Batches(), activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+
+
+def qoperator(source, path):
+    quantize_static(
+        source, path, Batches(), quant_format=QuantFormat.QOperator, per_channel=True,
+        activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],
+    )    # fmt: skip
+
+
+def blocks(source, path):
+    quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=16, is_symmetric=True)
+    quantizer.process()
+    quantizer.model.save_model_to_file(path)
+
+
+# Products with weights, and what their kernels' workloads say. (The dynamic and blockwise forms
+# leave the one weight in float32 that the model turns first.)
+FORMS = {
+    dynamic: {"uint8_zero_to_int32": 3},
+    qdq: {"uint8": 6},
+    qoperator: {"int8": 6},
+    blocks: {"w4g16": 3},
+}
+
+
+@pytest.mark.parametrize("quantize", FORMS, ids=lambda quantize: quantize.__name__)
+def test_a_quantised_model_runs_in_integer_kernels_as_onnxruntime_does(tmp_path, quantize):
+    source, path = str(tmp_path / "float.onnx"), str(tmp_path / "model.onnx")
+    onnx.save(encoder(BATCH, SEQ), source)
+    quantize(source, path)
+    bundle = pf.compile(path, "host")
+    linears = [
+        kernel.workload for kernel in bundle.manifest.kernels
+        if kernel.workload.startswith("linear")
+    ]
+    for words, count in FORMS[quantize].items():
+        assert sum(words in workload for workload in linears) == count, linears
+
+    given = inputs(BATCH, SEQ)
+    ours = pf.Session(bundle).run(**given)["hidden"]
+    theirs = reference(path, given)[0]
+    assert np.any(theirs)
+    # The largest number is 127 steps of 8 bits from 0 or more. Sums that float32 rounds otherwise
+    # can move what lies next to a tie by one, and that a few others.
+    step = np.abs(theirs).max() / 127
+    apart = np.abs(ours - theirs)
+    assert apart.max() <= 2 * step
+    assert np.mean(apart) <= step / 4
