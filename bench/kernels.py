@@ -89,6 +89,22 @@ def linear(words: list[str]) -> Case:
     return work, replace(work, m=None), shapes, 2.0 * m * n * k
 
 
+def quantized(words: list[str]) -> Case:
+    """M N K, then bias, an activation, to_int8; rows: x has a scale and a zero for each, which with
+    by_kernel the kernel finds."""
+    m, n, k = map(int, words[:3])
+    flags = set(words[3:])
+    (activation,) = flags & set(ACTIVATIONS) or {""}
+    rows = "rows" in flags
+    work = QuantizedLinear(
+        m, n, k, "float32" if "by_kernel" in flags else "int8", rows, rows, "bias" in flags,
+        activation, out_dtype="int8" if "to_int8" in flags else "float32")
+    scales: Shapes = [] if "by_kernel" in flags else [(m,), (m,)] if rows else [(1,)]
+    last: Shapes = [(n,), (1,)] if "to_int8" in flags else []
+    shapes: Shapes = [(m, k), (k, n), (n,), (n,), *scales, *[(n,)] * work.bias, *last, (m, n)]
+    return work, replace(work, m=None), shapes, 2.0 * m * n * k
+
+
 def attention(words: list[str]) -> Case:
     batch, q_len, kv_len, heads, kv_heads, size = map(int, words[:6])
     mask = (True, False, False) if "mask" in words else None
@@ -116,7 +132,7 @@ def rows(words: list[str]) -> Case:
 
 READERS: dict[str, Callable[[list[str]], Case]] = {
     "bert_gemm": linear, "gemv": linear, "gemv_large": linear, "attention": attention, "rows": rows,
-    "bert_gemm_bfloat16": linear,
+    "bert_gemm_bfloat16": linear, "bert_gemm_int8": quantized,
 }
 
 
