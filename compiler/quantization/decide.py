@@ -37,7 +37,7 @@ def decide(
 
     `statistics` holds the tensors that the layers read; it may lack them where no layer needs them.
     Layers of the same recipe that read the same tensor share its factor and zero. Raises
-    BadCalibration for activations that were never seen, are not finite or nothing but zeros.
+    BadCalibration for activations that were never seen, are not finite, or constant.
     """
     found: dict[str, Numbers] = {}
     together: dict[tuple[object, ...], list[Layer]] = {}
@@ -108,9 +108,9 @@ def _tensor(
         raise BadCalibration(f"calibration gives NaN or infinity as the input of {layer.name}")
     if tensor is None or not tensor.count:
         raise BadCalibration(f"calibration has not reached the input of {layer.name}")
-    if not tensor.most.any():
+    if (only := tensor.low.min()) == tensor.high.max():
         raise BadCalibration(
-            f"calibration gives nothing but zeros as the input of {layer.name}: are the data "
+            f"calibration gives nothing but {only:g} as the input of {layer.name}; are the data "
             f"real inputs? An override can keep the layer in float32"
         )
     return tensor

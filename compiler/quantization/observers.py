@@ -8,9 +8,9 @@ import numpy as np
 
 from pocketformer.compiler.quantization.statistics import BINS, TensorStatistics
 
-OUTSIDE = 1e-4                        # of all values: what percentile leaves out, on both sides
-SHRINK = np.linspace(1.0, 0.3, 22)    # parts of the full range that the searches try
-LEVELS = 255                          # steps from the lowest int8 to the highest
+OUTSIDE = 1e-4                          # of all values: what percentile leaves out, on both sides
+SHRINK = np.geomspace(1.0, 0.05, 48)    # parts of the full range that the searches try
+LEVELS = 255                            # steps from the lowest int8 to the highest
 _Seen = tuple[np.ndarray, np.ndarray]     # values, ascending, and how much each counts
 
 
@@ -21,9 +21,9 @@ def range_of(
     """The lowest and the highest value of x / `smooth` [k] to cover; 0 lies between them.
 
     "minmax": of all values; "average": of the moving averages of each batch's extremes. Those
-    below look for a smaller range. "percentile": leaves out OUTSIDE of the values. "entropy": the
-    range whose int8 histogram diverges least from that of all values (Migacz, "8-bit Inference
-    with TensorRT", 2017), the same part of either side. "mse": that with the least squared error
+    below look for a smaller range. "percentile": leaves out OUTSIDE of the values. "entropy": up
+    to the magnitude where the histogram in int8 diverges least from that of all values (Migacz,
+    "8-bit Inference with TensorRT", 2017). "mse": that with the least squared error
     of rounding and clipping, where `weight` [k] is how much the square of a channel counts.
     """
     divide = np.float32(1.0) if smooth is None else smooth
@@ -71,8 +71,11 @@ def _percentile(seen: _Seen, low: float, high: float) -> tuple[float, float]:
 
 
 def _entropy(seen: _Seen, low: float, high: float) -> tuple[float, float]:
+    most = max(-low, high)
     return min(
-        ((low * part, high * part) for part in SHRINK), key=lambda ends: _divergence(seen, *ends))
+        ((max(low, -most * part), min(high, most * part)) for part in SHRINK),
+        key=lambda ends: _divergence(seen, *ends),
+    )
 
 
 def _divergence(seen: _Seen, low: float, high: float) -> float:
