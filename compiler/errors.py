@@ -1,5 +1,12 @@
 """What can go wrong because of what a user gave: one sentence each, exit code 2 in a shell."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.quantization.result import AccuracyReport
+
 
 class PocketformerError(Exception):
     """Base of every error that a user's input can cause; the message is one complete sentence."""
@@ -30,7 +37,14 @@ class BadMetric(PocketformerError):
 
 
 class AccuracyLost(PocketformerError):
-    """The answers drop by more than an accuracy check allows, whatever layers are kept."""
+    """The answers drop by more than an accuracy check allows, whatever layers are kept.
+
+    `report` is the AccuracyReport of what was measured, which the message's table is of.
+    """
+
+    def __init__(self, message: str, report: AccuracyReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class BadWorkload(PocketformerError):

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pocketformer.compiler.errors import PocketformerError
+from pocketformer.compiler.errors import BadInput, PocketformerError
 
 USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -63,6 +63,9 @@ Device = Annotated[
 TokenFile = Annotated[
     Path | None,
     typer.Option(help="The device's token, if neither POCKETFORMER_TOKEN nor your own file is it."),
+]
+Html = Annotated[
+    Path | None, typer.Option(help="Write a page with pictures to this file.")
 ]
 Timeout = Annotated[
     float, typer.Option(min=0.1, help="Seconds that the device may take for one call.")
@@ -164,6 +167,19 @@ def key_values(options: Sequence[str] | None, flag: str) -> dict[str, str]:
             raise PocketformerError(f"{flag} takes NAME=VALUE, not {text!r}")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def check_page(file: Path | None) -> None:
+    """Raises BadInput or MissingPackage, before the work, where --html cannot write `file`."""
+    if file is None:
+        return
+    from pocketformer.compiler.svg import require_matplotlib
+
+    require_matplotlib()
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder, --html takes a file")
+    if not file.absolute().parent.is_dir():
+        raise BadInput(f"there is no folder {file.parent} for {file.name}")
 
 
 def read_token_file(file: Path | None) -> str | None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from pocketformer.compiler.cli.accuracy import (
+    Accept,
+    Evaluate,
+    Labels,
+    MetricName,
+    Output,
+    accuracy_from,
+)
 from pocketformer.compiler.cli.common import (
     Debug,
     Dims,
+    Html,
     Json,
+    check_page,
     err,
     guarded,
     key_values,
@@ -36,7 +48,7 @@ from pocketformer.compiler.cli.recipes import (
     Smooth,
     recipe_from,
 )
-from pocketformer.compiler.errors import BadRecords
+from pocketformer.compiler.errors import AccuracyLost, BadRecords
 
 
 @guarded
@@ -63,6 +75,12 @@ def compile(
     attention: Attention = None,
     embeddings: Embeddings = None,
     group: Group = None,
+    evaluate: Evaluate = None,
+    accept: Accept = None,
+    metric: MetricName = None,
+    labels: Labels = None,
+    compare_output: Output = None,
+    html: Html = None,
     dim: Dims = None,
     component: Annotated[
         str | None,
@@ -96,6 +114,7 @@ def compile(
     from pocketformer import targets
     from pocketformer.compiler import report
     from pocketformer.compiler.bundle import Bundle, check_replaceable
+    from pocketformer.compiler.quantization.table import accuracy_tables
     from pocketformer.compiler.recipe import check_recipe
 
     # A misspelt target is told now, not after minutes of work.
@@ -105,6 +124,8 @@ def compile(
         embeddings=embeddings, group=group,
     )
     check_recipe(chosen, targets.load(target))
+    accuracy = accuracy_from(evaluate, accept, metric, labels, compare_output, html)
+    check_page(html)
     if records and no_records:
         raise BadRecords("--records and --no-records exclude each other")
     dims = key_values(dim, "--dim")
@@ -112,6 +133,7 @@ def compile(
     check_replaceable(destination)    # and so is a place that is taken
     start = time.perf_counter()
     with (
+        _page_of_refusal(html),
         remarks("pocketformer.records"),
         remarks("pocketformer.calibration"),
         progress(f"reading {model.name}") as step,
@@ -128,11 +150,16 @@ def compile(
             embed_weights=embed_weights,
             progress=step,
             dump_ir=dump_ir,
+            accept=accuracy,
         )
         step(f"writing {destination}", 1.0)
         bundle.save(destination)
         written = Bundle.load(destination, check_machine=False)
     seconds = time.perf_counter() - start
+    measured = written.manifest.accuracy
+    if html is not None and measured is not None:
+        measured.save_html(html)
+        err.print(f"Wrote {escape(str(html))}.", highlight=False)
     if json:
         record = report.bundle_record(written)
         if not explain:
@@ -141,8 +168,23 @@ def compile(
         return
     if explain:
         out.print(report.operator_table(written.manifest.operators))
+    if measured is not None:
+        out.print(accuracy_tables(measured))
+        out.print()
     out.print(report.bundle_card(written))
     err.print(f"[green]Wrote {escape(str(destination))}[/] in {seconds:.1f} s.", highlight=False)
+
+
+@contextmanager
+def _page_of_refusal(html: Path | None) -> Iterator[None]:
+    """Writes the page of what was measured where the answers cannot be held, too."""
+    try:
+        yield
+    except AccuracyLost as error:
+        if html is not None:
+            error.report.save_html(html)
+            err.print(f"Wrote {escape(str(html))}.", highlight=False)
+        raise
 
 
 def _stem(model: Path, component: str | None) -> str:

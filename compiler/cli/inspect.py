@@ -34,6 +34,7 @@ def inspect(
 
     if is_bundle(path):
         from pocketformer.compiler.bundle import Bundle
+        from pocketformer.compiler.quantization.table import accuracy_tables
 
         bundle = Bundle.load(path, check_machine=False)
         if json:
@@ -41,6 +42,9 @@ def inspect(
         else:
             out.print(report.bundle_card(bundle))
             out.print(report.kernel_table(bundle.manifest))
+            if bundle.manifest.accuracy is not None:
+                out.print()
+                out.print(accuracy_tables(bundle.manifest.accuracy))
         return
     with progress(f"reading {path.name}"):
         from pocketformer.compiler.frontends import load

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from pocketformer.compiler.cli.common import (
     BundleFile,
     Debug,
     Device,
+    Html,
     InputsFile,
     Json,
     MadeUpSizes,
@@ -19,6 +19,7 @@ from pocketformer.compiler.cli.common import (
     Threads,
     Timeout,
     TokenFile,
+    check_page,
     err,
     guarded,
     key_values,
@@ -28,7 +29,6 @@ from pocketformer.compiler.cli.common import (
     read_token_file,
 )
 from pocketformer.compiler.cli.run import read_inputs
-from pocketformer.compiler.errors import BadInput
 
 
 @guarded
@@ -44,9 +44,7 @@ def profile(
     device: Device = None,
     token_file: TokenFile = None,
     timeout: Timeout = 60.0,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures to this file.")
-    ] = None,
+    html: Html = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -56,14 +54,8 @@ def profile(
     """
     from pocketformer.compiler.profiling import profile as measure
     from pocketformer.compiler.profiling.table import profile_tables
-    from pocketformer.compiler.svg import require_matplotlib
 
-    if html is not None:
-        require_matplotlib()    # before the work, not after it
-        if html.is_dir():
-            raise BadInput(f"{html} is a folder, --html takes a file")
-        if not html.absolute().parent.is_dir():
-            raise BadInput(f"there is no folder {html.parent} for {html.name}")
+    check_page(html)
     with progress(f"loading {bundle}") as step:
         found = measure(
             bundle,

@@ -12,10 +12,12 @@ from pocketformer.compiler.cli.common import (
     INTERRUPTED,
     Debug,
     Dims,
+    Html,
     Json,
     Threads,
     Timeout,
     TokenFile,
+    check_page,
     err,
     guarded,
     is_interruption,
@@ -40,7 +42,6 @@ from pocketformer.compiler.cli.recipes import (
     Smooth,
     recipe_from,
 )
-from pocketformer.compiler.errors import BadInput
 
 
 @guarded
@@ -96,9 +97,7 @@ def tune(
     ] = None,
     token_file: TokenFile = None,
     timeout: Timeout = 60.0,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures to this file.")
-    ] = None,
+    html: Html = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -106,15 +105,11 @@ def tune(
 
     The same command goes on where it was broken off. `compile --records FILE` uses the best.
     """
-    from pocketformer.compiler.svg import require_matplotlib
     from pocketformer.compiler.tuning.live import watching
     from pocketformer.compiler.tuning.options import Options
     from pocketformer.compiler.tuning.report import tuning_report
 
-    if html is not None:
-        require_matplotlib()    # before the work, not after it
-        if html.is_dir() or not html.absolute().parent.is_dir():
-            raise BadInput(f"--html takes a file in a folder that exists, not {html}")
+    check_page(html)
     options = Options(
         device, trials, records, key_values(size, "--size"), threads, strategy, seed,
         cluster, read_token_file(token_file), timeout,

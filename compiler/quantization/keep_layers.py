@@ -52,7 +52,7 @@ class KeepLayers:
         kept, precision = self._search(higher)
         if kept is None:
             report = self._report(self._quantization, None)
-            raise AccuracyLost(f"{self._refusal(higher)}\n{plain_text(report)}")
+            raise AccuracyLost(f"{self._refusal(higher)}\n{plain_text(report)}", report)
         quantization = self._keeping(kept, precision)
         places = tuple(sorted(self._places[key] for key in kept))
         chosen = next(
