@@ -20,6 +20,7 @@ from pocketformer.schedules.cpu.kernel import (
     prim_func,
     splat,
     store,
+    typed,
 )
 from pocketformer.schedules.cpu.math import constant
 from pocketformer.schedules.cpu.weight_formats import OFFSET
@@ -91,7 +92,7 @@ def _write(
 
     def visit(column: Any, lanes: int) -> None:
         value = numbers(table, at, column, lanes)
-        value = value.astype(f"float32x{lanes}" if lanes > 1 else "float32")
+        value = value.astype(typed("float32", lanes))
         store(y, value * splat(scale, lanes), row, column)
 
     with loop(size // STEP) as step:

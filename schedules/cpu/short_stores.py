@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.kernel import Expr, lanes_of, splat
+from pocketformer.schedules.cpu.kernel import Expr, lanes_of, splat, typed
 
 RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
 ROUND = 12582912.0          # 1.5 * 2^23: a small number that is added to it is rounded to integers
@@ -41,9 +41,9 @@ class Integers:
         """A float32 scalar or vector as `dtype`."""
         lanes = lanes_of(value)
         held = tirx.min(tirx.max(value, splat(self.low, lanes)), splat(self.high, lanes))
-        bits = tirx.reinterpret(_typed("int32", lanes), held + splat(ROUND, lanes))
+        bits = tirx.reinterpret(typed("int32", lanes), held + splat(ROUND, lanes))
         shift = self.zero - tirx.const(ROUND_BITS, "int32")
-        return (bits + splat(shift, lanes)).astype(_typed(self.dtype, lanes))
+        return (bits + splat(shift, lanes)).astype(typed(self.dtype, lanes))
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,4 @@ class RowScale:
 
 def bfloat16(value: Expr) -> Expr:
     """A float32 scalar or vector as bfloat16."""
-    return value.astype(_typed("bfloat16", lanes_of(value)))
-
-
-def _typed(dtype: str, lanes: int) -> str:
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+    return value.astype(typed("bfloat16", lanes_of(value)))
