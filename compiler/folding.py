@@ -204,6 +204,7 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "relax.add": lambda call, x, y: np.add(x, y),
     "relax.subtract": lambda call, x, y: np.subtract(x, y),
     "relax.multiply": lambda call, x, y: np.multiply(x, y),
+    "relax.left_shift": lambda call, x, y: np.left_shift(x, y),
     "relax.matmul": lambda call, x, y: np.matmul(x, y),
     "relax.sum": lambda call, x: np.sum(
         x, tuple(int(axis) for axis in call.attrs.axis), x.dtype, keepdims=bool(call.attrs.keepdims)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import relax
 
 from pocketformer.passes.graph import Size, dtype, emit, shape
@@ -53,7 +54,7 @@ def quantized_linear(
     if dtype(x) != "float32":
         args.append(
             flat(before, extra.pop(0), of_scales, f"{name}_x_scale") if options.get("scaled")
-            else _ones(before, of_scales, name))
+            else relax.const(np.ones(1, "float32")))
     if options.get("zero"):
         args.append(flat(before, extra.pop(0), of_scales, f"{name}_x_zero"))
     out_dtype = options.get("out_dtype", "float32")
@@ -116,7 +117,3 @@ def _end(
             factor = emit(before, relax.op.broadcast_to(factor, (n,)), f"{name}_out_factor")
         args += [factor, zero]
     return residual_at
-
-
-def _ones(before: list[relax.VarBinding], sizes: list[Size], name: str) -> relax.Expr:
-    return emit(before, relax.op.ones(tuple(sizes), "float32"), f"{name}_x_scale")
