@@ -92,7 +92,7 @@ def _fold_quantize(b: Builder, node: Node, arrays: list[Any]) -> np.ndarray | No
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     limits = np.iinfo(grid.dtype)
     steps = np.rint(arrays[0].astype(np.float32) / scale) + zero
-    return np.clip(steps, limits.min, limits.max).astype(grid.dtype)
+    return np.asarray(np.clip(steps, limits.min, limits.max), grid.dtype)
 
 
 def _fold_dequantize(b: Builder, node: Node, arrays: list[Any]) -> np.ndarray | None:

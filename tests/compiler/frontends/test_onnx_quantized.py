@@ -63,6 +63,7 @@ WHOLE = [
     Case("QuantizeLinear", x("n", 40), STEP),
     Case("QuantizeLinear", x("n", 4, 5), scales(4), some("int8", 4)),
     Case("QuantizeLinear", weight(4, 5), scales(5), some("uint8", 5), axis=-1),
+    Case("QuantizeLinear", F(1.234).reshape(()), STEP, U8),
     Case("QuantizeLinear", x("n", 4), STEP, S8, domain=M),
     Case("DynamicQuantizeLinear", x("n", 40), outputs=3),
     Case("DynamicQuantizeLinear", x("n", 40, low=1.0), outputs=3),
