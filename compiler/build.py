@@ -13,7 +13,7 @@ from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.progress import Progress, part_of, silent
 from pocketformer.compiler.quantization.accuracy import Accuracy
 from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
-from pocketformer.compiler.quantization.control import controlled
+from pocketformer.compiler.quantization.control import check_measurable, controlled
 from pocketformer.compiler.quantization.decide import decide
 from pocketformer.compiler.quantization.evaluation import Evaluation
 from pocketformer.compiler.quantization.numbers import Quantization
@@ -124,7 +124,8 @@ def accepted(
 
     Raises as `quantize` and `controlled` do.
     """
-    # What is wrong with the data is told before the work of calibration.
+    # What is wrong with recipe or data is told before the work of calibration.
+    check_measurable(recipe)
     with Evaluation(accept, fused.model.unfixed or fused.model) as evaluation:
         calibrated = calibrated_layers(fused, recipe, part_of(tell, 0.0, MEASURED))
         quantization = decide_layers(calibrated, recipe)

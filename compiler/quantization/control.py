@@ -25,6 +25,14 @@ ANSWERED, SEEN = 0.1, 0.2    # of the time, after what float32 answers and what 
 FEW = 8                      # batches tell well enough how much a layer suffers
 
 
+def check_measurable(recipe: Recipe) -> None:
+    """Raises BadMetric where this machine cannot compute as `recipe` says."""
+    try:
+        check_recipe(recipe, load_target(HOST))
+    except BadRecipe as error:
+        raise BadMetric(f"answers are measured on this machine, but {error}") from None
+
+
 def controlled(
     fused: Fused,
     recipe: Recipe,
@@ -43,10 +51,6 @@ def controlled(
     AccuracyLost, with what was measured, where the answers do not hold; BadMetric and BadInput.
     """
     host = load_target(HOST)
-    try:
-        check_recipe(recipe, host)
-    except BadRecipe as error:
-        raise BadMetric(f"answers are measured on this machine, but {error}") from None
     measured = _measured(fused.model, calibrated, host)
     judge = Judge(measured, recipe, evaluation, host)
     judge.answer(part_of(tell, 0.0, ANSWERED))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -215,6 +216,13 @@ def test_answers_that_cannot_be_held_are_refused_with_what_was_measured(tmp_path
     assert "Traceback" not in made.stderr
     assert not (tmp_path / "chain.pf").exists()
     assert (tmp_path / "page.html").read_text().count("<svg") == 2
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="this machine may have fp16")
+def test_answers_in_float16_are_not_measured_where_it_cannot_run():
+    with pytest.raises(pf.BadMetric) as error:
+        pf.compile(chain(), "pixel8", recipe="float16", accept=pf.Accuracy(data=batches()))
+    assert "measured on this machine, but the recipe float16" in one_sentence(error)
 
 
 @pytest.mark.parametrize(
