@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from pocketformer.passes.composite import Composites, composite_of, options_of
-from pocketformer.passes.fused_operators import attention, linear, packed_attention
+from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import Replacement, emit
 
@@ -43,12 +43,3 @@ def cast_to(
     if kind == "linear":
         args[1] = emit(before, relax.op.astype(args[1], dtype), f"{name}_{dtype}")
     return composites.call(kind, args, lambda *a: body_of(kind, options, *a), options, call.span)
-
-
-def body_of(kind: str, options: dict[str, Any], *args: relax.Expr) -> relax.Expr:
-    """What a linear or attention with these options computes."""
-    if kind == "linear":
-        return linear(*args, **options)
-    options = dict(options)
-    body = packed_attention if options.pop("packed", False) else attention
-    return body(*args, **options)

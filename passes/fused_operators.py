@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tvm import relax
 
@@ -11,8 +12,8 @@ from pocketformer.passes.graph import dtype as dtype_of
 from pocketformer.passes.rounding import quantize, quantize_rows, rounded, stored
 
 __all__ = [
-    "ACTIVATIONS", "BSHD_OF_BHSD", "attention", "linear", "lookup", "norm", "packed_attention",
-    "quantize", "quantize_rows", "quantized_linear", "weight_only_linear",
+    "ACTIVATIONS", "BSHD_OF_BHSD", "attention", "body_of", "linear", "lookup", "norm",
+    "packed_attention", "quantize", "quantize_rows", "quantized_linear", "weight_only_linear",
 ]
 
 ACTIVATIONS: dict[str, Callable[[relax.Expr], relax.Expr]] = {
@@ -188,3 +189,23 @@ def _finished(
     if residual:
         out = relax.op.add(out, extra.pop(0))
     return stored(out, out_dtype, extra)
+
+
+BODIES: dict[str, Callable[..., relax.Expr]] = {
+    "attention": attention,
+    "linear": linear,
+    "lookup": lookup,
+    "norm": norm,
+    "packed attention": packed_attention,
+    "quantize": quantize,
+    "quantize_rows": quantize_rows,
+    "quantized_linear": quantized_linear,
+    "weight_only_linear": weight_only_linear,
+}
+
+
+def body_of(kind: str, options: Mapping[str, Any], *args: relax.Expr) -> relax.Expr:
+    """What the composite `kind` with these options computes of `args`."""
+    options = dict(options)
+    packed = "packed " * bool(options.pop("packed", False))
+    return BODIES[packed + kind](*args, **options)

@@ -19,15 +19,9 @@ from pocketformer.compiler.quantization.numbers import (
     StaticLinear,
     Table,
 )
-from pocketformer.passes.cast_products import body_of, cast_to
+from pocketformer.passes.cast_products import cast_to
 from pocketformer.passes.composite import Composites, composite_of, options_of
-from pocketformer.passes.fused_operators import (
-    lookup,
-    quantize,
-    quantize_rows,
-    quantized_linear,
-    weight_only_linear,
-)
+from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import Replacement, Size, emit, op_name, shape
 
@@ -92,16 +86,15 @@ class _Layer:
     def emit(self, value: relax.Expr, name: str) -> relax.Var:
         return emit(self.before, value, f"{self.name}_{name}")
 
-    def composite(
-        self, name: str, args: list[relax.Expr], body: Callable[..., relax.Expr],
-        options: dict[str, Any],
-    ) -> relax.Call:
-        return self.composites.call(name, args, lambda *a: body(*a, **options), options, self.span)
+    def composite(self, name: str, args: list[relax.Expr], options: dict[str, Any]) -> relax.Call:
+        """A call of the composite `name` in place of the layer."""
+        return self.composites.call(
+            name, args, lambda *a: body_of(name, options, *a), options, self.span)
 
     def quantized(self, x: relax.Expr, factor: relax.Expr, zero: int, name: str) -> relax.Var:
         """x in int8."""
         args = [x, factor, relax.const(np.array([zero], "int32"))]
-        return self.emit(self.composite("quantize", args, quantize, {"dtype": "int8"}), name)
+        return self.emit(self.composite("quantize", args, {"dtype": "int8"}), name)
 
     def end(self, bias: np.ndarray | None) -> tuple[list[relax.Expr], dict[str, Any]]:
         """The last arguments and options of a linear, with `bias` in place of its own."""
@@ -120,14 +113,14 @@ def _static(layer: _Layer, numbers: StaticLinear) -> relax.Call:
         args.append(relax.const(np.array([zero], "int32")))
     end, options = layer.end(numbers.bias)
     return layer.composite(
-        "quantized_linear", args + end, quantized_linear, {"zero": bool(zero), **options})
+        "quantized_linear", args + end, {"zero": bool(zero), **options})
 
 
 def _dynamic(layer: _Layer, numbers: DynamicLinear) -> relax.Call:
     const = layer.constants
     factor = [] if numbers.factor is None else [const(numbers.factor)]
     rows = layer.emit(
-        layer.composite("quantize_rows", [layer.x, *factor], quantize_rows, {}), "x_rows")
+        layer.composite("quantize_rows", [layer.x, *factor], {}), "x_rows")
     x, scale, zero = (
         layer.emit(relax.TupleGetItem(rows, at), name)
         for at, name in enumerate(("x_int8", "x_scale", "x_zero")))
@@ -135,7 +128,6 @@ def _dynamic(layer: _Layer, numbers: DynamicLinear) -> relax.Call:
     return layer.composite(
         "quantized_linear",
         [x, const(numbers.weight), const(numbers.weight_scale), scale, zero, *end],
-        quantized_linear,
         {"scaled": True, "zero": True, "rows": True, **options},
     )
 
@@ -146,7 +138,6 @@ def _int4(layer: _Layer, numbers: Int4Linear) -> relax.Call:
     return layer.composite(
         "weight_only_linear",
         [layer.x, const(numbers.weight), const(numbers.scale), *end],
-        weight_only_linear,
         {"bits": 4, "group": numbers.group, **options},
     )
 
@@ -172,13 +163,8 @@ def _attention(layer: _Layer, numbers: Int8Attention) -> relax.Call:
     product = scales[0] * scales[1] * float(layer.options["scale"])
     options = {**layer.options, "scale": 1.0, "dtype": "int8"}
     both = relax.const(np.array([product, scales[2]], "float32"))
-    return layer.composites.call(
-        "attention",
-        [*args, *layer.call.args[len(parts) :], both],
-        lambda *a: body_of("attention", options, *a),
-        options,
-        layer.span,
-    )
+    return layer.composite(
+        "attention", [*args, *layer.call.args[len(parts) :], both], options)
 
 
 def _flat_int8(layer: _Layer, x: relax.Expr, factor: np.ndarray, name: str) -> relax.Expr:
@@ -199,7 +185,7 @@ def _lookup(layer: _Layer, numbers: Table) -> relax.Call:
         rows = pairs[..., 0] | pairs[..., 1] << 4
     options = {"bits": numbers.bits, "group": numbers.group, "size": numbers.rows.shape[1]}
     args = [ids, layer.constants(rows), layer.constants(numbers.scale)]
-    return layer.composite("lookup", args, lookup, options)
+    return layer.composite("lookup", args, options)
 
 
 # The kinds of layers that numbers are for, and what becomes of one.

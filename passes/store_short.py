@@ -9,9 +9,8 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst, GlobalVar, IRModule
 
-from pocketformer.passes.cast_products import body_of
 from pocketformer.passes.composite import Composites
-from pocketformer.passes.fused_operators import norm, quantized_linear
+from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
@@ -184,12 +183,8 @@ class _Function:
     def _call(
         self, kind: str, args: list[relax.Expr], options: dict[str, Any], old: relax.Call
     ) -> relax.Call:
-        body = {"norm": norm, "quantized_linear": quantized_linear}.get(kind)
-
-        def meaning(*params: relax.Expr) -> relax.Expr:
-            return body(*params, **options) if body else body_of(kind, options, *params)
-
-        return self._composites.call(kind, args, meaning, options, old.span)
+        return self._composites.call(
+            kind, args, lambda *a: body_of(kind, options, *a), options, old.span)
 
     def _early(self, expr: relax.Expr, before: list[relax.VarBinding]) -> relax.Expr:
         """What depends on weights only, computed again where it may not be known yet."""

@@ -42,3 +42,17 @@ def test_what_needs_no_kernel_says_why(records):
 
 def test_every_operator_has_a_kernel_or_a_note(records):
     assert [record.name for record in records.values() if not (record.kernel or record.note)] == []
+
+
+def test_every_operator_with_a_kernel_has_a_precision(records):
+    assert {record.name for record in records.values() if bool(record.precision)} == {
+        record.name for record in records.values() if bool(record.kernel)}
+    assert records["hidden_keys_Sub"].precision == "float32"
+
+
+def test_products_in_bfloat16_say_so():
+    bundle = pf.compile(encoder(1, 8), "host", recipe="bfloat16")
+    found = {record.name: record.precision for record in bundle.manifest.operators}
+    assert {found[name] for name in ("query_product_MatMul", "out_product_MatMul")} == {"bfloat16"}
+    assert found["y_LayerNormalization"] == "float32"
+    assert found["merged_Reshape"] == ""

@@ -124,3 +124,18 @@ def test_a_short_result_keeps_its_dtype():
     after, kept = folded(module({"x": (8, 2)}, {}, body), {})
     assert not kept
     assert run(after, *random((8, 2)))[1].dtype == "int64"
+
+
+def test_a_large_constant_that_a_kernel_takes_becomes_a_weight():
+    table = random((2, 24))[0]
+
+    def body(x):
+        return op.add(op.add(x, relax.const(table)), relax.const(table[:, :1]))
+
+    before = module({"x": (2, 24)}, {}, body)
+    fused = relax.transform.LegalizeOps()(before)
+    after, kept = folded(fused, {})
+    assert [value.shape for value in kept.values()] == [(2, 24)]
+    [x] = random((2, 24))
+    expected = x + table + table[:, :1]
+    np.testing.assert_allclose(run(after, x, *kept.values())[0], expected, rtol=1e-6)
