@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,9 @@ DTYPES = {
     ))
 }    # fmt: skip
 
+# Two to the byte in the file, the first in the lower half; a byte each here.
+FOUR_BITS = {TensorProto.INT4: np.dtype("int8"), TensorProto.UINT4: np.dtype("uint8")}
+
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9    # field numbers of onnx.proto
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5                # protobuf wire types
 
@@ -42,19 +45,19 @@ class Source:
         """The numbers of one of the graph's own weights, mapped if they were left in the file."""
         if tensor.name not in self.mapped or self.path is None:
             return self.array(tensor)
-        offset, size = self.mapped[tensor.name]
+        path, (offset, size) = self.path, self.mapped[tensor.name]
         dtype, shape = _type_of(tensor)
-        return _map(self.path, offset, size, dtype, shape, tensor.name)
+        return _of_bytes(tensor, dtype, shape, lambda dtype, shape: _map(
+            path, offset, size, dtype, shape, tensor.name))
 
     def array(self, tensor: onnx.TensorProto) -> np.ndarray:
         """The tensor's numbers, read-only; BadModel tells what is wrong with them."""
         dtype, shape = _type_of(tensor)
         if tensor.data_location == TensorProto.EXTERNAL:
-            return self._external(tensor, dtype, shape)
+            return _of_bytes(
+                tensor, dtype, shape, lambda *type_: self._external(tensor, *type_))
         if tensor.HasField("raw_data"):
-            raw = tensor.raw_data
-            _check_bytes(tensor.name, len(raw), dtype, shape)
-            return np.frombuffer(raw, dtype).reshape(shape)
+            return _of_bytes(tensor, dtype, shape, lambda *type_: _raw(tensor, *type_))
         try:
             return numpy_helper.to_array(tensor).astype(dtype, copy=False).reshape(shape)
         except (ValueError, TypeError, OverflowError) as error:
@@ -186,8 +189,30 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
     raise ValueError("a number does not end")
 
 
+def _of_bytes(
+    tensor: onnx.TensorProto,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    read: Callable[[np.dtype, tuple[int, ...]], np.ndarray],
+) -> np.ndarray:
+    """The array that `read` finds for a dtype and shape; 4 bits are read as bytes and parted."""
+    if tensor.data_type not in FOUR_BITS:
+        return read(dtype, shape)
+    count = math.prod(shape)
+    packed = read(np.dtype("uint8"), (-(-count // 2),))
+    both = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[:count].reshape(shape)
+    return ((both ^ 8).astype("int8") - 8).astype("int8") if dtype == np.int8 else both
+
+
+def _raw(tensor: onnx.TensorProto, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    _check_bytes(tensor.name, len(tensor.raw_data), dtype, shape)
+    return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+
+
 def _type_of(tensor: onnx.TensorProto) -> tuple[np.dtype, tuple[int, ...]]:
-    dtype, shape = dtype_of(tensor.data_type, f"tensor {tensor.name!r}"), tuple(tensor.dims)
+    known = FOUR_BITS.get(tensor.data_type)
+    dtype = known or dtype_of(tensor.data_type, f"tensor {tensor.name!r}")
+    shape = tuple(tensor.dims)
     if any(size < 0 for size in shape):
         raise BadModel(f"tensor {tensor.name!r} has a negative size in its shape {shape}")
     return dtype, shape

@@ -66,12 +66,12 @@ def _product(
 ) -> relax.Expr:
     """x @ weight; what zeros other than 0 add is a product with the sums of x over each block."""
     k = blocks.whole.shape[1]
-    in_blocks = node.integer("bits", 4) == 4 and k % blocks.block == 0 and b.dtype(x) == "float32"
-    if not in_blocks:
+    small = node.integer("bits", 4) == 4 and k % blocks.block == 0 and b.dtype(x) == "float32"
+    if not small:
         dense = blocks.dense().astype(b.dtype(x))
         return matmul(b, x, b.tensor(b.weights.name_after(dense, named)))
     exact = blocks.without_zeros()
-    result = matmul(b, x, _in_blocks(b, exact or blocks, named))
+    result = matmul(b, x, in_blocks(b, exact or blocks, named))
     if exact is not None:
         return result
     shares = np.ascontiguousarray(-(blocks.zeros * blocks.scales).T.astype(np.float32))
@@ -80,7 +80,7 @@ def _product(
     return R.add(b.emit(result), b.emit(matmul(b, sums, b.tensor(shares))))
 
 
-def _in_blocks(b: Builder, blocks: Blocks, named: np.ndarray) -> relax.Expr:
+def in_blocks(b: Builder, blocks: Blocks, named: np.ndarray) -> relax.Expr:
     """The weight [k, n] without zeros, from int8 and scales [k / block, n]."""
     n, k = blocks.whole.shape
     few = np.ascontiguousarray(blocks.whole.T.astype(np.int8))
@@ -107,7 +107,7 @@ def _read(b: Builder, node: Node, weight: Any, scales: Any, zeros: Any) -> Block
         array = b.constant(zeros, "zero points")
         if array.dtype != np.uint8 and array.size != n * count:
             raise BadModel(f"it has {array.size} zero points for {n} x {count} blocks")
-        read = (_unpacked(array, bits, n, count, "zero points") if array.dtype == np.uint8
+        read = (_unpacked(array, bits, n, count, "zero point") if array.dtype == np.uint8
                 else array.reshape(n, count).astype(np.float32))
         moved = read.astype(np.float32) - middle
     return Blocks(
@@ -120,7 +120,8 @@ def _unpacked(array: np.ndarray, bits: int, rows: int, columns: int, what: str) 
     """`rows` of `columns` numbers; with 4 bits a byte has two, the first in its lower half."""
     width = -(-columns * bits // 8)
     if array.dtype != np.uint8 or array.size != rows * width:
-        raise BadModel(f"its {what} are {array.size} {array.dtype}, not {rows * width} uint8")
+        raise BadModel(
+            f"its {what} has {array.size} {array.dtype} elements, not {rows * width} of uint8")
     packed = array.reshape(rows, width)
     if bits == 8:
         return packed

@@ -17,6 +17,7 @@ from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops.fold_elementwise import Folder
+from pocketformer.compiler.frontends.onnx_ops.packed_weights import Blocks, in_blocks
 from pocketformer.compiler.frontends.onnx_ops.quantized_numbers import (
     Grid,
     float_of,
@@ -73,7 +74,27 @@ def _quantize_linear(b: Builder, node: Node, inputs: list[Any]) -> relax.Expr:
 
 
 def _dequantize_linear(b: Builder, node: Node, inputs: list[Any]) -> relax.Expr:
+    if node.integer("block_size", 0):
+        return _dequantized_blocks(b, node, inputs)
     return dequantized(b, inputs[0], grid_of(b, node, inputs, quantizes=False))
+
+
+def _dequantized_blocks(b: Builder, node: Node, inputs: list[Any]) -> relax.Expr:
+    """A weight [k, n] with scales and zeros [k / block, n]; without zeros it stays in 4 bits."""
+    weight, scale, zero = ([*inputs, None])[:3]
+    block = node.integer("block_size")
+    whole, scales = b.constant(weight, "weight"), b.constant(scale, "scale")
+    zeros = np.zeros(scales.shape, whole.dtype) if zero is None else b.constant(zero, "zero point")
+    if whole.ndim != 2 or b.axis(node.integer("axis", 1), 2) or scales.dtype != np.float32:
+        raise UnsupportedOperator("its blocks are not those of a float32 matrix along axis 0")
+    k, n = whole.shape
+    if block < 1 or scales.shape != (-(-k // block), n) or zeros.shape != scales.shape:
+        raise BadModel(f"{scales.shape} scales do not fit {k} x {n} in blocks of {block}")
+    blocks = Blocks(whole.T.astype(np.int16), zeros.T.astype(np.float32), scales.T, block)
+    exact = blocks.without_zeros() if k % block == 0 else None
+    if exact is not None:
+        return in_blocks(b, exact, whole)
+    return b.tensor(b.weights.name_after(blocks.dense(), whole))
 
 
 def _dynamic(b: Builder, node: Node, inputs: list[Any]) -> Any:
@@ -97,6 +118,8 @@ def _fold_quantize(b: Builder, node: Node, arrays: list[Any]) -> np.ndarray | No
 
 def _fold_dequantize(b: Builder, node: Node, arrays: list[Any]) -> np.ndarray | None:
     """Only of numbers and vectors: a matrix stays in integers."""
+    if node.integer("block_size", 0):
+        return None
     if arrays[0].ndim > 1 and arrays[0].size > 1:
         return None
     return float_of(arrays[0], grid_of(b, node, list(arrays), quantizes=False))

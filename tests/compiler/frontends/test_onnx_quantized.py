@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
+import pytest
 
+from pocketformer.compiler.errors import BadModel, PocketformerError, UnsupportedOperator
 from pocketformer.compiler.frontends.onnx import load_onnx
 from tests.compiler.frontends.onnx_cases import Case, build, draw, ints, weight, x
 from tests.numerics.check import agrees_with_onnxruntime, compile_plainly, reference
@@ -27,6 +30,11 @@ def some(dtype, *shape):
     return np.random.default_rng().integers(limits.min, limits.max + 1, shape).astype(dtype)
 
 
+def few(dtype, low, *shape):
+    """A constant of all the integers of 4 bits."""
+    return np.random.default_rng().integers(low, low + 16, shape).astype(dtype)
+
+
 def scales(count):
     return np.random.default_rng().uniform(0.01, 0.1, count).astype(F)
 
@@ -48,6 +56,10 @@ FLOATS = [
     Case("DynamicQuantizeMatMul", x("n", 8, low=1.0), some("uint8", 8, 5), STEP, U8, domain=M),
     Case("QGemm", u8("n", 8), STEP, U8, some("int8", 5, 8), scales(5), np.zeros(5, np.int8),
          some("int8", 5).astype("int32"), domain=M, transB=1, alpha=0.5),
+    Case("DequantizeLinear", few(ml_dtypes.int4, -8, 64, 5), scales(10).reshape(2, 5),
+         few(ml_dtypes.int4, -8, 2, 5), axis=0, block_size=32),
+    Case("DequantizeLinear", few(ml_dtypes.uint4, 0, 48, 5), scales(15).reshape(3, 5),
+         np.full((3, 5), 8, ml_dtypes.uint4), axis=0, block_size=16),
     Case("MatMulNBits", x("n", 64), some("uint8", 5, 2, 16), scales(10), domain=M, N=5, K=64,
          bits=4, block_size=32),
     Case("MatMulNBits", x(2, "n", 64), some("uint8", 5, 4, 8), scales(20), some("uint8", 10),
@@ -120,3 +132,30 @@ def test_quantize_rounds_ties_to_even():
     given = {"QuantizeLinear_0_in0": np.arange(-4, 5, dtype=F).reshape(1, 9) + F(0.5)}
     ours = compile_plainly(load_onnx(proto))(given)[0]
     np.testing.assert_array_equal(ours, reference(proto, given)[0])
+
+
+BAD: list[tuple[Case, type[PocketformerError], str]] = [
+    (Case("DequantizeLinear", s8("n", 4, 5), scales(3), axis=1), BadModel,
+     "has 3 elements for an axis of 4"),
+    (Case("DequantizeLinear", s8("n", 4), STEP, U8), BadModel,
+     "its zero point is uint8, its integers are int8"),
+    (Case("DequantizeLinear", s8("n", 64), scales(8).reshape(2, 4), axis=0, block_size=32),
+     UnsupportedOperator, "its weight depends on the input's data"),
+    (Case("MatMulInteger", ints("n", 4, dtype="int32"), some("int8", 4, 5)), BadModel,
+     "something else than int8 and uint8"),
+    (Case("QLinearAdd", u8("n", 4), STEP, U8, domain=M), BadModel, "QLinearAdd"),
+    (Case("MatMulNBits", x("n", 64), some("uint8", 5, 2, 15), scales(10), domain=M, N=5, K=64,
+          bits=4, block_size=32), BadModel, "its weight has 150 uint8 elements, not 160"),
+    (Case("MatMulNBits", x("n", 64), some("uint8", 5, 2, 16), scales(9), domain=M, N=5, K=64,
+          bits=4, block_size=32), BadModel, "9 scales for 5 x 2 blocks"),
+    (Case("MatMulNBits", x("n", 64), some("uint8", 5, 2, 16), scales(10), domain=M, N=5, K=64,
+          bits=3, block_size=32), UnsupportedOperator, "its weights have 3 bits, not 4 or 8"),
+]    # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "error", "text"), BAD, ids=[text for _, _, text in BAD])
+def test_what_does_not_fit_together_is_refused_in_a_sentence(case, error, text):
+    proto, _ = build([case], opset=21)
+    with pytest.raises(error, match=text) as found:
+        load_onnx(proto)
+    assert "\n" not in str(found.value)
