@@ -89,7 +89,9 @@ class Forms:
             return None
         most = max(fitting, key=lambda form: sum(form.same(other) for other in fitting))
         keep = not all(most.same(form) for form in wishes)
-        return (most, keep) if kind == "norm" or not keep else None
+        # Kernels round float32 to bfloat16 as fast as a norm would store it a second time.
+        twice = kind == "norm" and most.store != "bfloat16"
+        return (most, keep) if twice or not keep else None
 
     def _wishes(self, var: relax.Var, refused: set[relax.Var]) -> Iterator[Form | None]:
         """In what form each reader of `var` wants it, None for float32."""

@@ -209,6 +209,15 @@ def test_between_bfloat16_products_everything_is_stored_in_it():
         "bfloat16", "bfloat16", None]
 
 
+def test_a_norm_that_is_kept_is_not_stored_in_bfloat16_as_well():
+    def body(x, gamma, beta, w):
+        y = relax.BlockBuilder.current().emit(normed(x, gamma, beta))
+        return op.add(op.matmul(y, w), y)
+
+    before = quantized(fused({"x": X}, {**NORMED, "w": W}, body), CastLayer("bfloat16"))
+    tvm.ir.assert_structural_equal(StoreShort()(before), before)
+
+
 def test_attention_reads_bfloat16_only_where_all_of_it_comes_so():
     def body(x, wq, wk, v):
         query, key = (heads(op.matmul(x, w)) for w in (wq, wk))
