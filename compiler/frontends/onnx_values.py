@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tvm import ir, relax, tirx
@@ -31,7 +31,7 @@ class Symbolic:
     dtype: str
 
 
-Value = np.ndarray | Symbolic | relax.Expr
+Value: TypeAlias = np.ndarray | Symbolic | relax.Expr
 
 
 def object_array(elements: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:

@@ -75,8 +75,8 @@ def _shift(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
 def _power(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     exponent = inputs[1]
     scalar = isinstance(exponent, np.ndarray) and exponent.size == 1
-    if scalar and exponent.ndim <= b.rank(inputs[0]):
-        simple = _known_power(b, b.tensor(inputs[0]), float(exponent.reshape(-1)[0]))
+    if scalar and b.rank(exponent) <= b.rank(inputs[0]):
+        simple = _known_power(b, b.tensor(inputs[0]), float(b.number(exponent, "exponent")))
         if simple is not None:
             return simple
     base, raised = broadcast(b, inputs[0], inputs[1])

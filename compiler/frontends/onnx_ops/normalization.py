@@ -128,7 +128,7 @@ def _lp_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
     return R.divide(x, R.sqrt(R.sum(R.multiply(x, x), axis, True)))
 
 
-def _batch_norm(b: Builder, node: Node, inputs: list[Value]) -> relax.Expr:
+def _batch_norm(b: Builder, node: Node, inputs: list[Any]) -> relax.Expr:
     """x * factor + offset; both are computed here where the statistics are weights."""
     if node.integer("training_mode", 0):
         raise UnsupportedOperator("it is in training mode; export the model with eval()")

@@ -28,7 +28,7 @@ Reducer = Callable[..., relax.Expr]
 def _reduce(make: Reducer, identity: Callable[[relax.Expr], relax.Expr] = lambda x: x) -> Converter:
     """`identity` is what the operator does to each element where it reduces nothing."""
 
-    def run(b: Builder, node: Node, inputs: list[Value | None]) -> relax.Expr:
+    def run(b: Builder, node: Node, inputs: list[Any]) -> relax.Expr:
         x = b.tensor(inputs[0])
         axes = reduced_axes(b, node, b.rank(x), inputs[1] if len(inputs) > 1 else None)
         if not axes:
