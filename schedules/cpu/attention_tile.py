@@ -147,6 +147,8 @@ class TileWriter:
 
     def _end_word(self, scratch: Buffer, count: Expr) -> None:
         """Where `count` keys end in the middle of a word, nothing is seen of the next ones."""
+        if self.dot.group == 1:
+            return
         with loop(ceil_div(count, self.dot.group) * self.dot.group - count) as i:
             for column in self.columns:
                 store(scratch, splat(HIDDEN, self.lanes), self.point.keys + count + i, column)

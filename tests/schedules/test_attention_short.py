@@ -1,4 +1,4 @@
-"""Attention kernels of int8 and bfloat16 inputs and outputs against float64."""
+"""Attention kernels with int8 and bfloat16 inputs and results against float64."""
 
 from dataclasses import replace
 
@@ -25,11 +25,11 @@ from tests.schedules.running import (
 from tests.schedules.test_attention import LOWEST, attention
 
 FORM = Attention(None, None, None, 2, 2, 8, 8, 1.0, dtype="int8", in_dtype="int8")
+ONE_HEAD = Attention(1, None, None, 1, 1, 32, 16, 1.0, dtype="int8", in_dtype="int8")
 FOURS = [fours for fours in instructions(FORM, "int8") if "mmla" not in fours.values[0]]
-KERNELS = kernels(FORM)
-BFLOAT16 = kernels(FORM, "avx512", "neon") + [
-    pairs for pairs in instructions(Attention(None, None, None, 2, 2, 8, 8, 1.0, dtype="bfloat16"),
-                                    "bfloat16") if "bfmmla" not in pairs.values[0]]
+PAIRS = [pairs for pairs in instructions(
+    Attention(None, None, None, 2, 2, 8, 8, 1.0, dtype="bfloat16"), "bfloat16")
+    if "bfmmla" not in pairs.values[0]]
 STEP = 1 / 40       # of values
 
 
@@ -86,10 +86,14 @@ def stored(result, factor, zero):
     return result.astype("float64")
 
 
-@pytest.mark.parametrize("isa", KERNELS + FOURS)
+@pytest.mark.parametrize("isa", FOURS)
 def test_known_lengths(isa):
     check(isa, (1, 17, 41), widths=(32, 32))
-    check(isa, (1, 3, 50), widths=(32, 32))
+
+
+@pytest.mark.parametrize("isa", kernels(FORM, "avx512", "neon"))
+def test_few_queries_stay_exact(isa):
+    check(isa, (1, 3, 50), widths=(32, 20), out_dtype="bfloat16")
 
 
 @pytest.mark.parametrize("isa", FOURS)
@@ -99,32 +103,27 @@ def test_any_lengths(isa):
 
 
 @pytest.mark.parametrize("isa", FOURS)
-@pytest.mark.parametrize("widths", [(5, 7), (20, 12), (33, 80), (256, 256)], ids=str)
+@pytest.mark.parametrize("widths", [(5, 7), (33, 80)], ids=str)
 def test_head_sizes(isa, widths):
     check(isa, (1, 19, 21), widths=widths)
 
 
 @pytest.mark.parametrize("isa", FOURS)
 @pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
-@pytest.mark.parametrize("out_dtype", ["float32", "bfloat16", "int8"])
-def test_packed_with_a_mask(isa, symbolic, out_dtype):
+def test_packed_with_a_mask(isa, symbolic):
     mask = np.where(random(2, 1, 1, 29) > -0.5, np.float32(0), LOWEST)
-    check(isa, (2, 29, 29), (3, 3), (32, 32), symbolic, mask, packed=True, out_dtype=out_dtype)
+    check(isa, (2, 29, 29), (3, 3), (32, 32), symbolic, mask, packed=True, out_dtype="int8")
 
 
 @pytest.mark.parametrize("isa", FOURS)
-@pytest.mark.parametrize("dtype", ["float32", "bool"])
-def test_a_mask_of_each_query(isa, dtype):
-    mask = random(2, 2, 19, 37)
-    mask = mask > -0.5 if dtype == "bool" else mask
-    check(isa, (2, 19, 37), mask=mask, out_dtype="int8")
+def test_a_mask_of_each_query(isa):
+    check(isa, (2, 19, 37), mask=random(2, 2, 19, 37) > -0.5, out_dtype="int8")
 
 
 @pytest.mark.parametrize("isa", FOURS)
-@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
-def test_causal_grouped_heads(isa, symbolic):
-    check(isa, (2, 37, 37), (6, 2), (16, 16), symbolic, causal=True)
-    check(isa, (1, 9, 1103), (2, 2), (16, 16), symbolic, causal=True, out_dtype="int8")
+def test_causal_grouped_heads(isa):
+    check(isa, (2, 37, 37), (6, 2), (16, 16), causal=True)
+    check(isa, (1, 9, 1103), (2, 2), (16, 16), True, causal=True, out_dtype="int8")
 
 
 @pytest.mark.parametrize("isa", FOURS)
@@ -138,53 +137,49 @@ def test_a_causal_query_with_no_key_but_masked_ones(isa, hidden):
 
 @pytest.mark.parametrize("isa", FOURS)
 @pytest.mark.parametrize("size", [1e4, 1e6, 1e8])
-def test_a_mask_that_takes_the_same_from_all_keys_changes_little(isa, size):
+def test_a_mask_that_takes_the_same_from_all_keys_changes_nothing(isa, size):
     mask = np.full((1, 1, 1, 21), -size, "float32")
     result = check(isa, (1, 19, 21), mask=mask, spread=0.0)
     np.testing.assert_allclose(result, result[:, :1].repeat(19, 1), atol=1e-6)
 
 
+def of_one_head(isa, q, k, v, scale):
+    """The result [query, column] of q[query, 32], k[key, 32] and v[key, 16]."""
+    inputs = [np.ascontiguousarray(array[None, :, None], "int8") for array in (q, k, v)]
+    scales = np.array([scale, 0.5], "float32")
+    (result,) = call(ONE_HEAD, isa, [*inputs, scales], (1, len(q), 1, 16))
+    return result[0, :, 0]
+
+
 @pytest.mark.parametrize("isa", FOURS)
-@pytest.mark.parametrize("low", [-128, 127])
-def test_the_largest_numbers_do_not_overflow(isa, low):
-    workload = Attention(1, 16, 64, 1, 1, 256, 16, 1.0, dtype="int8", in_dtype="int8")
-    q, k, v = (np.full(shape, low, "int8") for shape in (
-        (1, 16, 1, 256), (1, 64, 1, 256), (1, 64, 1, 16)))
-    scales = np.array([1e-6, 1.0], "float32")
-    (result,) = call(workload, isa, [q, k, v, scales], (1, 16, 1, 16))
-    np.testing.assert_allclose(result, low, rtol=1e-6)
+@pytest.mark.parametrize("number", [-128, 127])
+def test_the_largest_numbers_do_not_overflow(isa, number):
+    all_alike = (np.full((length, size), number) for length, size in (
+        (16, 32), (64, 32), (64, 16)))
+    np.testing.assert_allclose(of_one_head(isa, *all_alike, 1e-6), number / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("isa", FOURS)
 def test_keys_of_the_same_score_give_the_mean_of_their_values(isa):
-    workload = Attention(1, 16, 150, 1, 1, 8, 16, 1.0, dtype="int8", in_dtype="int8")
-    q, k = (np.full((1, length, 1, 8), 3, "int8") for length in (16, 150))
-    v, scales = integers(1, 150, 1, 16), np.array([0.1, 0.5], "float32")
-    (result,) = call(workload, isa, [q, k, v, scales], (1, 16, 1, 16))
-    np.testing.assert_allclose(result - v.mean(1) / 2, 0, atol=1e-5)
+    v = integers(150, 16)
+    result = of_one_head(isa, integers(16, 32), np.full((150, 32), 3), v, 0.1)
+    np.testing.assert_allclose(result, np.tile(v.mean(0) / 2, (16, 1)), atol=1e-5)
 
 
 @pytest.mark.parametrize("isa", FOURS)
 def test_a_key_of_a_far_greater_score_gives_its_value(isa):
-    workload = Attention(1, 16, 150, 1, 1, 32, 16, 1.0, dtype="int8", in_dtype="int8")
-    q, k, v = (integers(1, length, 1, size) for length, size in ((16, 32), (150, 32), (150, 16)))
-    scales = np.array([30.0, 1.0], "float32")
-    (result,) = call(workload, isa, [q, k, v, scales], (1, 16, 1, 16))
-    scores = q[0, :, 0].astype("int32") @ k[0, :, 0].astype("int32").T
-    np.testing.assert_allclose(result[0, :, 0], v[0, scores.argmax(1), 0], rtol=1e-6)
+    q, k, v = integers(16, 32), integers(150, 32), integers(150, 16)
+    best = (q.astype("int32") @ k.astype("int32").T).argmax(1)
+    np.testing.assert_allclose(of_one_head(isa, q, k, v, 30.0), v[best] / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("isa", FOURS)
-def test_weights_of_more_than_255_steps_keep_the_mean_of_the_values(isa):
-    workload = Attention(1, 16, 600, 1, 1, 8, 8, 1.0, dtype="int8", in_dtype="int8")
-    q, k = integers(1, 16, 1, 8), integers(1, 600, 1, 8)
-    v = np.full((1, 600, 1, 8), 100, "int8")
-    scales = np.array([1e-3, 1.0], "float32")
-    (result,) = call(workload, isa, [q, k, v, scales], (1, 16, 1, 8))
-    np.testing.assert_allclose(result, 100, rtol=1e-6)
+def test_rounding_weights_keeps_what_all_values_have_in_common(isa):
+    result = of_one_head(isa, integers(16, 32), integers(600, 32), np.full((600, 16), 100), 2e-4)
+    np.testing.assert_allclose(result, 50, rtol=1e-6)
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(data=st.data(), q_len=st.integers(8, 50), kv_len=st.integers(24, 300))
 @pytest.mark.parametrize("dot", [fours for fours in FOURS if "@" not in fours.values[0]])
 def test_a_random_point_agrees(dot, data, q_len, kv_len):
@@ -193,7 +188,7 @@ def test_a_random_point_agrees(dot, data, q_len, kv_len):
     point = data.draw(st.sampled_from(list(FusedAttention.space(target, form))))
     q, k, v = (integers(1, length, 2, 20, seed=i)
                for i, length in enumerate((q_len, kv_len, kv_len)))
-    scales = np.array([1e-4, STEP], "float32")
+    scales = np.array([5e-5, STEP], "float32")
     (result,) = call_here(
         compiled_here(point.kernel(form, target)), [q, k, v, scales], q.shape)
     expected = attention(q, k, v, float(scales[0])) * STEP
@@ -201,32 +196,30 @@ def test_a_random_point_agrees(dot, data, q_len, kv_len):
     assert error <= TOLERANCE["int8 kernel"] * STEP * 127, point.name
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 90)),
     widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     causal=st.booleans(),
     symbolic=st.booleans(),
     out_dtype=st.sampled_from(["float32", "int8"]),
+    isa=st.sampled_from([isa.name for isa in TABLE]),
 )
-@pytest.mark.parametrize("isa", FOURS[:1] + [isa.name for isa in TABLE])
-def test_any_sizes(isa, sizes, widths, causal, symbolic, out_dtype):
+def test_any_sizes_without_an_instruction(isa, sizes, widths, causal, symbolic, out_dtype):
     if causal and sizes[1] > sizes[2]:
         sizes = (sizes[0], sizes[2], sizes[1])
     check(isa, sizes, widths=widths, causal=causal, symbolic=symbolic, out_dtype=out_dtype)
 
 
-@pytest.mark.parametrize("isa", BFLOAT16)
-@pytest.mark.parametrize("out_dtype", ["float32", "bfloat16", "int8"])
-def test_bfloat16_inputs(isa, out_dtype):
-    check(isa, (1, 19, 37), (4, 2), (32, 32), dtype="bfloat16", out_dtype=out_dtype, spread=0.5)
+@pytest.mark.parametrize("isa", ["avx512", *PAIRS])
+def test_bfloat16_inputs(isa):
+    check(isa, (1, 19, 37), (4, 2), (32, 32), dtype="bfloat16", out_dtype="bfloat16", spread=0.5)
     check(isa, (2, 21, 21), (2, 2), (20, 20), True, dtype="bfloat16", packed=True, causal=True,
-          out_dtype=out_dtype, spread=0.5)
+          spread=0.5)
 
 
-@pytest.mark.parametrize("isa", BFLOAT16[:1])
-def test_few_bfloat16_queries(isa):
-    check(isa, (1, 1, 37), (4, 2), (32, 32), dtype="bfloat16", out_dtype="bfloat16")
+def test_few_bfloat16_queries():
+    check("avx512", (1, 1, 37), (4, 2), (32, 32), dtype="bfloat16", out_dtype="int8")
 
 
 def test_a_workload_of_short_inputs_names_itself():
