@@ -32,10 +32,12 @@ class Constants:
     def __init__(self) -> None:
         self._made: dict[int, tuple[np.ndarray, relax.Expr]] = {}
 
-    def __call__(self, array: np.ndarray) -> relax.Expr:
-        """The constant of `array`."""
+    def __call__(
+        self, array: np.ndarray, packed: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> relax.Expr:
+        """The constant of `array`, `packed`: always in the same way."""
         if id(array) not in self._made:    # which keeps the array, so that no other gets its id
-            self._made[id(array)] = array, relax.const(array, str(array.dtype))
+            self._made[id(array)] = array, relax.const(packed(array))
         return self._made[id(array)][1]
 
 
@@ -179,13 +181,15 @@ def _flat_int8(layer: _Layer, x: relax.Expr, factor: np.ndarray, name: str) -> r
 def _lookup(layer: _Layer, numbers: Table) -> relax.Call:
     _, ids = layer.call.args
     assert int(layer.call.attrs.axis) == 0, "a lookup takes rows"
-    rows = numbers.rows
-    if numbers.bits == 4:
-        pairs = (rows.reshape(len(rows), -1, 2) + 8).astype("uint8")
-        rows = pairs[..., 0] | pairs[..., 1] << 4
+    rows = layer.constants(numbers.rows, _pairs if numbers.bits == 4 else np.asarray)
     options = {"bits": numbers.bits, "group": numbers.group, "size": numbers.rows.shape[1]}
-    args = [ids, layer.constants(rows), layer.constants(numbers.scale)]
-    return layer.composite("lookup", args, options)
+    return layer.composite("lookup", [ids, rows, layer.constants(numbers.scale)], options)
+
+
+def _pairs(rows: np.ndarray) -> np.ndarray:
+    """Numbers from -8 to 7 two to the byte, the first in the lower half, offset by 8."""
+    pairs = (rows.reshape(len(rows), -1, 2) + 8).astype("uint8")
+    return np.asarray(pairs[..., 0] | pairs[..., 1] << 4)
 
 
 # The kinds of layers that numbers are for, and what becomes of one.
