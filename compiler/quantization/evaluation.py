@@ -14,7 +14,7 @@ import numpy as np
 from pocketformer.compiler.arrays import Arrays, read_arrays, write_arrays
 from pocketformer.compiler.errors import BadMetric
 from pocketformer.compiler.model import Model
-from pocketformer.compiler.progress import Progress
+from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.quantization.accuracy import Accuracy, Run
 from pocketformer.compiler.quantization.data import batches_of
 from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
@@ -87,7 +87,7 @@ class Evaluation:
                     f"the output {self._output} of float32 is not finite for batch {number + 1}"
                 )
             np.save(self._folder / f"answer-{number}.npy", answer)
-        metric = self._compare(None, tell)
+        metric = self._compare(None, silent)
         if math.isnan(metric.value()):
             raise BadMetric(
                 f"{self.accuracy.metric_name} is not defined on this data"

@@ -132,7 +132,7 @@ class KeepLayers:
         noise = self._noise.get(layer.key)
         wanted, found = self._quantization.layers.get(layer.key), layers.get(layer.key)
         return LayerReport(
-            name=layer.name,
+            name=_shown(layer),
             kind=layer.kind,
             precision=precision_of(found),
             sqnr=None if noise is None else _finite(decibels(noise)),
@@ -165,6 +165,12 @@ def _kept(layer: Layer, numbers: Numbers | None, precision: str) -> Numbers | No
         of_four = isinstance(numbers, Table) and numbers.bits < 8
         return table_of(layer.weight, 8, 0) if of_four else None
     return None if precision == FLOAT else CastLayer(precision)
+
+
+def _shown(layer: Layer) -> str:
+    """The layer's name, after the module's whose weights it reads where the source tells that."""
+    weights = [name for name in layer.names if name.endswith((".weight", ".bias"))]
+    return f"{weights[0].rpartition('.')[0]} ({layer.name})" if weights else layer.name
 
 
 def _finite(value: float) -> float | None:

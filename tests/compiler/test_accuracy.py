@@ -200,7 +200,11 @@ def test_the_layer_that_costs_too_much_is_kept_and_no_other(tmp_path):
 
 def test_the_model_answers_as_the_report_says():
     accept = pf.Accuracy(math.inf, metric="sqnr", data=batches())
-    bundle = pf.compile(chain(), recipe="bfloat16", accept=accept)
+    seen: list[float] = []
+    bundle = pf.compile(
+        chain(), recipe="bfloat16", accept=accept, progress=lambda step, share: seen.append(share)
+    )
+    assert seen == sorted(seen)
     found = bundle.manifest.accuracy.choice
     assert 35 < found.value < 60
     assert found.drop == pytest.approx(10 ** (-found.value / 10))
