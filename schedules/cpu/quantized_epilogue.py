@@ -17,7 +17,7 @@ from pocketformer.schedules.cpu.kernel import (
     splat,
     store,
 )
-from pocketformer.schedules.cpu.neon_stores import WIDE, NeonIntegers
+from pocketformer.schedules.cpu.neon_stores import WIDE, NeonIntegers, neon
 from pocketformer.schedules.workloads import QuantizedLinear
 
 
@@ -48,7 +48,7 @@ class QuantizedEpilogue(Epilogue):
         super().__init__(function, workload, m, columns, dot.lanes)
         plain = not self.activation and self.residual is None
         whole = self.out_factor is not None and workload.n % 4 == 0
-        self.neon = whole and dot.arch == "aarch64" and bool(dot.llvm)
+        self.neon = whole and neon(dot)
         self.wide = WIDE if self.neon else 0
         self.words: Buffer | None = None      # of `out`: four numbers each
         self.folded = self.out_factor is not None and plain

@@ -16,6 +16,7 @@ from pocketformer.schedules.cpu.kernel import (
     store,
     workspace,
 )
+from pocketformer.schedules.cpu.neon_stores import NeonIntegers, neon
 from pocketformer.schedules.cpu.rows import Row
 from pocketformer.schedules.cpu.short_stores import Integers, RowScale
 
@@ -31,6 +32,7 @@ class RowRange:
     def __init__(self, dot: Dot, x: Buffer, rows: int) -> None:
         self.x, self.row = x, Row(int(x.shape[1]), dot.lanes, WAYS)
         self.offset = dot.offset("int8")
+        self.integers = NeonIntegers if neon(dot) else Integers
         self.scale = workspace(rows)
         self.zero = workspace(rows, dtype="int32")
 
@@ -45,5 +47,5 @@ class RowRange:
         store(self.scale, found.scale, row)
         store(self.zero, found.zero, row)
         zero = found.zero + tirx.const(self.offset, "int32")
-        rounded = Integers.of(zero, "uint8" if self.offset else "int8")
+        rounded = self.integers.of(zero, "uint8" if self.offset else "int8")
         return lambda vector: rounded(vector * splat(found.steps, lanes_of(vector)))

@@ -15,7 +15,7 @@ from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.gemm import Gemm
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.workloads import ACTIVATIONS, Linear
-from tests.schedules.epilogue import finished
+from tests.schedules.epilogue import assert_rounded, finished
 from tests.schedules.running import (
     assert_agrees,
     call,
@@ -35,8 +35,11 @@ def check(workload, isa, m):
     x, weight = random(m, k), random(k, n) / np.float32(math.sqrt(k))
     inputs = [x, packed(weight, kernel_of(workload, isa).packed_shape)]
     expected = finished(workload, x.astype("float64") @ weight, inputs)
-    (result,) = call(workload, isa, inputs, (m, n))
-    assert_agrees(result, expected)
+    if workload.out_dtype == "float32":
+        (result,) = call(workload, isa, inputs, (m, n))
+        assert_agrees(result, expected)
+    else:
+        assert_rounded(workload, isa, inputs, expected)
 
 
 @pytest.mark.parametrize("isa", GEMMS)
@@ -51,6 +54,13 @@ def test_any_number_of_rows(isa, n):
 @pytest.mark.parametrize("m", [1, 9, 131])
 def test_a_known_number_of_rows(isa, m):
     check(Linear(m, 50, 33, bias=True), isa, m)
+
+
+@pytest.mark.parametrize("isa", GEMMS)
+@pytest.mark.parametrize("m", [1, 9])
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_a_short_result(isa, m, dtype):
+    check(Linear(m, 50, 33, bias=True, residual=True, out_dtype=dtype), isa, m)
 
 
 def test_more_rows_than_are_packed_at_once():
