@@ -218,6 +218,29 @@ def with_offsets(func: tirx.PrimFunc, places: Collection[int]) -> tirx.PrimFunc:
             data_alignment=old.ty.data_alignment,
             layout=old.ty.layout,
         )
-    body = tvm_ffi.structural_map(func.body, (Var, lambda var: new.get(var, var)))
     params = [new.get(param, param) for param in func.params]
+    new |= _views(func, new)
+    body = tvm_ffi.structural_map(func.body, (Var, lambda var: new.get(var, var)))
     return tirx.PrimFunc(params, body, func.ret_type, func.attrs)
+
+
+def _views(func: tirx.PrimFunc, moved: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What takes the place of the body's views of `moved` arguments as tensors of other dtypes.
+
+    Tensors begin at multiples of a cache line, so that every dtype's elements do.
+    """
+    homes = {str(old.data): each for old, each in moved.items()}
+    found: dict[Any, Any] = {}
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tirx.DeclBuffer) and (home := homes.get(str(node.data))) is not None:
+            view = node.buffer
+            ratio = np.dtype(str(view.dtype)).itemsize // np.dtype(str(home.dtype)).itemsize
+            found[view] = tirx.decl_buffer(
+                view.ty.shape, view.ty.dtype, view.name, data=home.data,
+                elem_offset=home.elem_offset // ratio, offset_factor=1,
+                data_alignment=view.ty.data_alignment, layout=view.ty.layout,
+            )
+
+    tvm_ffi.structural_walk(func.body, visit)
+    return found

@@ -152,3 +152,36 @@ def test_leaves_what_foreign_code_touches():
 def test_a_function_without_intermediate_results_stays_as_it_is():
     before = lowered(module({"x": (4, 8)}, {}, op.exp))
     tvm.ir.assert_structural_equal(PackMemory()(before), before)
+
+
+@I.ir_module
+class InWords:
+    """`add` reads bytes, the same four in a row, and writes words: through a view of its result."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def add(x: T.Buffer((4, 32), "int8"), y: T.Buffer((4, 32), "int8")):
+        written = T.decl_buffer((4, 8), "int32", data=y.data)
+        for i, j in T.grid(4, 8):
+            written[i, j] = (T.Cast("int32", x[i, j * 4]) + 1) * 0x01010101
+
+    @R.function(pure=False)
+    def main(x: R.Tensor((4, 32), "int8")) -> R.Tuple(R.Tensor((4, 32), "int8")):
+        R.func_attr({"num_input": 1})
+        cls = InWords
+        a: R.Tensor((4, 32), "int8") = R.builtin.alloc_tensor(
+            R.shape([4, 32]), R.dtype("int8"), 0)
+        cls.add(x, a)
+        b: R.Tensor((4, 32), "int8") = R.builtin.alloc_tensor(
+            R.shape([4, 32]), R.dtype("int8"), 0)
+        cls.add(a, b)
+        c: R.Tensor((4, 32), "int8") = R.builtin.alloc_tensor(
+            R.shape([4, 32]), R.dtype("int8"), 0)
+        cls.add(b, c)
+        return (c,)
+
+
+def test_views_of_an_argument_begin_where_it_does():
+    x = np.random.default_rng().integers(0, 100, (4, 8)).astype("int8").repeat(4, axis=1)
+    packed = PackMemory()(InWords)
+    assert len(allocations(packed, "relax.memory.alloc_tensor")) == 2
+    np.testing.assert_array_equal(compiled(packed)(x), x + 3)
