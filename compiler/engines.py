@@ -88,10 +88,10 @@ class Compiler:
     """The compiler itself, to measure its time and memory apart from those of its imports."""
 
     def __init__(self) -> None:
+        from pocketformer.compiler import recipe
         from pocketformer.compiler.build import compile
-        from pocketformer.compiler.recipe import recipe_named
 
-        self._compile, self._recipe_named = compile, recipe_named
+        self._compile, self._recipes = compile, recipe
 
     def compile(
         self, source: str, output: str, recipe: str = "float32", calibrate: str | None = None,
@@ -101,7 +101,7 @@ class Compiler:
 
         `calibrate` is a file or folder for a recipe that is calibrated.
         """
-        chosen = self._recipe_named(recipe)
-        if calibrate is not None:
-            chosen = replace(chosen, calibration=calibrate)    # type: ignore[call-arg]
+        chosen = self._recipes.recipe_named(recipe)
+        if self._recipes.is_quantized(chosen):
+            chosen = replace(chosen, calibration=calibrate)
         self._compile(source, recipe=chosen, **options).save(Path(output))

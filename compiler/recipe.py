@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from pocketformer.compiler.errors import BadRecipe
 
@@ -173,7 +173,7 @@ def chosen_recipe(given: Recipe | str | None) -> Recipe:
     )
 
 
-def is_quantized(recipe: Recipe) -> bool:
+def is_quantized(recipe: Recipe) -> TypeGuard[Int8 | Int4Weights]:
     """Whether it decides for each layer what it computes with, from weights and calibration."""
     return isinstance(recipe, (Int8, Int4Weights))
 
@@ -185,10 +185,10 @@ def check_recipe(recipe: Recipe, target: Target) -> None:
             "the recipe int8 needs calibration data: Int8(calibration=batches), or --calibrate "
             "data.npz; int8-dynamic needs none"
         )
-    overrides = getattr(recipe, "overrides", {})
+    overrides, data = (recipe.overrides, recipe.calibration) if is_quantized(recipe) else ({}, None)
     for pattern, given in overrides.items():
         own = chosen_recipe(given)
-        if isinstance(own, Int8) and not own.dynamic and recipe.calibration is None:
+        if isinstance(own, Int8) and not own.dynamic and data is None:
             raise BadRecipe(
                 f"the override {pattern!r} is int8, which needs calibration data: give it to the "
                 "recipe, or take int8-dynamic"
