@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 import pocketformer as pf
-from tests.compiler.test_pipeline import KERNEL_STEPS, LAST_STEPS, SHARED_STEPS
+from tests.compiler.test_pipeline import GRAPH_STEPS, KERNEL_STEPS, LAST_STEPS
 from tests.encoder import encoder, inputs
 from tests.numerics.check import assert_close, reference
 
@@ -107,7 +107,7 @@ def test_progress_reaches_from_nothing_to_almost_all():
 
 def test_the_module_after_every_pass_can_be_read(tmp_path):
     pf.compile(encoder(seq=8), "host", dump_ir=tmp_path / "ir")
-    steps = [*SHARED_STEPS, *KERNEL_STEPS, *LAST_STEPS]
+    steps = [*GRAPH_STEPS, "store_short", *KERNEL_STEPS, *LAST_STEPS]
     names = [path.name for path in sorted((tmp_path / "ir").iterdir())]
     assert names == [f"{place:03}_{step}.py" for place, step in enumerate(steps, 1)]
     (fused,) = (tmp_path / "ir").glob("*_fuse_attention.py")
