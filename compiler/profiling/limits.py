@@ -1,4 +1,4 @@
-"""The limits of a device: kernels that do nothing but multiply-add, or read, timed on it."""
+"""The limits of a device: kernels that do nothing but form products, or read, timed on it."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def measure_limits(record: TargetRecord, open_session: Open) -> Limits:
 def _measure(session: Session, target: Target) -> Limits:
     from pocketformer.compiler.profiling.peaks import (
         KIB,
-        MULTIPLY_ADD,
         READ,
         ROUNDS,
         THREADS,
         TIMES,
+        kernel_of,
         operations,
     )
 
@@ -67,12 +67,17 @@ def _measure(session: Session, target: Target) -> Limits:
         return {name: float(min(taken)) for name, taken in found.items()}
 
     first = best(1000, cache_kib, 8)
-    rounds = _enough(1000, first[MULTIPLY_ADD])
+    work = operations(target, threads, rounds=1)
+    rounds = _enough(1000, min(first[kernel_of(dtype)] for dtype in work))
     times = _enough(8, first[READ])
     memory_kib = min(MOST_KIB, max(MEMORY_KIB, 2 * target.l3 // 1024)) // threads
     in_cache, in_memory = best(rounds, cache_kib, times), best(1, memory_kib, 1)
+    products = {
+        dtype: rounds * count / in_cache[kernel_of(dtype)] for dtype, count in work.items()
+    }
     return Limits(
-        gflops=operations(target, threads, rounds) / in_cache[MULTIPLY_ADD],
+        gflops=products.pop("float32"),
+        short=products,
         memory_gbs=threads * memory_kib * 1024 / in_memory[READ],
         cache_gbs=threads * cache_kib * 1024 * times / in_cache[READ],
         cache_bytes=threads * target.l2,
@@ -111,14 +116,13 @@ def target_of(record: TargetRecord) -> Target:
 def _peaks(target: Target, record: TargetRecord) -> Bundle:
     """The bundle of the kernels, compiled once for each target and version."""
     from pocketformer import __version__
+    from pocketformer.compiler.profiling.peaks import compile_peaks, kernels
 
-    made_for = [asdict(record), target.l2, __version__, version_of("apache-tvm")]
+    made_for = [asdict(record), target.l2, *kernels(target), __version__, version_of("apache-tvm")]
     key = hashlib.sha256(json.dumps(made_for, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder("peaks") / key
     try:
         return Bundle.load(path, check_machine=False)
     except BadBundle:
-        from pocketformer.compiler.profiling.peaks import compile_peaks
-
         compile_peaks(target).save(path)
         return Bundle.load(path, check_machine=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ COMPUTE, MEMORY, CACHE = "compute", "memory", "cache"
 class Limits:
     """What the device does at best with so many threads, measured on it by kernels of our own.
 
-    `gflops` are float32 multiply-adds counted twice, `memory_gbs` and `cache_gbs` gigabytes read a
-    second; a kernel that moves at most `cache_bytes` is compared with the cache.
+    `gflops` are float32 multiply-adds counted twice, `short` those of other dtypes for which the
+    device has an instruction; `memory_gbs` and `cache_gbs` are gigabytes read a second. A kernel
+    that moves at most `cache_bytes` is compared with the cache.
     """
 
     gflops: float
@@ -23,13 +24,15 @@ class Limits:
     cache_gbs: float
     cache_bytes: int
     how: str = "measured"
+    short: Mapping[str, float] = field(default_factory=dict)
 
-    def least_ms(self, operations: int, moved: int) -> tuple[float, str]:
-        """The least time for so much work, and what sets it."""
+    def least_ms(self, operations: int, moved: int, precision: str) -> tuple[float, str]:
+        """The least time for so much work, with products of `precision`, and what sets it."""
+        gflops = self.short.get(precision, self.gflops)
         place, rate = (
             (CACHE, self.cache_gbs) if moved <= self.cache_bytes else (MEMORY, self.memory_gbs)
         )
-        return max((operations / self.gflops / 1e6, COMPUTE), (moved / rate / 1e6, place))
+        return max((operations / gflops / 1e6, COMPUTE), (moved / rate / 1e6, place))
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Call:
     In the run that pictures show, it began at `start_ms` and took `shown_ms`.
 
     `operators` are the source operators that it computes, by name and by kind. `operations` and
-    `bytes` are None where the bundle does not tell them.
+    `bytes` are None where the bundle does not tell them. `precision` is the dtype that it
+    multiplies.
     """
 
     function: str
@@ -54,13 +58,15 @@ class Call:
     least_ms: float
     start_ms: float
     shown_ms: float
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
 class Group:
     """Calls taken together; `ms` is their sum, `share` its part of all kernels' time.
 
-    `limit` is what they are nearer to, `of_limit` how near: 1.0 is as fast as the device can.
+    `limit` is what they are nearer to, `of_limit` how near: 1.0 is as fast as the device can in
+    their own `precision`, a dtype or several: "float32, int8".
     """
 
     name: str
@@ -71,6 +77,7 @@ class Group:
     gbs: float | None
     limit: str
     of_limit: float | None
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class Profile:
     def _group(self, name: str, calls: list[Call]) -> Group:
         ms = sum(call.ms for call in calls)
         known = [(call.operations, call.bytes) for call in calls]
+        precisions = [call.precision for call in calls]
         gflops = gbs = of_limit = None
         limit = ""
         if ms > 0 and all(done is not None and moved is not None for done, moved in known):
@@ -168,11 +176,17 @@ class Profile:
             gflops = sum(done for done, _ in work) / ms / 1e6
             gbs = sum(moved for _, moved in work) / ms / 1e6
             if self.limits:
-                least = [self.limits.least_ms(*each) for each in work]
+                least = [
+                    self.limits.least_ms(*each, precision)
+                    for each, precision in zip(work, precisions, strict=True)
+                ]
                 of_limit = sum(time for time, _ in least) / ms
                 limit = max(least)[1]
         share = ms / self.kernels_ms if self.kernels_ms else 0.0
-        return Group(name, len(calls), ms, share, gflops, gbs, limit, of_limit)
+        return Group(
+            name, len(calls), ms, share, gflops, gbs, limit, of_limit,
+            precision=", ".join(sorted(set(precisions))),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, as `--json` prints it."""

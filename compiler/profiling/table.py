@@ -56,9 +56,11 @@ def headline(profile: Profile) -> list[tuple[str, str]]:
     ]
     if profile.limits:
         limits = profile.limits
+        short = "".join(f", {gflops:.3g} {dtype}" for dtype, gflops in limits.short.items())
         pairs.append((
             f"limits, {limits.how}",
-            f"compute {limits.gflops:.3g} GFLOP/s (float32), memory {limits.memory_gbs:.3g} GB/s, "
+            f"compute {limits.gflops:.3g} GFLOP/s float32{short}; "
+            f"memory {limits.memory_gbs:.3g} GB/s, "
             f"second-level cache {limits.cache_gbs:.3g} GB/s",
         ))
     return pairs
@@ -70,11 +72,11 @@ def milliseconds(ms: float) -> str:
 
 
 def speed(group: Group) -> str:
-    """GFLOP/s or GB/s, whichever the limit is nearer to; empty where neither is known."""
+    """GFLOP/s (Gop/s of int8) or GB/s, as the limit is; empty where neither is known."""
     if group.gflops is None or group.gbs is None:
         return ""
     if group.limit == COMPUTE or (not group.limit and group.gflops > group.gbs):
-        return f"{group.gflops:.3g} GFLOP/s"
+        return f"{group.gflops:.3g} {'Gop/s' if 'int8' in group.precision else 'GFLOP/s'}"
     return f"{group.gbs:.3g} GB/s"
 
 

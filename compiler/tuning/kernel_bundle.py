@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from tvm import relax
-
 from pocketformer.compiler.bundle import Bundle
-from pocketformer.compiler.link import Linker
+from pocketformer.compiler.code_bundle import code_bundle
 from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.manifest_records import Entry, KernelRecord
 from pocketformer.compiler.model import Dim
-from pocketformer.compiler.pipeline import Step, machine_code, run
-from pocketformer.compiler.pool import pool_objects
+from pocketformer.compiler.pipeline import Step, machine_code
 from pocketformer.compiler.tuning.bundle_files import pack
 from pocketformer.compiler.tuning.job import Job
 from pocketformer.compiler.tuning.turns import turns
@@ -52,10 +46,5 @@ def kernel_bundle(job: Job) -> Bundle:
             for function, kernel in zip(written.functions, kernels, strict=True)
         ),
     )
-    module = run(written.module, [Step("lower_math", LowerMath(target)), *machine_code()], target)
-    executable = relax.build(module, target.tvm(), relax_pipeline=None)
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "model.so"
-        linker = Linker(target, also=pool_objects(target))
-        executable.export_library(str(library), fcompile=linker)
-        return Bundle.create(library, {}, manifest)
+    steps = [Step("lower_math", LowerMath(target)), *machine_code()]
+    return code_bundle(written.module, steps, target, manifest)

@@ -18,10 +18,17 @@ from pocketformer import targets
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.example_inputs import make_inputs
 from pocketformer.compiler.profiling import Call, Limits, Profile, limits, measure, peaks
-from pocketformer.compiler.profiling.attribution import kernels_of
+from pocketformer.compiler.profiling.attribution import kernels_of, precision_of
 from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits, target_of
-from pocketformer.compiler.profiling.table import profile_tables, short_operators
+from pocketformer.compiler.profiling.table import (
+    headline,
+    of_limit,
+    profile_tables,
+    short_operators,
+    speed,
+)
+from pocketformer.compiler.recipe import Int8
 from tests.compiler.tiny import one_sentence
 from tests.encoder import encoder, inputs
 
@@ -124,7 +131,7 @@ def test_kernels_take_the_time_of_a_run_without_the_instrument():
 # Limits
 
 
-@pytest.mark.parametrize("name", ["arm64-android", "armv7-android", "x86_64-linux", "pixel8"])
+@pytest.mark.parametrize("name", ["arm64-android", "armv7-android", "x86_64-linux", "galaxys24"])
 def test_limits_can_be_compiled_for_every_platform(name, tmp_path):
     bundle = peaks.compile_peaks(targets.load(name))
     bundle.save(tmp_path / "peaks.pf")
@@ -147,7 +154,31 @@ def test_the_kernels_of_the_limits_do_what_is_counted():
     np.testing.assert_allclose(
         found["peak_multiply_add"], np.full((2, lanes), sums.sum()), rtol=1e-5
     )
-    assert peaks.operations(target, 2, 3) == 2 * 2 * 3 * count * lanes
+    counted = peaks.operations(target, 2, 3)
+    assert counted.pop("float32") == 2 * 2 * 3 * count * lanes
+    # Of ones, a step adds a sum to itself: once, or as often as an instruction goes over it.
+    for dot in peaks.products_of(target):
+        doubled = 2 + dot.matrix
+        result = found[peaks.kernel_of(dot.dtype)]
+        np.testing.assert_array_equal(result[:, : dot.lanes], sum(range(count)) * doubled**3)
+        products = dot.lanes * dot.group // dot.parts
+        assert counted.pop(dot.dtype) == 2 * 2 * 3 * count * products
+    assert not counted
+
+
+@pytest.mark.parametrize(
+    ("name", "instructions"),
+    [
+        ("x86_64-linux", {"int8": "avx2"}),
+        ("galaxys24", {"bfloat16": "bfmmla", "float16": "fp16", "int8": "smmla"}),
+        ("arm64-android", {}),      # arithmetic with its own vectors is the limit of float32
+        ("armv7-android", {}),
+    ],
+)
+def test_a_target_has_the_limits_of_its_own_instructions(name, instructions):
+    target = targets.load(name)
+    assert {dot.dtype: dot.name for dot in peaks.products_of(target)} == instructions
+    assert peaks.operations(target, 1, 1).keys() == {"float32", *instructions}
 
 
 def test_no_kernel_is_much_faster_than_the_limits(profile):
@@ -156,6 +187,34 @@ def test_no_kernel_is_much_faster_than_the_limits(profile):
     assert found.gflops > 1
     assert found.cache_gbs > 0.5 * found.memory_gbs > 0.1
     assert all(0 < each.of_limit < 1.5 for each in profile.kernels)
+
+
+WIDE_LINEAR = """
+<ir_version: 8, opset_import: ["": 17]>
+wide (float[256, 768] x, float[768, 768] w) => (float[256, 768] y) { y = MatMul(x, w) }
+"""
+
+
+@pytest.mark.parametrize("recipe", ["float32", "bfloat16", "int8"])
+def test_a_linear_is_held_to_the_limit_of_what_it_multiplies(recipe):
+    rng = np.random.default_rng()
+    model = onnx.parser.parse_model(WIDE_LINEAR)
+    weight = rng.standard_normal((768, 768), np.float32)
+    del model.graph.input[1]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    batches = [{"x": rng.standard_normal((256, 768), np.float32)} for _ in range(2)]
+    if recipe == "int8":
+        recipe = Int8(calibration=batches)
+    bundle = pf.compile(model, "host", recipe=recipe)
+    shares = []
+    for _ in range(3):      # others may use the machine while limits are measured
+        found = pf.profile(bundle, batches[0], runs=20, threads=1)
+        (linear,) = (each for each in found.kernels if each.kind == "linear")
+        (fastest,) = (call.least_ms for call in found.calls if call.function == linear.name)
+        shares.append(linear.of_limit * linear.ms / fastest)
+    assert linear.precision == getattr(recipe, "name", recipe)
+    assert linear.limit == "compute"
+    assert 0.1 < min(shares) < 1.05, shares
 
 
 def test_limits_are_compiled_once(bundle, monkeypatch):
@@ -189,6 +248,18 @@ def test_a_target_without_a_name_here_is_taken_from_the_bundle(bundle):
     assert peaks.compile_peaks(found).manifest.target.mcpu == record.mcpu
 
 
+@pytest.mark.parametrize(
+    ("kernel", "precision"),
+    [
+        ("i8_gemm_8x48k4_vpdpbusd", "int8"), ("bf16_attention_8x32v8x32b128_bfdot", "bfloat16"),
+        ("f16_gemm_8x24k4_fp16", "float16"), ("f32_i4w_gemv_1x48_sdot", "int8"),
+        ("i8_i8w_gemm_4x48_sdot", "int8"), ("f32_norm_1x64_avx512", "float32"),
+    ],
+)
+def test_a_kernel_s_name_tells_what_it_multiplies(kernel, precision):
+    assert precision_of(kernel) == precision
+
+
 def call(name: str, ms: float, operations: int | None, moved: int | None) -> Call:
     return Call(
         function=name, kernel=name, kind="other", workload="", operators=(name,),
@@ -219,6 +290,25 @@ def test_a_kernel_is_held_to_the_limit_that_it_is_nearer_to(operations, moved, l
     (kernel,) = made(call("k", 1.0, operations, moved)).kernels
     assert kernel.limit == limit
     assert kernel.of_limit == pytest.approx(part)
+
+
+def test_calls_are_held_to_the_limits_of_their_precisions():
+    limits = Limits(
+        gflops=100.0, memory_gbs=10.0, cache_gbs=50.0, cache_bytes=1000, short={"int8": 400.0})
+    long = call("k", 1.0, 80_000_000, 1)
+    short = replace(call("s", 1.0, 200_000_000, 1), precision="int8")
+    half = replace(call("h", 1.0, 60_000_000, 1), precision="bfloat16")    # no instruction for it
+    found = made(long, short, half, limits=limits)
+    told = {each.name: (of_limit(each), speed(each)) for each in found.kernels}
+    assert told == {
+        "k": ("80% compute", "80 GFLOP/s"), "s": ("50% compute", "200 Gop/s"),
+        "h": ("60% compute", "60 GFLOP/s"),
+    }
+    (kind,) = found.kinds
+    assert kind.precision == "bfloat16, float32, int8"
+    assert kind.of_limit == pytest.approx((0.8 + 0.5 + 0.6) / 3)
+    (said,) = (text for name, text in headline(found) if name.startswith("limits"))
+    assert said.startswith("compute 100 GFLOP/s float32, 400 int8; memory 10 GB/s")
 
 
 def test_calls_of_unknown_cost_have_no_speed():
@@ -259,21 +349,21 @@ def test_the_command_prints_kernels_kinds_and_limits(saved):
 
 TEXT, COUNT, TIME, LIST = str, int, (int, float), list
 GROUP = {"name": TEXT, "calls": COUNT, "ms": TIME, "share": TIME, "gflops": TIME, "gbs": TIME,
-         "limit": TEXT, "of_limit": TIME}
+         "limit": TEXT, "of_limit": TIME, "precision": TEXT}
 SCHEMA = {
     "bundle": TEXT, "target": TEXT, "device": {"name": TEXT, "emulated": bool}, "threads": COUNT,
     "sizes": dict, "entry": TEXT, "runs": COUNT, "latency_ms": TIME, "kernels_ms": TIME,
     "between_ms": TIME, "fastest_ms": TIME, "unattributed_ms": TIME, "accounted": TIME,
     "instrument": {"ms_a_run": TIME, "us_a_kernel": TIME, "machine_calls": COUNT},
     "limits": {"gflops": TIME, "memory_gbs": TIME, "cache_gbs": TIME, "cache_bytes": COUNT,
-               "how": TEXT},
+               "how": TEXT, "short": dict},
     "notes": LIST,
     "kernels": [{**GROUP, "kernel": TEXT, "kind": TEXT, "workload": TEXT, "operators": LIST,
                  "operator_kinds": LIST}],
     "kinds": [GROUP], "operator_kinds": [GROUP],
     "calls": [{"function": TEXT, "kernel": TEXT, "kind": TEXT, "workload": TEXT, "operators": LIST,
                "operator_kinds": LIST, "operations": COUNT, "bytes": COUNT, "ms": TIME,
-               "least_ms": TIME, "start_ms": TIME, "shown_ms": TIME}],
+               "least_ms": TIME, "start_ms": TIME, "shown_ms": TIME, "precision": TEXT}],
 }
 
 
