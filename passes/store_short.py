@@ -57,6 +57,7 @@ class _Function:
         self._graph, self._composites = Graph(func), composites
         self._forms = Forms(mod, self._graph)
         self._stored: dict[relax.Var, Stored] = {}
+        self._again: dict[relax.Var, relax.Var] = {}    # what `_early` has computed again
 
     def rewritten(self) -> relax.Function:
         """The function whose kernels store and read few bits."""
@@ -188,13 +189,23 @@ class _Function:
 
     def _early(self, expr: relax.Expr, before: list[relax.VarBinding]) -> relax.Expr:
         """What depends on weights only, computed again where it may not be known yet."""
-        value = self._graph.producer.get(expr)
-        if value is None:
-            return expr
-        if isinstance(value, relax.Call):
-            args = [self._early(arg, before) for arg in value.args]
-            value = relax.Call(value.op, args, value.attrs, value.ty_args, value.span)
-        return emit(before, value, f"{expr.name}_early")
+        if (again := self._again.get(expr)) is not None:
+            return again
+        value = self._graph.producer.get(expr, expr)
+        match value:
+            case relax.Call():
+                args = [self._early(arg, before) for arg in value.args]
+                value = relax.Call(value.op, args, value.attrs, value.ty_args, value.span)
+            case relax.Tuple():
+                value = relax.Tuple([self._early(part, before) for part in value.fields])
+            case relax.TupleGetItem():
+                value = relax.TupleGetItem(self._early(value.tuple_value, before), value.index)
+            case relax.Var():
+                return expr if value.same_as(expr) else self._early(value, before)
+        if expr not in self._graph.producer:
+            return value
+        self._again[expr] = emit(before, value, f"{expr.name}_early")
+        return self._again[expr]
 
 
 def _widened(

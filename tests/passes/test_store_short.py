@@ -13,9 +13,11 @@ from pocketformer.compiler.quantization.numbers import (
     Int8Attention,
     StaticLinear,
 )
+from pocketformer.passes.fold_quantization import FoldQuantization
 from pocketformer.passes.fuse_attention import FuseAttention
 from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_norm import FuseNorm
+from pocketformer.passes.fuse_quantized import FuseQuantized
 from pocketformer.passes.graph import Graph
 from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.quantize_layers import QuantizeLayers
@@ -238,3 +240,28 @@ def test_attention_reads_bfloat16_only_where_all_of_it_comes_so():
 def test_a_module_of_float32_stays_as_it_is():
     before = fused({"x": X}, SQUARES, attended)
     tvm.ir.assert_structural_equal(StoreShort()(before), before)
+
+
+def halves(low, high):
+    """Scales of channels in two parts that are joined, or cut and joined the other way round."""
+    emit = relax.BlockBuilder.current().emit
+    parts = [emit(op.add(op.abs(part), relax.const(0.01, "float32"))) for part in (low, high)]
+    joined = emit(op.concat(parts, axis=0))
+    cut = emit(op.split(joined, 2, axis=0))
+    return joined, emit(op.concat([cut[1], cut[0]], axis=0))
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["joined", "cut"])
+def test_a_norm_stores_by_factors_that_are_computed_after_it(turned):
+    def body(x, gamma, beta, w, low, high):
+        y = relax.BlockBuilder.current().emit(normed(x, gamma, beta))
+        scale, zero = halves(low, high)[turned], relax.const(np.zeros(K, "int8"))
+        short = op.quantize(y, scale, zero, -1, "int8")
+        return op.matmul(op.dequantize(short, scale, zero, -1), w)
+
+    inputs, weights = {"x": X}, {**NORMED, "w": W, "low": (K // 2,), "high": (K // 2,)}
+    mod = FuseNorm()(FuseLinear()(FoldQuantization()(module(inputs, weights, body))))
+    before = FuseQuantized()(mod)
+    after = StoreShort()(before)
+    agree(after, before, inputs, weights)
+    assert options(after, "norm")[0]["store"] == "int8"
