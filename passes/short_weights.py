@@ -95,13 +95,17 @@ def _in_groups(graph: Graph, call: relax.Call) -> ShortWeight | None:
     product = graph.value(call.args[0])
     if op_name(product) != "relax.multiply" or len(shape(product)) != 3:
         return None
-    parts, scales = (graph.value(arg) for arg in product.args)
+    groups, group, n = shape(product)
+    of_groups = [arg for arg in product.args if shape(arg) == [groups, 1, n]]
+    whole_parts = [arg for arg in product.args if shape(arg) == [groups, group, n]]
+    if len(of_groups) != 1 or len(whole_parts) != 1:
+        return None
+    parts, scales = graph.value(whole_parts[0]), graph.value(of_groups[0])
     if op_name(parts) != "relax.reshape" or op_name(scales) not in (
         "relax.reshape", "relax.expand_dims"
     ):
         return None
     cast = graph.value(parts.args[0])
-    groups, group, n = shape(product)
     if op_name(cast) != "relax.astype":
         return None
     whole, scale = cast.args[0], scales.args[0]

@@ -32,12 +32,12 @@ def rounded(x, dtype="int8", zero=ZERO, scale=SCALE):
     return op.dequantize(op.quantize(x, scale, zero, -1, dtype), scale, zero)
 
 
-def fused(body, *, weights=None, atol=1e-4):
+def fused(body, *, weights=None, rows=K, atol=1e-4):
     """The composites of what becomes of `body`, which computes the same."""
-    weights = weights or {"w": (K, N), "b": (N,)}
-    before = module({"x": (3, K)}, weights, body)
+    weights = weights or {"w": (rows, N), "b": (N,)}
+    before = module({"x": (3, rows)}, weights, body)
     after = FuseQuantized()(FuseLinear()(FoldQuantization()(before)))
-    arrays = random((3, K), *weights.values())
+    arrays = random((3, rows), *weights.values())
     for ours, theirs in zip(run(after, *arrays), run(before, *arrays), strict=True):
         assert np.any(theirs)
         np.testing.assert_allclose(ours, theirs, atol=atol)
@@ -122,18 +122,30 @@ def test_weights_alone_are_integers_where_x_is_none():
     assert options["bits"] == 8
 
 
-def test_weights_in_blocks_have_four_bits():
-    scales = np.random.default_rng().uniform(0.1, 0.2, (2, N)).astype("float32")
+def in_groups(groups, axis=1, turned=False, rows=K):
+    """A linear whose weight has scales for `groups` of rows, or else of what `axis` says."""
+    scales = np.random.default_rng().uniform(0.1, 0.2, (groups, N)).astype("float32")
 
     def body(x, w, b):
         few = op.astype(op.clip(op.multiply(w, const(3)), -8, 7), "int8")
-        parts = op.reshape(op.astype(few, "float32"), (2, K // 2, N))
-        weight = op.multiply(parts, op.expand_dims(relax.const(scales), 1))
-        return op.add(op.matmul(x, op.reshape(weight, (K, N))), b)
+        parts = op.reshape(op.astype(few, "float32"), (groups, rows // groups, N))
+        factors = [parts, op.expand_dims(relax.const(scales), axis)]
+        weight = op.multiply(*(factors[::-1] if turned else factors))
+        return op.add(op.matmul(x, op.reshape(weight, (rows, N))), b)
 
-    ((name, options),) = fused(body)
+    return body
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["weight first", "scales first"])
+def test_weights_in_blocks_have_four_bits(turned):
+    ((name, options),) = fused(in_groups(2, turned=turned))
     assert name == "weight_only_linear"
     assert (options["bits"], options["group"]) == (4, K // 2)
+
+
+def test_scales_of_places_within_a_group_are_not_those_of_groups():
+    ((name, _),) = fused(in_groups(8, axis=0, rows=64), rows=64)
+    assert name == "linear"
 
 
 @pytest.mark.parametrize(
