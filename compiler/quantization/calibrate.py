@@ -45,13 +45,18 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
 
     `module` is what `pipeline.graph` makes of `model`. Where dimensions of it were fixed, batches
     run on the model as it was before, so that sentences keep their own lengths. Memory does not
-    depend on the number of batches. Raises BadInput for data that does not fit the model, BadRecipe
-    for an override that matches no layer.
+    depend on the number of batches. A model without layers is warned of, and runs nothing. Raises
+    BadInput for data that does not fit the model, BadRecipe for an override that matches no layer.
     """
     found = find_layers(module, model.weights)
     recipe_of = recipes_of(found.layers, recipe)    # a misspelt override is told before the work
+    if not found.layers:
+        LOG.warning(
+            f"the recipe {recipe.name} finds no layer to quantise: the model has no linear layer, "
+            f"attention or lookup whose numbers are float32"
+        )
     data = getattr(recipe, "calibration", None)
-    if data is None:
+    if data is None or not found.layers:
         return Calibrated(found.layers, {})
     second = {layer.x for layer in found.layers if needs_second(layer, recipe_of(layer))}
     run = _Run.of(found, module, model)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import pocketformer as pf
 from pocketformer import targets
@@ -143,6 +143,19 @@ def test_a_single_batch_is_warned_of_and_a_recipe_without_data_runs_nothing(capl
     calibrated(encoder(), [inputs(1, 5)])
     assert "calibration has a single batch" in caplog.text
     assert not calibrated(encoder(), None, recipe=Int4Weights()).statistics
+
+
+def test_a_model_without_layers_is_warned_of_and_runs_nothing(caplog):
+    def batches():
+        raise AssertionError("nobody needs a batch")
+        yield
+
+    node = helper.make_node("Exp", ["x"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy")
+    proto = helper.make_model(helper.make_graph([node], "exp", [x], [y]))
+    found = calibrated(proto, batches())
+    assert found.layers == ()
+    assert "the recipe int8 finds no layer to quantise" in caplog.text
 
 
 def test_data_that_does_not_fit_is_told_before_anything_is_compiled(monkeypatch):
