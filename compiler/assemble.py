@@ -69,7 +69,7 @@ def fuse(
 ) -> Fused:
     """`model` after the passes of `graph`, which do the same for every target."""
     explanation = Explanation()
-    steps = [*graph()]
+    steps = [*graph(Folding(model.weights).evaluate)]
     watch = Watch(tell, len(steps), dump_ir)
     with explanation.listening():
         module, fixed = entries_of(model)

@@ -37,6 +37,7 @@ from pocketformer.passes.pick_in_place import PickInPlace
 from pocketformer.passes.pick_kernels import PickKernels
 from pocketformer.passes.prune_rows import PruneRows
 from pocketformer.passes.quantize_layers import QuantizeLayers
+from pocketformer.passes.short_weights import Evaluate
 from pocketformer.passes.store_short import StoreShort
 from pocketformer.schedules.cpu.elementwise import ScheduleRest
 from pocketformer.schedules.workloads import Workload
@@ -63,8 +64,11 @@ def shared(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]
     yield from precision(recipe, quantization)
 
 
-def graph() -> Iterator[Step]:
-    """What is true on every target: clean-up and fusion."""
+def graph(evaluate: Evaluate | None = None) -> Iterator[Step]:
+    """What is true on every target: clean-up and fusion.
+
+    `evaluate` computes what depends on weights only (Folding.evaluate); see FuseQuantized.
+    """
     yield Step("canonicalize", transform.CanonicalizeBindings())
     yield Step("fold_arithmetic", FoldArithmetic())
     yield Step("fold_quantization", FoldQuantization())
@@ -80,7 +84,7 @@ def graph() -> Iterator[Step]:
     yield Step("fuse_linear", FuseLinear())
     yield Step("merge_qkv", MergeQkv())
     yield Step("fuse_norm", FuseNorm())
-    yield Step("fuse_quantized", FuseQuantized())
+    yield Step("fuse_quantized", FuseQuantized(evaluate))
 
 
 def precision(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]:

@@ -36,13 +36,20 @@ from pocketformer.passes.graph import (
     shape,
 )
 from pocketformer.passes.refusal import Refused
-from pocketformer.passes.short_weights import ShortWeight, short_weight
+from pocketformer.passes.short_weights import Evaluate, ShortWeight, short_weight
 
 GROUP_STEP = 8    # groups of 4 bits that kernels take are multiples of it
 
 
+@dataclass(frozen=True)
 class FuseQuantized(Fusion):
-    """Linears of dequantised weights, products of integers with weights, and quantize."""
+    """Linears of dequantised weights, products of integers with weights, and quantize.
+
+    `evaluate` computes what depends on weights only: the integers of a weight in groups have to
+    fit 4 bits.
+    """
+
+    evaluate: Evaluate | None = None
 
     def find(
         self, search: Search, var: relax.Var, call: relax.Expr
@@ -50,7 +57,7 @@ class FuseQuantized(Fusion):
         """The linear, product or quantize `call`."""
         found = composite_of(search.mod, call)
         if found is not None and found[0] == "linear":
-            return _linear(search, var, call, options_of(found[1]))
+            return _linear(search, var, call, options_of(found[1]), self.evaluate)
         if op_name(call) == "relax.quantize":
             return _quantize(search, var, call)
         if op_name(call) == "relax.matmul" and dtype(call) == "int32":
@@ -90,11 +97,15 @@ class _Writer:
 
 
 def _linear(
-    search: Search, var: relax.Var, call: relax.Call, options: dict[str, Any]
+    search: Search,
+    var: relax.Var,
+    call: relax.Call,
+    options: dict[str, Any],
+    evaluate: Evaluate | None,
 ) -> tuple[relax.Var, Replacement] | None:
     graph = search.graph
     writer = _Writer(search, var, call.span)
-    weight = short_weight(graph, call.args[1], writer.before, var.name)
+    weight = short_weight(graph, call.args[1], writer.before, var.name, evaluate)
     if weight is None:
         return None
     x = _input(graph, call.args[0])

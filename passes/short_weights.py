@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from tvm import relax
@@ -18,6 +20,10 @@ from pocketformer.passes.graph import (
     shape,
 )
 from pocketformer.passes.refusal import Refused
+
+LOW, HIGH = -8, 7    # what 4 bits hold
+# What an expression of a graph is that depends on weights and constants only.
+Evaluate: TypeAlias = Callable[[Graph, relax.Expr], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +41,26 @@ class ShortWeight:
 
 
 def short_weight(
-    graph: Graph, expr: relax.Expr, before: list[relax.VarBinding], name: str
+    graph: Graph,
+    expr: relax.Expr,
+    before: list[relax.VarBinding],
+    name: str,
+    evaluate: Evaluate | None = None,
 ) -> ShortWeight | None:
-    """The weight [k, n] `expr` in few bits, or None; what it needs is bound in `before`."""
+    """The weight [k, n] `expr` in few bits, or None; what it needs is bound in `before`.
+
+    Without `evaluate` only those of constants count as 4 bits.
+    """
     value = graph.value(expr)
     match op_name(value):
         case "relax.dequantize":
             return _dequantized(value, before, name)
         case "relax.reshape":
-            return _in_groups(graph, value)
+            return _in_groups(graph, value, evaluate)
         case "relax.permute_dims":
             return _turned(graph, value, before, name)
         case "relax.concat":
-            return _joined(graph, value, before, name)
+            return _joined(graph, value, before, name, evaluate)
     return None
 
 
@@ -90,7 +103,9 @@ def _turned(
         found.whole, found.scale, found.zero, None, [inner, call])
 
 
-def _in_groups(graph: Graph, call: relax.Call) -> ShortWeight | None:
+def _in_groups(
+    graph: Graph, call: relax.Call, evaluate: Evaluate | None
+) -> ShortWeight | None:
     """reshape(reshape(whole, [k / group, group, n]) * scale[k / group, 1, n], [k, n])."""
     product = graph.value(call.args[0])
     if op_name(product) != "relax.multiply" or len(shape(product)) != 3:
@@ -111,11 +126,30 @@ def _in_groups(graph: Graph, call: relax.Call) -> ShortWeight | None:
     whole, scale = cast.args[0], scales.args[0]
     if dtype(whole) != "int8" or shape(whole) != shape(call) or shape(scale) != [groups, n]:
         return None
+    _check_four_bits(graph, whole, evaluate)
     return ShortWeight(whole, scale, None, group, [cast, parts, scales, product, call])
 
 
+def _check_four_bits(graph: Graph, whole: relax.Expr, evaluate: Evaluate | None) -> None:
+    """Raise Refused where the integers `whole` are more than 4 bits hold, or not known."""
+    if isinstance(whole, GenericConst):
+        array = constant(whole)
+    elif evaluate is not None and graph.is_weight(whole):
+        array = evaluate(graph, whole)
+    else:
+        raise Refused("the integers of the weight are not known, 4 bits hold -8 to 7")
+    low, high = int(array.min()), int(array.max())
+    if low < LOW or high > HIGH:
+        raise Refused(
+            f"the integers of the weight reach from {low} to {high}, 4 bits hold {LOW} to {HIGH}")
+
+
 def _joined(
-    graph: Graph, call: relax.Call, before: list[relax.VarBinding], name: str
+    graph: Graph,
+    call: relax.Call,
+    before: list[relax.VarBinding],
+    name: str,
+    evaluate: Evaluate | None,
 ) -> ShortWeight | None:
     """Weights of one kind beside each other."""
     parts = graph.value(call.args[0])
@@ -123,7 +157,7 @@ def _joined(
         return None
     found: list[ShortWeight] = []
     for index, part in enumerate(parts.fields):
-        short = short_weight(graph, part, before, f"{name}_{index}")
+        short = short_weight(graph, part, before, f"{name}_{index}", evaluate)
         if short is None or short.group != (found or [short])[0].group:
             return None
         found.append(short)

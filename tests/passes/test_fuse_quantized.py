@@ -7,6 +7,7 @@ import pytest
 from tvm import relax
 from tvm.relax import op
 
+from pocketformer.compiler.folding import Folding
 from pocketformer.passes.fold_quantization import FoldQuantization
 from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_quantized import FuseQuantized
@@ -36,8 +37,9 @@ def fused(body, *, weights=None, rows=K, atol=1e-4):
     """The composites of what becomes of `body`, which computes the same."""
     weights = weights or {"w": (rows, N), "b": (N,)}
     before = module({"x": (3, rows)}, weights, body)
-    after = FuseQuantized()(FuseLinear()(FoldQuantization()(before)))
     arrays = random((3, rows), *weights.values())
+    folding = Folding(dict(zip(weights, arrays[1:], strict=True)))
+    after = FuseQuantized(folding.evaluate)(FuseLinear()(FoldQuantization()(before)))
     for ours, theirs in zip(run(after, *arrays), run(before, *arrays), strict=True):
         assert np.any(theirs)
         np.testing.assert_allclose(ours, theirs, atol=atol)
@@ -122,12 +124,12 @@ def test_weights_alone_are_integers_where_x_is_none():
     assert options["bits"] == 8
 
 
-def in_groups(groups, axis=1, turned=False, rows=K):
+def in_groups(groups, axis=1, turned=False, rows=K, most=7):
     """A linear whose weight has scales for `groups` of rows, or else of what `axis` says."""
     scales = np.random.default_rng().uniform(0.1, 0.2, (groups, N)).astype("float32")
 
     def body(x, w, b):
-        few = op.astype(op.clip(op.multiply(w, const(3)), -8, 7), "int8")
+        few = op.astype(op.clip(op.multiply(w, const(99)), -most - 1, most), "int8")
         parts = op.reshape(op.astype(few, "float32"), (groups, rows // groups, N))
         factors = [parts, op.expand_dims(relax.const(scales), axis)]
         weight = op.multiply(*(factors[::-1] if turned else factors))
@@ -146,6 +148,13 @@ def test_weights_in_blocks_have_four_bits(turned):
 def test_scales_of_places_within_a_group_are_not_those_of_groups():
     ((name, _),) = fused(in_groups(8, axis=0, rows=64), rows=64)
     assert name == "linear"
+
+
+def test_weights_in_blocks_of_eight_bits_stay_float32(caplog):
+    with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
+        found = fused(in_groups(2, most=127))
+    assert [name for name, _ in found] == ["linear"]
+    assert "the integers of the weight reach from -128 to 127, 4 bits hold -8 to 7" in caplog.text
 
 
 @pytest.mark.parametrize(
