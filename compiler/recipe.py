@@ -53,7 +53,10 @@ class Float16:
 class Int8:
     """Linear layers and attention multiply int8 and add up in int32 (W8A8).
 
-    Weights are symmetric, with a scale for each output channel: w_q = round(w / max|w| * 127).
+    Weights are symmetric, with a scale for each output channel: w_q = round(w / max|w| * 127). With
+    calibration the rounding of a weight makes up for that of those before it (GPTQ: Frantar et al.,
+    2022); without, it is to the nearest.
+
     Activations are affine: x_q = round((x - min) / (max - min) * 255) - 128, with 0 kept exact
     (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
     Only Inference", 2018). Ranges of activations are those that `observer` finds in `calibration`:
@@ -70,10 +73,11 @@ class Int8:
     to equal ranges (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", 2019). `scales` of "power_of_two" are rounded up to those (logarithmic scales).
 
-    `attention` is the dtype of what attention multiplies: int8, bfloat16 or float32. `embeddings`
-    is that of lookup tables, int8 with a scale a row, or float32. `overrides` are recipes, or their
-    names, for the layers whose operators' names match a pattern, such as
-    {"*/layer.0/*": "bfloat16"}; the first that matches counts.
+    `attention` is the dtype of what attention multiplies: int8, bfloat16 or float32. In int8 its
+    queries, keys and values are symmetric, by the ranges of the whole tensors; without calibration,
+    which finds these, it is bfloat16. `embeddings` is the dtype of lookup tables, int8 with a scale
+    a row, or float32. `overrides` are recipes, or their names, for the layers whose operators'
+    names match a pattern, such as {"*/layer.0/*": "bfloat16"}; the first that matches counts.
 
     `calibration` are batches: an iterable of dicts of arrays by input name, the path of an .npz
     file or of a folder of them, or texts (a list, or the path of a .txt file with one a line) for a
@@ -118,10 +122,11 @@ class Int8:
 class Int4Weights:
     """The weights of linear layers and lookup tables have 4 bits; activations stay float32.
 
-    Each `group` of neighbours along k has a scale: w_q = round(w / scale), from -8 to 7. With
-    `calibration` (see Int8) the rounding of a weight makes up for that of those before it (GPTQ:
-    Frantar et al., 2022); without, scales are those with the least squared error. `embeddings` is
-    the dtype of lookup tables: int4, int8 or float32. `overrides` are as for Int8.
+    Each `group` of neighbours along k has a scale: w_q = round(w / scale), from -8 to 7. Scales are
+    those with the least squared error, of the weights or, with `calibration` (see Int8), of the
+    layer's results; then the rounding of a weight makes up for that of those before it (GPTQ:
+    Frantar et al., 2022), and the bias for the mean error of the results. `embeddings` is the dtype
+    of lookup tables: int4, int8 or float32. `overrides` are as for Int8.
     """
 
     group: int = 32
