@@ -190,6 +190,10 @@ def _target_shape(call: relax.Call, x: np.ndarray, _: Any = None) -> list[int]:
     return [int(size) for size in shape(call)]
 
 
+def _axes(call: relax.Call) -> tuple[int, ...] | None:
+    return None if call.attrs.axis is None else tuple(int(axis) for axis in call.attrs.axis)
+
+
 NUMPY: dict[str, Callable[..., Any]] = {
     "relax.permute_dims": lambda call, x: np.transpose(
         x, None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
@@ -207,6 +211,6 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "relax.left_shift": lambda call, x, y: np.left_shift(x, y),
     "relax.matmul": lambda call, x, y: np.matmul(x, y),
     "relax.sum": lambda call, x: np.sum(
-        x, tuple(int(axis) for axis in call.attrs.axis), x.dtype, keepdims=bool(call.attrs.keepdims)
+        x, _axes(call), x.dtype, keepdims=bool(call.attrs.keepdims)
     ),
 }

@@ -1,6 +1,7 @@
 """What depends on weights alone is computed at compile time, once."""
 
 import numpy as np
+import pytest
 from tvm import relax, tirx
 from tvm.relax import op
 
@@ -114,6 +115,19 @@ def test_what_follows_a_symbolic_size_is_left_to_run_time():
     assert [value.shape for value in kept.values()] == [(1, 32)]
     x, w = random((3, 4, 8), (1, 32))
     np.testing.assert_array_equal(run(after, x, w)[0], x * -w.reshape(1, 4, 8))
+
+
+@pytest.mark.parametrize("axis", [None, 1, [0, -1]], ids=str)
+@pytest.mark.parametrize("keepdims", [False, True], ids=["reduced", "kept"])
+def test_sums_of_weights_are_known(axis, keepdims):
+    def body(x, w):
+        return op.multiply(x, op.sum(w, axis, keepdims))
+
+    x, w = random((4, 1), (4, 6, 4))
+    before = module({"x": (4, 1)}, {"w": (4, 6, 4)}, body)
+    after, kept = folded(before, {"w": w})
+    expected = run(before, x, w)[0]
+    np.testing.assert_allclose(run(after, x, *kept.values())[0], expected, atol=1e-4)
 
 
 def test_a_short_result_keeps_its_dtype():
