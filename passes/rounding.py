@@ -52,5 +52,7 @@ def stored(x: relax.Expr, out_dtype: str, extra: list[relax.Expr]) -> relax.Expr
 
 
 def _clipped(steps: relax.Expr, dtype: str) -> relax.Expr:
+    """In this order NaN becomes the least integer, as in onnxruntime on x86."""
     low = LOW if dtype == "int8" else 0
-    return relax.op.astype(relax.op.clip(steps, low, low + STEPS), dtype)
+    least, most = (relax.const(limit, "float32") for limit in (low, low + STEPS))
+    return relax.op.astype(relax.op.minimum(relax.op.maximum(steps, least), most), dtype)
