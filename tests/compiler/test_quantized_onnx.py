@@ -13,6 +13,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import pocketformer as pf
+from tests.compiler.frontends.onnx_cases import Case, build, x
 from tests.encoder import encoder, inputs
 from tests.numerics.check import reference
 
@@ -83,3 +84,25 @@ def test_a_quantised_model_runs_in_integer_kernels_as_onnxruntime_does(tmp_path,
     apart = np.abs(ours - theirs)
     assert apart.max() <= 2 * step
     assert np.mean(apart) <= step / 4
+
+
+@pytest.mark.parametrize("zero", [np.uint8(7), np.int8(-5)], ids=lambda zero: str(zero.dtype))
+def test_what_is_no_number_becomes_the_least_integer(zero):
+    """onnxruntime's calibration makes an infinite scale of a mask that holds -inf: -inf / inf."""
+    scales = [np.float32(0.1).reshape(()), np.float32(np.inf).reshape(())]
+    proto, _ = build([Case("QuantizeLinear", x(4, 8), scale, zero.reshape(())) for scale in scales])
+    names = [value.name for value in proto.graph.input]
+    drawn = np.random.default_rng().uniform(-30, 30, (4, 8)).astype(np.float32)
+    drawn[:, :3] = [np.nan, np.inf, -np.inf]
+    given = dict.fromkeys(names, drawn)
+    ours = pf.Session(pf.compile(proto, "host")).run(**given).values()
+    limits = np.iinfo(zero.dtype)
+    for scale, found, expected in zip(scales, ours, reference(proto, given), strict=True):
+        assert found.dtype == expected.dtype
+        with np.errstate(invalid="ignore"):
+            steps = drawn / scale
+        apart = np.abs(found.astype(int) - expected)
+        assert np.all(apart[~np.isnan(steps)] <= 1)
+        assert np.all(found[np.isnan(steps)] == limits.min)
+        assert np.all(found[steps == np.inf] == limits.max)
+        assert np.all(found[steps == 0] == zero)
