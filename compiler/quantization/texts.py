@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pocketformer.compiler.model import Axis, Model, TensorSpec
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
+LOG = logging.getLogger("pocketformer.calibration")
 FILE = "tokenizer.json"
 # What tokenizers give, by the names of inputs that take it.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -46,15 +48,26 @@ class Texts:
             self._tokenizer.enable_truncation(longest)
 
     def batches(self, texts: Iterable[object]) -> Iterator[Arrays]:
-        """As many texts as a batch must have, at the length of the longest of them."""
-        remaining = iter(texts)
+        """As many texts as a batch must have, at the length of the longest of them.
+
+        What does not fill a batch is left out, and told. Raises BadInput where that is all.
+        """
+        remaining, full = iter(texts), 0
         while taken := list(itertools.islice(remaining, self._rows)):
             for text in taken:
                 if not isinstance(text, str):
                     kind = type(text).__name__
                     raise BadInput(f"the data has texts and also something of type {kind}")
-            if len(taken) == self._rows:    # what does not fill a batch is left out
+            if len(taken) == self._rows:
+                full += 1
                 yield self._batch(self._tokenizer.encode_batch(taken))
+            elif not full:
+                raise BadInput(f"{len(taken)} texts are fewer than the {self._rows} of a batch")
+            else:
+                LOG.warning(
+                    "the last %d of %d texts are left out: a batch has %d",
+                    len(taken), full * self._rows + len(taken), self._rows,
+                )
 
     def _limits(self, axis: Axis) -> tuple[int, int, int | None]:
         """The usual, least and largest size of an axis."""

@@ -126,6 +126,14 @@ def test_texts_for_fixed_sizes_are_padded_and_masked(folder):
     assert found["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
 
 
+def test_texts_that_fill_no_batch_are_told(folder, caplog):
+    with pytest.raises(pf.BadInput) as error:
+        list(batches_of(["a film", "a"], model(4, 4, folder=folder)))
+    assert "2 texts are fewer than the 4 of a batch" in one_sentence(error)
+    assert len(list(batches_of(["a"] * 10, model(4, 4, folder=folder)))) == 2
+    assert "the last 2 of 10 texts are left out: a batch has 4" in caplog.text
+
+
 def test_texts_are_refused_where_the_model_takes_more_than_text(folder):
     with pytest.raises(pf.BadInput) as error:
         list(batches_of(["a"], model(names=("input_ids", "pixels"), folder=folder)))
