@@ -229,18 +229,26 @@ def _views(func: tirx.PrimFunc, moved: Mapping[Any, Any]) -> dict[Any, Any]:
 
     Tensors begin at multiples of a cache line, so that every dtype's elements do.
     """
-    homes = {str(old.data): each for old, each in moved.items()}
     found: dict[Any, Any] = {}
 
     def visit(node: Any) -> None:
-        if isinstance(node, tirx.DeclBuffer) and (home := homes.get(str(node.data))) is not None:
-            view = node.buffer
-            ratio = np.dtype(str(view.dtype)).itemsize // np.dtype(str(home.dtype)).itemsize
+        if not isinstance(node, tirx.DeclBuffer):
+            return
+        view = node.buffer
+        for old, home in moved.items():
+            if not tvm_ffi.structural_equal(node.data, old.data):
+                continue
+            begin = home.elem_offset * _bytes(home) // _bytes(view)
             found[view] = tirx.decl_buffer(
                 view.ty.shape, view.ty.dtype, view.name, data=home.data,
-                elem_offset=home.elem_offset // ratio, offset_factor=1,
+                elem_offset=begin + view.elem_offset, offset_factor=1,
                 data_alignment=view.ty.data_alignment, layout=view.ty.layout,
             )
 
     tvm_ffi.structural_walk(func.body, visit)
     return found
+
+
+def _bytes(buffer: Any) -> int:
+    """The size of an element."""
+    return int(np.dtype(str(buffer.dtype)).itemsize)

@@ -180,6 +180,44 @@ class InWords:
         return (c,)
 
 
+@I.ir_module
+class InBytes:
+    """`add` reads and writes words: the second half of its result through a view in bytes."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def add(x: T.Buffer((32,), "int32"), y: T.Buffer((32,), "int32")):
+        z = T.alloc_buffer((32,), "int32")
+        written = T.decl_buffer((64,), "int8", data=y.data, elem_offset=64)
+        for i in range(32):
+            z[i] = x[i] + 1
+        for i in range(16):
+            y[i] = z[i]
+        for i in range(64):
+            written[i] = T.Cast("int8", T.shift_right(z[16 + i // 4], i % 4 * 8))
+
+    @R.function(pure=False)
+    def main(x: R.Tensor((32,), "int32")) -> R.Tuple(R.Tensor((32,), "int32")):
+        R.func_attr({"num_input": 1})
+        cls = InBytes
+        a: R.Tensor((32,), "int32") = R.builtin.alloc_tensor(
+            R.shape([32]), R.dtype("int32"), 0)
+        cls.add(x, a)
+        b: R.Tensor((32,), "int32") = R.builtin.alloc_tensor(
+            R.shape([32]), R.dtype("int32"), 0)
+        cls.add(a, b)
+        c: R.Tensor((32,), "int32") = R.builtin.alloc_tensor(
+            R.shape([32]), R.dtype("int32"), 0)
+        cls.add(b, c)
+        return (c,)
+
+
+def test_views_of_narrower_elements_begin_where_their_argument_does():
+    x = np.random.default_rng().integers(-(1 << 30), 1 << 30, 32, dtype="int32")
+    packed = PackMemory()(InBytes)
+    assert len(allocations(packed, "relax.memory.alloc_tensor")) == 2
+    np.testing.assert_array_equal(compiled(packed)(x), x + 3)
+
+
 def test_views_of_an_argument_begin_where_it_does():
     x = np.random.default_rng().integers(0, 100, (4, 8)).astype("int8").repeat(4, axis=1)
     packed = PackMemory()(InWords)
