@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pocketformer.compiler.quantization.numbers import (
 from pocketformer.compiler.quantization.observers import range_of
 from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics
 from pocketformer.compiler.quantization.weights import power_of_two, table_of
-from pocketformer.compiler.recipe import BFloat16, Float16, Int4Weights, Int8, Recipe
+from pocketformer.compiler.recipe import BFloat16, Float16, Int4Weights, Int8, Recipe, is_quantized
 
 MOST_CHANNELS = 4096    # whose second moment is kept: 128 MiB
 
@@ -37,24 +38,35 @@ def decide(
 
     `statistics` holds the tensors that the layers read; it may lack them where no layer needs them.
     Layers of the same recipe that read the same tensor share its factor and zero. Raises
-    BadCalibration for activations that were never seen, are not finite, or constant.
+    BadCalibration for activations that were never seen, are not finite, or constant, and for
+    weights that are not finite.
     """
     found: dict[str, Numbers] = {}
-    together: dict[tuple[object, ...], list[Layer]] = {}
+    together: dict[tuple[str, str], list[Layer]] = {}
     for layer in layers:
         recipe = recipe_of(layer)
+        if is_quantized(recipe) and layer.weight is not None:
+            _check_finite(layer)
         if layer.kind == LINEAR and isinstance(recipe, Int8):
-            how = (recipe.by_token, recipe.observer, recipe.smooth, recipe.equalize, recipe.scales)
-            together.setdefault((layer.x, *how), []).append(layer)
+            same = replace(
+                recipe, dynamic=recipe.by_token, activations="tensor",
+                attention="int8", embeddings="int8", overrides={})    # all that says nothing here
+            together.setdefault((layer.x, repr(same)), []).append(layer)
         elif (numbers := _alone(layer, recipe, statistics)) is not None:
             found[layer.key] = numbers
     by_key = {layer.key: layer for layer in layers if layer.kind == LINEAR}
-    for (x, *_), readers in together.items():
+    for (x, _), readers in together.items():
         recipe = recipe_of(readers[0])
         assert isinstance(recipe, Int8)
-        tensor = _tensor(statistics, str(x), readers[0], needed=not recipe.by_token)
-        found.update(int8_layers(readers, tensor, recipe, by_key.get(str(x))))
+        tensor = _tensor(statistics, x, readers[0], needed=not recipe.by_token)
+        found.update(int8_layers(readers, tensor, recipe, by_key.get(x)))
     return Quantization({layer.key: found[layer.key] for layer in layers if layer.key in found})
+
+
+def _check_finite(layer: Layer) -> None:
+    if not np.isfinite(layer.weight).all():
+        raise BadCalibration(
+            f"the weight of {layer.name} has NaN or infinity; an override can keep it in float32")
 
 
 def _alone(layer: Layer, recipe: Recipe, statistics: Statistics) -> Numbers | None:

@@ -102,6 +102,25 @@ def test_bias_correction_keeps_the_mean():
     assert found[0] < 0.1 * found[1]
 
 
+def test_layers_that_read_one_tensor_keep_to_their_own_recipes():
+    layers, x = [linear("a"), linear("b")], rows()
+    plain = replace(STATIC, bias_correction=False)
+    for recipes in ({"a": plain, "b": STATIC}, {"a": STATIC, "b": plain}):
+        found = decide(layers, {"x": seen(x)}, lambda layer, by=recipes: by[layer.key]).layers
+        for layer in layers:
+            moved = (found[layer.key].bias != layer.bias).any()
+            assert moved == recipes[layer.key].bias_correction
+
+
+@pytest.mark.parametrize("recipe", [STATIC, Int8(dynamic=True), Int4Weights()], ids=str)
+@pytest.mark.parametrize("kind", [LINEAR, LOOKUP])
+def test_weights_that_are_not_finite_are_refused(recipe, kind):
+    layer = linear() if kind == LINEAR else Layer("t", LOOKUP, ("/t/Gather",), "", normal(50, K))
+    layer.weight[3, 5] = np.nan
+    with pytest.raises(BadCalibration, match=f"the weight of {layer.name} has NaN or infinity"):
+        decided(layer, recipe, x=seen(rows()))
+
+
 def test_layers_that_read_one_tensor_share_its_factor_and_zero():
     layers = [linear("q"), linear("k"), linear("v")]
     recipes = {"q": STATIC, "k": STATIC, "v": Float32()}
