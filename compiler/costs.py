@@ -93,7 +93,13 @@ class LoopNest:
         self._params = list(func.params)
         self._visits: dict[Any, list[Size]] = {param: [] for param in func.params}
         self._operations: list[Size] = []
+        self._computed: set[tuple[int, bool, str]] = set()    # loops around, a float?, the dtype
         self._walk(func.body, [])
+
+    @property
+    def dtype(self) -> str | None:
+        """What it computes in, where it loops most; None where it only moves numbers."""
+        return max(self._computed)[-1] if self._computed else None
 
     def cost(self, args: Sequence[relax.Expr]) -> Cost:
         """The cost of a call with these arguments, as they stand in the Relax function."""
@@ -117,11 +123,11 @@ class LoopNest:
                 for branch in filter(None, (stmt.then_case, stmt.else_case)):
                     self._walk(branch, extents)
             case _:
-                self._count(stmt, product(extents))
+                self._count(stmt, extents)
 
-    def _count(self, stmt: Any, times: Size) -> None:
-        """What a statement without loops reads, writes and computes, `times` times."""
-        found = 0
+    def _count(self, stmt: Any, extents: list[Size]) -> None:
+        """What a statement without loops reads, writes and computes in loops of these `extents`."""
+        found, times = 0, product(extents)
 
         def visit(node: Any) -> None:
             nonlocal found
@@ -131,6 +137,9 @@ class LoopNest:
                     self._visits[tensor].append(times)
             elif _is_operation(node):
                 found += 1
+                self._computed.add((len(extents), True, str(node.ty)))
+            elif isinstance(node, tirx.Mul) and all(map(_reads, (node.a, node.b))):
+                self._computed.add((len(extents), False, str(node.ty)))
 
         tvm_ffi.structural_walk(stmt, visit)
         if found:
@@ -145,6 +154,18 @@ def _is_operation(node: Any) -> bool:
         return False
     # A choice, as where a border is padded, computes nothing itself.
     return not isinstance(node, Call) or not _name(node).endswith("if_then_else")
+
+
+def _reads(node: Any) -> bool:
+    """Whether a tensor is read for it: other products of integers are places in one."""
+    found = False
+
+    def visit(inner: Any) -> None:
+        nonlocal found
+        found = found or isinstance(inner, TensorLoad)
+
+    tvm_ffi.structural_walk(node, visit)
+    return found
 
 
 def _name(call: Call) -> str:

@@ -182,7 +182,8 @@ class KernelCalls:
     def _described(self, entry: str, func: tirx.PrimFunc, call: relax.Call) -> _Found:
         name = str(call.op.name_hint)
         workload = str(func.attrs.get(WORKLOAD, ""))
-        self.precision[name] = str(func.attrs.get(PRECISION, dtype(call.args[-1])))
+        self.precision[name] = str(func.attrs.get(PRECISION) or self._loops[name].dtype
+                                   or dtype(call.args[-1]))
         if NOT_TUNED in func.attrs:
             self.not_tuned[name] = str(func.attrs[NOT_TUNED])
         return _Found(

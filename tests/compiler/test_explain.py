@@ -1,6 +1,8 @@
 """Every operator of the source is accounted for: by a kernel, or by a reason why it needs none."""
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import pocketformer as pf
 from tests.encoder import encoder
@@ -56,3 +58,39 @@ def test_products_in_bfloat16_say_so():
     assert {found[name] for name in ("query_product_MatMul", "out_product_MatMul")} == {"bfloat16"}
     assert found["y_LayerNormalization"] == "float32"
     assert found["merged_Reshape"] == ""
+
+
+def precisions(nodes, inputs, output, sizes=(4, 4)):
+    """What the operators of these nodes compute in."""
+    given = [helper.make_tensor_value_info(name, kind, sizes) for name, kind in inputs.items()]
+    out = helper.make_tensor_value_info(*output, sizes)
+    scale = numpy_helper.from_array(np.float32(0.1), "scale")
+    graph = helper.make_graph(nodes, "small", given, [out], [scale])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    records = pf.compile(proto, "host").manifest.operators
+    return {record.kind: record.precision for record in records}
+
+
+def test_a_product_of_floats_that_is_stored_in_few_bits_is_one_of_floats():
+    nodes = [
+        helper.make_node("Mul", ["x", "gate"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "scale"], ["q"], output_dtype=TensorProto.INT8),
+    ]
+    inputs = {"x": TensorProto.FLOAT, "gate": TensorProto.FLOAT}
+    found = precisions(nodes, inputs, ("q", TensorProto.INT8))
+    assert set(found.values()) == {"float32"}
+
+
+def test_a_product_of_integers_that_is_stored_as_floats_is_one_of_integers():
+    nodes = [
+        helper.make_node("MatMulInteger", ["a", "b"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["y"], to=TensorProto.FLOAT),
+    ]
+    inputs = {"a": TensorProto.INT8, "b": TensorProto.INT8}
+    assert precisions(nodes, inputs, ("y", TensorProto.FLOAT))["MatMulInteger"] == "int32"
+
+
+def test_what_only_moves_numbers_says_which():
+    nodes = [helper.make_node("Transpose", ["a"], ["y"])]
+    found = precisions(nodes, {"a": TensorProto.INT8}, ("y", TensorProto.INT8))
+    assert found == {"Transpose": "int8"}
