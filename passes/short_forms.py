@@ -12,6 +12,7 @@ from tvm.ir import GenericConst, IRModule
 
 from pocketformer.passes.composite import composite_of, options_of
 from pocketformer.passes.graph import Graph, constant, dtype, same_sizes, shape
+from pocketformer.passes.refusal import Refused
 
 # In what form the kernels of these fused operators can store what they compute.
 STORES = {
@@ -92,6 +93,19 @@ class Forms:
         # Kernels round float32 to bfloat16 as fast as a norm would store it a second time.
         twice = kind == "norm" and most.store != "bfloat16"
         return (most, keep) if twice or not keep else None
+
+    def refusal(self, var: relax.Expr, form: Form) -> Refused:
+        """Why `var`, which is wanted in this form, is not stored in it."""
+        kind = self.kinds[var][0] if var in self.kinds else ""
+        if kind not in STORES:
+            return Refused("no norm, product or attention computes what it reads")
+        if form.store not in STORES[kind]:
+            return Refused(f"no kernel of {kind} stores {form.store}")
+        if not self._fits(var, kind, form):
+            return Refused(f"the {kind} that it reads cannot store by this factor")
+        if var in self.chosen:
+            return Refused(f"the {kind} that it reads is stored in another form, for others")
+        return Refused(f"others read the {kind} in float32 or by another factor")
 
     def _wishes(self, var: relax.Var, refused: set[relax.Var]) -> Iterator[Form | None]:
         """In what form each reader of `var` wants it, None for float32."""

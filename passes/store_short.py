@@ -21,6 +21,7 @@ from pocketformer.passes.graph import (
     shape,
     sizes_of,
 )
+from pocketformer.passes.refusal import note_refusal
 from pocketformer.passes.short_forms import Form, Forms, channels_of
 
 
@@ -80,7 +81,11 @@ class _Function:
         kind, options = self._forms.kinds[var]
         if kind == "quantize":
             x = value.args[0]
-            return self._short(x, self._forms.wish(var, x), before, var.name)
+            wish = self._forms.wish(var, x)
+            short = self._short(x, wish, before, var.name)
+            if short is None and wish is not None:
+                note_refusal("store_short", value, self._forms.refusal(self._forms.root(x), wish))
+            return short
         args, options = list(value.args), dict(options)
         read = self._read(var, kind, args, options, before)
         if var in self._forms.chosen:

@@ -125,6 +125,35 @@ def test_of_two_forms_the_one_that_more_read_is_stored():
     assert options(after, "norm")[0]["keep"] is True
 
 
+@pytest.mark.parametrize(
+    ("dtype", "compute", "reason"),
+    [
+        ("uint8", normed, "no kernel of norm stores uint8"),
+        ("int8", lambda x, *_: op.sin(x), "no norm, product or attention computes what it reads"),
+        ("int8", lambda x, gamma, beta: op.matmul(x, op.broadcast_to(gamma, W)), "factor"),
+    ],
+    ids=["uint8", "loop", "read twice"],
+)
+def test_what_is_quantised_by_a_loop_of_its_own_is_told(caplog, dtype, compute, reason):
+    step, zero = relax.const(0.05, "float32"), relax.const(3, dtype)
+
+    def body(x, gamma, beta, w):
+        builder = relax.BlockBuilder.current()
+        y = builder.emit(compute(x, gamma, beta))
+        short = op.dequantize(builder.emit(op.quantize(y, step, zero, -1, dtype)), step, zero)
+        whole = op.astype(op.clip(op.multiply(w, relax.const(40.0)), -127, 127), "int8")
+        weight = op.dequantize(whole, step, relax.const(0, "int8"))
+        return op.matmul(short, weight), op.tanh(y)
+
+    inputs, weights = {"x": X}, {**NORMED, "w": W}
+    before = FuseQuantized()(fused(inputs, weights, body))
+    with caplog.at_level("INFO", logger="pocketformer.passes"):
+        after = StoreShort()(before)
+    assert "quantize" in names(after)
+    assert "store_short leaves" in caplog.text
+    assert reason in caplog.text
+
+
 def test_a_norm_quantises_rows_with_their_factor():
     def body(x, gamma, beta, w):
         return op.matmul(op.reshape(normed(x, gamma, beta), (B * S, K)), w)
