@@ -19,6 +19,12 @@ from pocketformer.compiler.quantization.texts import Texts
 from pocketformer.compiler.signature import Inputs
 
 ROWS = 8    # of a batch that is run at once: as many keep the cores busy, and memory is bounded
+# What reading a file raises that is truncated, of objects, encrypted, packed in a way that Python
+# does not know, or that claims more than the memory holds.
+UNREADABLE = (
+    ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)
 KINDS = (
     "batches are dicts of arrays by input name, the path of an .npz file or of a folder of them, "
     "or texts: a list of them or the path of a .txt file"
@@ -28,11 +34,11 @@ KINDS = (
 def batches_of(data: Any, model: Model) -> Iterator[Arrays]:
     """The batches that `data` holds, each checked against the model's inputs, one at a time.
 
-    `data` is an iterable of dicts of arrays by input name, the path of an .npz file or of a folder
-    of them, or texts (a list, or the path of a .txt file with one a line) for a model from a folder
-    with a tokenizer. A text is a batch of its own where the model's sizes allow it. What has more
-    rows than the model takes, or than ROWS, comes in several batches. Raises BadInput that says
-    what does not fit.
+    `data` is an iterable of dicts of arrays by input name or of paths of .npz files, the path of
+    such a file or of a folder of them, or texts (a list, or the path of a .txt file with one a
+    line) for a model from a folder with a tokenizer. A text is a batch of its own where the model's
+    sizes allow it. What has more rows than the model takes, or than ROWS, comes in several batches.
+    Raises BadInput that says what does not fit.
     """
     signature = Inputs(model.inputs, model.dims)
     items = _items(data)
@@ -67,8 +73,20 @@ def _items(data: Any) -> Iterator[Any]:
     if isinstance(data, Mapping):
         return iter([data])
     if isinstance(data, Iterable) and not isinstance(data, (bytes, np.ndarray)):
-        return iter(data)
+        return map(_item, data)
     raise BadInput(f"data is of type {type(data).__name__}; {KINDS}")
+
+
+def _item(item: Any) -> Any:
+    """An item of an iterable; the path of an .npz file stands for what the file holds."""
+    if not isinstance(item, (str, os.PathLike)):
+        return item
+    path = os.fspath(item)
+    if str(path).lower().endswith(".npz"):
+        return _arrays(Path(path))
+    if isinstance(item, os.PathLike) or (path.lower().endswith(".txt") and os.path.isfile(path)):
+        raise BadInput(f"the data has the path {path}; only .npz files come as a list of paths")
+    return item
 
 
 def _read(path: Path) -> Iterator[Any]:
@@ -100,10 +118,12 @@ def _arrays(path: Path) -> Arrays:
     try:
         if zipfile.is_zipfile(path):
             return read_arrays(path)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass    # truncated, or of objects
+    except UNREADABLE:
+        pass
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    if not path.exists():
+        raise BadInput(f"there is no file {path}")
     raise BadInput(f"{path} is no .npz file of numbers")
 
 

@@ -16,7 +16,7 @@ from pocketformer.compiler.errors import BadMetric
 from pocketformer.compiler.model import Model
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.quantization.accuracy import Accuracy, Run
-from pocketformer.compiler.quantization.data import batches_of
+from pocketformer.compiler.quantization.data import UNREADABLE, batches_of
 from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -113,7 +113,7 @@ class Evaluation:
             value = self.accuracy.metric(run, self.batches)
         except Exception as error:
             raise BadMetric(
-                f"the metric {name} raised {type(error).__name__}: {error}".rstrip(": ")
+                f"the metric {name} raised {type(error).__name__}: {first_line(error)}".rstrip(": ")
             ) from error
         try:
             number = float(value)
@@ -187,12 +187,21 @@ def _labels(accuracy: Accuracy) -> np.ndarray | None:
     if isinstance(given, (str, Path)):
         try:
             given = np.load(given, allow_pickle=False)
-        except ValueError as error:
-            raise BadMetric(f"cannot read the labels in {accuracy.labels}: {error}") from None
+        except UNREADABLE as error:
+            raise BadMetric(
+                f"cannot read the labels in {accuracy.labels}: {first_line(error)}"
+            ) from None
+        if not isinstance(given, np.ndarray):
+            given.close()
+            raise BadMetric(f"the labels in {accuracy.labels} are no single array: give an .npy")
     labels = np.asarray(given)
     if labels.dtype.kind not in "iu" or labels.ndim < 1:
         raise BadMetric(f"labels are {labels.dtype} numbers of rank {labels.ndim}, not integers")
     return labels.astype(np.int64)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _rows(answer: np.ndarray) -> np.ndarray:

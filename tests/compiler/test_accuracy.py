@@ -112,14 +112,30 @@ def test_labels_are_of_items_in_order(model):
     assert 0.3 < found.value < 1.0
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.npy", "cannot read"), ("a.npz", "no single array")]
+)
+def test_labels_of_a_file_are_one_array(model, tmp_path, name, words):
+    (tmp_path / "a.npy").touch()
+    write_arrays(tmp_path / "a.npz", {"labels": np.zeros(3, int)})
+    with pytest.raises(pf.BadMetric) as error:
+        evaluation(model, labels=tmp_path / name, metric="top1")
+    assert words in one_sentence(error)
+
+
 def raising(run, batches) -> float:
     raise KeyError("nothing here")
+
+
+def raising_lines(run, batches) -> float:
+    raise ValueError("first\nsecond")
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"metric": raising}, "the metric raising raised KeyError: 'nothing here'"),
+        ({"metric": raising_lines}, "raising_lines raised ValueError: first"),
         ({"metric": lambda run, batches: math.nan}, "returned nan"),
         ({"metric": lambda run, batches: None}, "returned NoneType, not a number"),
         ({"metric": "cosines"}, "no metric 'cosines'; one of cosine"),

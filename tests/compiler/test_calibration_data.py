@@ -1,5 +1,8 @@
 """Batches to calibrate on: every form that people have them in, and what is wrong with them."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 from tvm.ir import IRModule
@@ -40,6 +43,22 @@ def test_batches_come_from_memory_a_file_or_a_folder(tmp_path):
         write_arrays(tmp_path / f"{number}.npz", each)
     same(batches_of(tmp_path, model()), wanted)
     same(batches_of(str(tmp_path / "1.npz"), model()), wanted[1:])
+
+
+def test_a_list_of_paths_is_read_and_no_text(folder):
+    wanted = [batch(length=n) for n in (3, 5)]
+    paths = [folder / f"{number}.npz" for number in range(2)]
+    for path, each in zip(paths, wanted, strict=True):
+        write_arrays(path, each)
+    same(batches_of(paths, model(folder=folder)), wanted)
+    same(batches_of([str(path) for path in paths], model(folder=folder)), wanted)
+    (folder / "some.txt").write_text("a film\n")
+    for given, words in (
+        ("some.txt", "some.txt; only .npz files come as a list"), ("no.npz", "there is no file")
+    ):
+        with pytest.raises(pf.BadInput) as error:
+            list(batches_of([str(folder / given)], model(folder=folder)))
+        assert words in one_sentence(error)
 
 
 def test_tensors_of_other_libraries_are_taken():
@@ -94,6 +113,33 @@ def test_files_that_hold_no_arrays_are_refused(tmp_path):
         with pytest.raises(pf.BadInput) as error:
             list(batches_of(tmp_path / path, model()))
         assert words in one_sentence(error)
+
+
+def marked(path, offset, flags):
+    """The archive at `path`, with `flags` in both headers of its first file."""
+    data = bytearray(path.read_bytes())
+    for place in (6, data.index(b"PK\1\2") + 8):
+        data[place + offset] = flags
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("fault", ["encrypted", "packing", "huge"])
+def test_archives_that_python_cannot_read_are_refused(tmp_path, fault):
+    path = tmp_path / "bad.npz"
+    write_arrays(path, batch())
+    if fault == "encrypted":
+        marked(path, 0, 1)
+    elif fault == "packing":
+        marked(path, 2, 97)
+    else:
+        header = io.BytesIO()
+        shape = {"descr": "<i8", "fortran_order": False, "shape": (10**13,)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("input_ids.npy", header.getvalue())
+    with pytest.raises(pf.BadInput) as error:
+        list(batches_of(path, model()))
+    assert "no .npz file of numbers" in one_sentence(error)
 
 
 @pytest.fixture
