@@ -1,7 +1,8 @@
 """The order of all passes, top to bottom, and the loop that runs them.
 
-`shared` runs once; then every level of the target runs its own `kernels`, has its weights folded
-(folding.py) and runs its own `finish`.
+`graph` and `precision` run once, and between them it is decided in how many bits layers compute;
+then every level of the target runs its own `kernels`, has its weights folded (folding.py) and runs
+its own `finish`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Step:
 
 
 def shared(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]:
-    """What no level of a target changes: from an imported module to fused operators."""
+    """`graph` and `precision` where what is decided between them is known already."""
     yield from graph()
     yield from precision(recipe, quantization)
 
