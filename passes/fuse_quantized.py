@@ -35,7 +35,7 @@ from pocketformer.passes.graph import (
     op_name,
     shape,
 )
-from pocketformer.passes.refusal import Refused
+from pocketformer.passes.refusal import Refused, check_sums
 from pocketformer.passes.short_weights import Evaluate, ShortWeight, short_weight
 
 GROUP_STEP = 8    # groups of 4 bits that kernels take are multiples of it
@@ -114,6 +114,7 @@ def _linear(
     end = {name: options[name] for name in ("bias", "activation", "residual")}
     if weight.group is not None or x is None:
         return writer.done(_weight_only(writer, call, weight, end))
+    check_sums(shape(weight.whole)[0])
     if weight.zero is not None:
         return writer.done(_with_weight_zero(writer, call, x, weight, end))
     scales, scaled = [weight.scale], not graph.is_weight(x.scale)

@@ -24,6 +24,7 @@ from pocketformer.passes.composite import Composites, composite_of, options_of
 from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.fusion import Fusion, Search
 from pocketformer.passes.graph import Replacement, Size, emit, op_name, shape
+from pocketformer.passes.refusal import check_sums
 
 
 class Constants:
@@ -62,6 +63,8 @@ class QuantizeLayers(Fusion):
             self.constants)
         wanted, rewrite = REWRITES[type(numbers)]
         assert layer.kind in wanted, f"{var.name} is a {layer.kind}, the numbers are {numbers!r}"
+        if isinstance(numbers, StaticLinear | DynamicLinear):
+            check_sums(len(numbers.weight))
         return var, Replacement(rewrite(layer, numbers), layer.before)
 
 

@@ -6,6 +6,7 @@ import re
 from tvm import relax
 
 from pocketformer.passes.graph import sources
+from pocketformer.schedules.workloads import MOST_PRODUCTS
 
 LOG = logging.getLogger("pocketformer.passes")
 
@@ -17,6 +18,12 @@ class Refused(Exception):
 def pass_name(step: object) -> str:
     """The name of a pass as it is written in refusals: FuseGelu is fuse_gelu."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(step).__name__).lower()
+
+
+def check_sums(k: int) -> None:
+    """Raise Refused where sums of `k` products of 8-bit integers may be too large for int32."""
+    if k > MOST_PRODUCTS:
+        raise Refused(f"its sums of {k} products may not fit in int32, which holds {MOST_PRODUCTS}")
 
 
 def note_refusal(name: str, expr: relax.Expr, reason: Refused) -> None:

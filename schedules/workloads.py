@@ -15,6 +15,8 @@ from typing import ClassVar
 from pocketformer.compiler.errors import BadWorkload
 
 MOST = (1 << 31) - 1     # of a size: the product of two of them is an index of 64 bits
+# Products of 8-bit integers whose sum int32 holds: |x - zero| is at most 255, |weight| 128.
+MOST_PRODUCTS = MOST // (255 * 128)
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "quick_gelu")
 
 
@@ -89,9 +91,10 @@ class QuantizedLinear:
 
     The result is float32 or bfloat16, or where `out_dtype` is int8 or uint8 quantised again:
     round(result * out_factor[n]) + out_zero, ties to even, with the nearest number for what lies
-    outside; or, for an `out_dtype` of int32, the sums (x - x_zero) @ weight as they are. Inputs: x,
-    weight, weight_scale, weight_sum[n] (int32: the sum of each column), x_scale, x_zero?, bias?,
-    residual?, out_factor[n]?, out_zero[1]? (int32).
+    outside; or, for an `out_dtype` of int32, the sums (x - x_zero) @ weight as they are, which wrap
+    around. All others must fit: k is at most MOST_PRODUCTS. Inputs: x, weight, weight_scale,
+    weight_sum[n] (int32: the sum of each column), x_scale, x_zero?, bias?, residual?,
+    out_factor[n]?, out_zero[1]? (int32).
     """
 
     m: int | None
@@ -115,6 +118,8 @@ class QuantizedLinear:
             "out_dtype", self.out_dtype, ("float32", "bfloat16", "int8", "uint8", "int32"))
         more = self.bias or bool(self.activation) or self.residual
         _require(self.out_dtype != "int32" or not more, "sums of int32 are as they are")
+        fits = self.out_dtype == "int32" or self.k <= MOST_PRODUCTS
+        _require(fits, f"k is {self.k}: int32 holds the sum of {MOST_PRODUCTS} products")
 
     @property
     def in_float32(self) -> Linear:

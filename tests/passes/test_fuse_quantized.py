@@ -11,6 +11,7 @@ from pocketformer.compiler.folding import Folding
 from pocketformer.passes.fold_quantization import FoldQuantization
 from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_quantized import FuseQuantized
+from pocketformer.schedules.workloads import MOST_PRODUCTS
 from tests.passes.graphs import composites, module, random, run
 
 K, N = 16, 8
@@ -122,6 +123,16 @@ def test_weights_alone_are_integers_where_x_is_none():
     ((name, options),) = fused(body)
     assert name == "weight_only_linear"
     assert options["bits"] == 8
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_linear_whose_sums_may_not_fit_in_int32_stays_float32(over):
+    rows = MOST_PRODUCTS + over
+    before = module({"x": (3, rows)}, {"w": (rows, 1)}, lambda x, w: op.matmul(
+        rounded(x), op.dequantize(short(w), const(0.02), NONE)))
+    folding = Folding({"w": random((rows, 1))[0]})
+    after = FuseQuantized(folding.evaluate)(FuseLinear()(FoldQuantization()(before)))
+    assert ("linear" in dict(composites(after))) == bool(over)
 
 
 def in_groups(groups, axis=1, turned=False, rows=K, most=7):

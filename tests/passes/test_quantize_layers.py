@@ -1,5 +1,7 @@
 """Layers compute as their numbers say; all others stay as they are."""
 
+import logging
+
 import numpy as np
 import pytest
 import tvm
@@ -20,6 +22,7 @@ from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.graph import Graph
 from pocketformer.passes.merge_qkv import MergeQkv
 from pocketformer.passes.quantize_layers import QuantizeLayers
+from pocketformer.schedules.workloads import MOST_PRODUCTS
 from tests.passes.graphs import composites, module, random, run
 
 S, K, N = 5, 32, 24
@@ -118,6 +121,17 @@ def test_a_layer_without_numbers_stays():
     x, _, w, b = random(X, RESIDUAL, W, BIAS)
     after = QuantizeLayers({"another": dynamic(x, w, b)})(before)
     tvm.ir.assert_structural_equal(after, before)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_layer_whose_sums_may_not_fit_in_int32_stays_float32(caplog, over):
+    k = MOST_PRODUCTS + over
+    before = FuseLinear()(module({"x": (1, k)}, {"w": (k, 1)}, op.matmul))
+    numbers = DynamicLinear(None, np.ones((k, 1), "int8"), np.ones(1, "float32"), None)
+    with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
+        after = QuantizeLayers({key_of(before, "linear"): numbers})(before)
+    assert ("linear" in dict(composites(after))) == bool(over)
+    assert (f"its sums of {k} products may not fit in int32" in caplog.text) == bool(over)
 
 
 HEADS, SIZE = 4, 8

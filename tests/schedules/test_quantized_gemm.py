@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketformer import targets
+from pocketformer.compiler.errors import BadWorkload
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.tiles import BLOCK_ROWS
-from pocketformer.schedules.workloads import QuantizedLinear
+from pocketformer.schedules.workloads import MOST_PRODUCTS, QuantizedLinear
 from tests.schedules.epilogue import assert_rounded, finished
 from tests.schedules.running import (
     assert_agrees,
@@ -168,6 +169,20 @@ def test_a_row_of_zeros_stays_zero():
 )
 def test_any_sizes(m, n, k, x_dtype, per_row, zero, out, isa):
     check(QuantizedLinear(m, n, k, x_dtype, per_row, zero, out_dtype=out), isa, m)
+
+
+@pytest.mark.parametrize("isa", [p for p in PRODUCTS if p.values[0] in ("avx2", "vpdpbusd")])
+def test_the_longest_sums_are_exact(isa):
+    k = MOST_PRODUCTS
+    work = QuantizedLinear(1, 16, k, "float32")
+    weight = np.full((k, 16), -128, "int8")
+    inputs = [np.ones((1, k), "float32"), packed(weight, kernel_of(work, isa).packed_shape),
+              np.ones(16, "float32"), weight.sum(axis=0, dtype="int32")]
+    (result,) = call(work, isa, inputs, (1, 16))
+    np.testing.assert_allclose(result, -128.0 * k, rtol=1e-6)
+    with pytest.raises(BadWorkload, match=f"int32 holds the sum of {k} products"):
+        replace(work, k=k + 1)
+    assert replace(work, k=k + 1, x_dtype="uint8", out_dtype="int32").k == k + 1
 
 
 def test_the_first_instruction_that_a_target_has_is_taken():
