@@ -45,7 +45,7 @@ def decide(
     together: dict[tuple[str, str], list[Layer]] = {}
     for layer in layers:
         recipe = recipe_of(layer)
-        if is_quantized(recipe) and layer.weight is not None:
+        if is_quantized(recipe):
             _check_finite(layer)
         if layer.kind == LINEAR and isinstance(recipe, Int8):
             same = replace(
@@ -64,7 +64,7 @@ def decide(
 
 
 def _check_finite(layer: Layer) -> None:
-    if not np.isfinite(layer.weight).all():
+    if layer.weight is not None and not np.isfinite(layer.weight).all():
         raise BadCalibration(
             f"the weight of {layer.name} has NaN or infinity; an override can keep it in float32")
 

@@ -67,7 +67,7 @@ class CastLayer:
 
 @dataclass(frozen=True)
 class Int8Attention:
-    """Queries, keys and values are symmetric: round(x / scale), from -127 to 127."""
+    """Queries, keys and values are symmetric: clip(round(x / scale), -128, 127), ties to even."""
 
     query_scale: float
     key_scale: float
@@ -91,7 +91,7 @@ Numbers: TypeAlias = (
 
 
 def precision_of(numbers: Numbers | None) -> str:
-    """What a layer multiplies, as people read it; None stands for float32."""
+    """What a layer multiplies, in the words of `passes.precision`; None stands for float32."""
     match numbers:
         case None:
             return "float32"
@@ -102,7 +102,7 @@ def precision_of(numbers: Numbers | None) -> str:
         case Int4Linear():
             return "int4 weights"
         case Table():
-            return f"int{numbers.bits}"
+            return f"int{numbers.bits} weights"
     return "int8"
 
 

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 import pocketformer as pf
+from pocketformer.compiler.assemble import fuse
+from pocketformer.compiler.build import calibrated_layers, decide_layers, read_model
+from pocketformer.compiler.quantization.numbers import precision_of
+from pocketformer.targets import load
 from tests.encoder import VOCABULARY, encoder
 
 SEQ = 24
@@ -24,6 +28,17 @@ def model():
     [given] = batches(1)
     [expected] = pf.Session(pf.compile(proto, "host")).run(given).values()
     return proto, given, expected
+
+
+def check_words(proto, recipe, bundle):
+    """The accuracy report and the bundle's operators name what a layer computes with alike."""
+    fused = fuse(read_model(proto, recipe), load("host"))
+    layers = calibrated_layers(fused, recipe)
+    numbers = decide_layers(layers, recipe).layers
+    found = {record.name: record.precision for record in bundle.manifest.operators}
+    expected = {layer.name: precision_of(numbers.get(layer.key)) for layer in layers.layers}
+    assert expected == {name: found[name] for name in expected}
+    assert len(set(expected.values())) > 1
 
 
 def stored(bundle):
@@ -57,6 +72,7 @@ def test_between_int8_products_only_the_residual_stream_is_float32(model):
     bundle = pf.compile(proto, "host", recipe=recipe)
     assert stored(bundle) == STATIC
     assert without_template(bundle) == 1    # the mask
+    check_words(proto, recipe, bundle)
     [found] = pf.Session(bundle).run(given).values()
     assert cosine(found, expected) > 0.99
 
@@ -68,6 +84,7 @@ def test_norms_quantise_rows_where_nothing_is_known_before(model):
     assert without_template(bundle) == 1
     precisions = {record.name: record.precision for record in bundle.manifest.operators}
     assert precisions["wide_product_MatMul"] == "int8 (by token)"
+    check_words(proto, pf.Int8(dynamic=True), bundle)
     [found] = pf.Session(bundle).run(given).values()
     assert cosine(found, expected) > 0.99
 
