@@ -22,7 +22,7 @@ from pocketformer.compiler.compatibility import refuse_machine
 from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.manifest_records import WeightsRecord
-from pocketformer.compiler.replace import replacing_folder
+from pocketformer.compiler.replace import check_writable, replacing_folder
 from pocketformer.compiler.weights import read_weights, write_weights
 
 _PIECE = 1 << 20        # bytes copied at a time
@@ -147,7 +147,13 @@ def _check_entries(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> Non
 
 
 def check_replaceable(place: Path) -> None:
-    """Raise BadBundle if `place` holds something that a saved bundle must not take the place of."""
+    """Raise BadBundle if a bundle cannot be saved at `place`, or must not take the place of what
+    it holds.
+    """
+    try:
+        check_writable(place.absolute().parent)
+    except OSError as error:
+        raise BadBundle(f"{place} cannot be written: {error.strerror}") from None
     if not place.exists():
         return
     ours = {layout.FILE, layout.LIBRARY, layout.WEIGHTS}

@@ -8,6 +8,7 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError where no file can be made in `folder`, or in what there is of its path."""
+    while not folder.exists():
+        folder = folder.parent
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".pocketformer-"):
+        pass
 
 
 def _remove_stale(path: Path) -> None:

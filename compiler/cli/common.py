@@ -165,6 +165,8 @@ def key_values(options: Sequence[str] | None, flag: str) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not (key.strip() and equals and value.strip()):
             raise PocketformerError(f"{flag} takes NAME=VALUE, not {text!r}")
+        if key.strip() in pairs:
+            raise PocketformerError(f"{flag} has {key.strip()!r} twice")
         pairs[key.strip()] = value.strip()
     return pairs
 
@@ -173,6 +175,7 @@ def check_page(file: Path | None) -> None:
     """Raises BadInput or MissingPackage, before the work, where --html cannot write `file`."""
     if file is None:
         return
+    from pocketformer.compiler.replace import check_writable
     from pocketformer.compiler.svg import require_matplotlib
 
     require_matplotlib()
@@ -180,6 +183,10 @@ def check_page(file: Path | None) -> None:
         raise BadInput(f"{file} is a folder, --html takes a file")
     if not file.absolute().parent.is_dir():
         raise BadInput(f"there is no folder {file.parent} for {file.name}")
+    try:
+        check_writable(file.absolute().parent)
+    except OSError as error:
+        raise BadInput(f"{file} cannot be written: {error.strerror}") from None
 
 
 def read_token_file(file: Path | None) -> str | None:

@@ -58,6 +58,7 @@ def test_compile_calibrates_on_a_folder(proto, files):
         (["-r", "int8-dynamic", "--observer", "luck"], "observer is 'luck'; one of minmax"),
         (["-r", "int4", "--group", "48"], "group is 48; one of 32, 64, 128"),
         (["-r", "int4", "--override", "wide"], "--override takes NAME=VALUE, not 'wide'"),
+        (["-r", "int4", "--override", "w*=int8", "--override", "w*=float32"], "has 'w*' twice"),
         (["-r", "int4", "--override", "wide=int3"], "override 'wide': no recipe 'int3'"),
         (["-r", "int4", "--override", "wild*=float32"], "the override 'wild*' matches no layer"),
     ],
