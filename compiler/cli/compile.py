@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -29,6 +29,7 @@ from pocketformer.compiler.cli.common import (
     guarded,
     key_values,
     out,
+    plain,
     print_json,
     progress,
     remarks,
@@ -49,6 +50,9 @@ from pocketformer.compiler.cli.recipes import (
     recipe_from,
 )
 from pocketformer.compiler.errors import AccuracyLost, BadRecords
+
+if TYPE_CHECKING:
+    from pocketformer.compiler.quantization.result import AccuracyReport
 
 
 @guarded
@@ -133,7 +137,7 @@ def compile(
     check_replaceable(destination)    # and so is a place that is taken
     start = time.perf_counter()
     with (
-        _page_of_refusal(html),
+        _refusal(html, json),
         remarks("pocketformer.records"),
         remarks("pocketformer.calibration"),
         progress(f"reading {model.name}") as step,
@@ -152,13 +156,14 @@ def compile(
             dump_ir=dump_ir,
             accept=accuracy,
         )
+        measured = bundle.manifest.accuracy
+        if html is not None and measured is not None:
+            measured.save_html(html)    # first: where that fails there is no bundle
         step(f"writing {destination}", 1.0)
         bundle.save(destination)
         written = Bundle.load(destination, check_machine=False)
     seconds = time.perf_counter() - start
-    measured = written.manifest.accuracy
     if html is not None and measured is not None:
-        measured.save_html(html)
         err.print(f"Wrote {escape(str(html))}.", highlight=False)
     if json:
         record = report.bundle_record(written)
@@ -176,15 +181,27 @@ def compile(
 
 
 @contextmanager
-def _page_of_refusal(html: Path | None) -> Iterator[None]:
-    """Writes the page of what was measured where the answers cannot be held, too."""
+def _refusal(html: Path | None, json: bool) -> Iterator[None]:
+    """Writes what was measured where the answers cannot be held, too: to the page, as JSON."""
     try:
         yield
     except AccuracyLost as error:
         if html is not None:
-            error.report.save_html(html)
-            err.print(f"Wrote {escape(str(html))}.", highlight=False)
+            _page(error.report, html)
+        if json:
+            sentence = str(error).splitlines()[0]
+            print_json({"error": sentence, "accuracy": error.report.to_dict()})
         raise
+
+
+def _page(report: AccuracyReport, html: Path) -> None:
+    """Writes the page of a refusal; that it cannot be written must not hide the refusal."""
+    try:
+        report.save_html(html)
+    except OSError as error:
+        err.print(f"[yellow]note:[/] {plain(f'{html}: {error.strerror}')}", highlight=False)
+    else:
+        err.print(f"Wrote {escape(str(html))}.", highlight=False)
 
 
 def _stem(model: Path, component: str | None) -> str:

@@ -150,8 +150,8 @@ class KeepLayers:
             return f"{sentence}; these were measured:"
         ways = " or ".join(higher)
         return (
-            f"{sentence}, and no {len(self._choices)} choices of layers to keep in {ways} "
-            "hold it; these were measured:"
+            f"{sentence}; none of the {len(self._choices)} choices of layers to keep in {ways} "
+            "holds it; these were measured:"
         )
 
 

@@ -228,8 +228,11 @@ def test_the_model_answers_as_the_report_says():
 
 
 def test_answers_that_cannot_be_held_are_refused_with_what_was_measured(tmp_path):
-    made = command(tmp_path, "--recipe", "bfloat16", "--accept", "1e-12")
+    made = command(tmp_path, "--recipe", "bfloat16", "--accept", "1e-12", "--json")
     assert made.exit_code == 2
+    told = json.loads(made.stdout)
+    assert told["error"].startswith("the recipe bfloat16 costs")
+    assert decode(AccuracyReport, told["accuracy"], "").choice is None
     assert "the recipe bfloat16 costs" in made.stderr
     assert "more than the 1e-12" in made.stderr
     assert "float32" in made.stderr.splitlines()[-2]
@@ -254,6 +257,8 @@ def test_answers_in_float16_are_not_measured_where_it_cannot_run():
         (["--evaluate", __file__, "--accept", "-1"], "max_drop is -1"),
         (["--evaluate", __file__, "--metric", "mse"], "no metric 'mse'"),
         (["--evaluate", __file__], "is neither an .npz file"),
+        (["--evaluate", __file__, "--html", "/proc/page.html"], "page.html cannot be written"),
+        (["-o", "/proc/out.pf"], "/proc/out.pf cannot be written"),
     ],
     ids=str,
 )
