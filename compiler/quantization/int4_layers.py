@@ -15,18 +15,17 @@ from pocketformer.compiler.quantization.weights import group_of, group_scales, r
 def int4_layer(layer: Layer, tensor: TensorStatistics | None, group: int) -> Int4Linear | None:
     """The layer in groups of `group` or a part of it; None where k is no multiple of 8.
 
-    With the second moment of x, weights are rounded by GPTQ, and the bias takes the error of the
+    With the covariance of x, weights are rounded by GPTQ, and the bias takes the error of the
     mean; without, to the nearest.
     """
     assert layer.weight is not None
     fitting = group_of(len(layer.weight), group)
     if fitting is None:
         return None
-    if tensor is None or tensor.second is None:
+    if tensor is None or (second := tensor.covariance) is None:
         scale = group_scales(layer.weight, fitting)
         return Int4Linear(round_groups(layer.weight, scale), scale, fitting, layer.bias)
     mean = tensor.mean
-    second = tensor.second / tensor.count - np.outer(mean, mean)
     scale = group_scales(layer.weight, fitting, np.diag(second))
     short = round_in_order(layer.weight, scale, second, -8, 7)
     scale = fit_scales(short, layer.weight, second, len(scale))

@@ -167,9 +167,8 @@ def _round(
 ) -> np.ndarray:
     """`weight` in int8: by GPTQ where the second moment of x is known, whose own rounding adds to
     it; else to the nearest."""
-    if tensor.second is None:
+    if (second := tensor.second) is None:
         return round_channels(weight, scale)
-    second = tensor.second / tensor.count
     if reading.smooth is not None:
         second = second / np.outer(reading.smooth, reading.smooth)
     second[np.diag_indices(len(second))] += np.square(rounding).mean(axis=0)

@@ -54,8 +54,9 @@ class TensorStatistics:
 
     `low`, `high`, `mean`: float32 [k], of each channel. `average_low`, `average_high`: float32 [k],
     moving averages of each batch's extremes. `histogram`: of all values. `rows`: float32 [r, k], at
-    most RESERVOIR rows, each row seen equally likely among them. `second`: float32 [k, k], the sum
-    of x^T x, where it was asked for, else None. `count`: rows seen; `batches`: batches seen.
+    most RESERVOIR rows, each row seen equally likely among them. `covariance` and `second`, the
+    mean of x^T x: float64 [k, k], where `second` was asked for, else None. `count`: rows seen;
+    `batches`: batches seen.
     `finite`: False once a value was NaN or infinite; such a batch counts for nothing else.
     """
 
@@ -65,11 +66,13 @@ class TensorStatistics:
         self.average_low = np.zeros(channels, np.float32)
         self.average_high = np.zeros(channels, np.float32)
         self.histogram = Histogram()
-        self.second = np.zeros((channels, channels), np.float32) if second else None
         self.count = 0
         self.batches = 0
         self.finite = True
         self._sum = np.zeros(channels)
+        # Of x less the mean of the first batch, so that a great mean does not drown what varies.
+        self._products = np.zeros((channels, channels)) if second else None
+        self._shift = np.zeros(channels, np.float32)
         self._rows = np.empty((RESERVOIR, channels), np.float32)
         self._random = np.random.default_rng(SEED)
 
@@ -83,6 +86,18 @@ class TensorStatistics:
         """Of each channel, float32 [k]."""
         mean: np.ndarray = (self._sum / max(self.count, 1)).astype(np.float32)
         return mean
+
+    @property
+    def covariance(self) -> np.ndarray | None:
+        if self._products is None:
+            return None
+        off = self._sum / max(self.count, 1) - self._shift
+        return np.asarray(self._products / max(self.count, 1) - np.outer(off, off))
+
+    @property
+    def second(self) -> np.ndarray | None:
+        covariance, mean = self.covariance, self._sum / max(self.count, 1)
+        return None if covariance is None else np.asarray(covariance + np.outer(mean, mean))
 
     @property
     def rows(self) -> np.ndarray:
@@ -103,8 +118,11 @@ class TensorStatistics:
         self.average_low = kept * self.average_low + (1 - kept) * low
         self.average_high = kept * self.average_high + (1 - kept) * high
         self._sum += rows.sum(axis=0, dtype=np.float64)
-        if self.second is not None:
-            self.second += rows.T @ rows
+        if self._products is not None:
+            if not self.count:
+                self._shift = rows.mean(axis=0)
+            moved = rows - self._shift
+            self._products += moved.T @ moved
         self.histogram.update(rows)
         self._sample(rows)
         self.count += len(rows)

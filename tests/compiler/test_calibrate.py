@@ -38,7 +38,8 @@ def test_statistics_of_batches_are_those_of_all_rows(sizes):
     near(found.high, rows.max(axis=0))
     near(found.most, np.abs(rows).max(axis=0))
     near(found.mean, rows.mean(axis=0))
-    near(found.second, rows.T @ rows)
+    near(found.second, rows.T @ rows / len(rows))
+    near(found.covariance, np.cov(rows.T, bias=True))
     assert found.histogram.counts.sum() == rows.size
     edges = found.histogram.edges
     wanted = np.histogram(rows, edges)[0]

@@ -17,6 +17,7 @@ from pocketformer.compiler.quantization.numbers import (
 )
 from pocketformer.compiler.quantization.statistics import TensorStatistics
 from pocketformer.compiler.recipe import BFloat16, Float16, Float32, Int4Weights, Int8
+from tests.numerics.tolerance import TOLERANCE
 
 K, N = 64, 24
 STATIC, TOKEN = Int8(calibration=()), Int8(calibration=(), activations="token")
@@ -168,6 +169,18 @@ def test_int4_with_calibration_beats_the_nearest_numbers():
     nearest, best = decided(layer, Int4Weights()), decided(layer, Int4Weights(), x=seen(x))
     assert (best.weight.min(), best.weight.max(), best.scale.shape) == (-8, 7, (2, N))
     assert error(layer, best, x) < 0.7 * error(layer, nearest, x) < 0.02
+
+
+@pytest.mark.parametrize("channels", [4, K])
+def test_channels_that_are_far_from_zero_do_not_hide_the_others(channels):
+    layer, x = linear(), rows()
+    x[:, :channels] += 3000
+    tensor = seen(x)
+    np.testing.assert_allclose(
+        tensor.covariance, np.cov(x.T.astype("float64"), bias=True), rtol=0,
+        atol=TOLERANCE["float32"] * x.std() ** 2)
+    nearest, best = (decided(layer, Int4Weights(), **found) for found in ({}, {"x": tensor}))
+    assert error(layer, best, x) < 0.7 * error(layer, nearest, x)
 
 
 def test_int4_takes_smaller_groups_where_k_asks_for_them():
