@@ -29,7 +29,10 @@ class BadRecipe(PocketformerError):
 
 
 class BadCalibration(PocketformerError):
-    """Calibration data is missing, does not fit the model, or leads to NaN or nothing but zeros."""
+    """Calibration does not reach a layer, or leads it to NaN or a constant; or its weight is NaN.
+
+    Data that is missing is a BadRecipe, data that does not fit the model a BadInput.
+    """
 
 
 class BadMetric(PocketformerError):

@@ -14,8 +14,9 @@ def round_in_order(
     """int8 q [k, n] from `low` to `high` with a small error of x @ (q * scale) against x @ weight.
 
     `scale` is [groups, n], each for k / groups rows; `second` [k, k] is the mean of x^T x, or where
-    a bias makes up for the mean error, the covariance of x. Frantar et al., "GPTQ: Accurate Post-
-    Training Quantization for Generative Pre-trained Transformers", 2022: rows are rounded one after the other, the greatest of the diagonal of `second` first, and
+    a bias makes up for the mean error, the covariance of x. Frantar et al., "GPTQ: Accurate
+    Post-Training Quantization for Generative Pre-trained Transformers", 2022: rows are rounded one
+    after the other, the greatest of the diagonal of `second` first, and
     the error of each is spread over those to come by Cholesky's factor of the inverse of `second`.
     """
     k = len(weight)
