@@ -49,8 +49,39 @@ def short_weight(
 ) -> ShortWeight | None:
     """The weight [k, n] `expr` in few bits, or None; what it needs is bound in `before`.
 
-    Without `evaluate` only those of constants count as 4 bits.
+    Without `evaluate` only those of constants count as 4 bits. Raises Refused where the weight is
+    computed from integers, but no kernel can read these.
     """
+    found = _found(graph, expr, before, name, evaluate)
+    if found is None and _has_integers(graph, expr):
+        way = op_name(graph.value(expr)).removeprefix("relax.")
+        raise Refused(f"the weight is stored as integers, but no kernel reads them through {way}")
+    return found
+
+
+def _has_integers(graph: Graph, expr: relax.Expr) -> bool:
+    """Whether `expr` is computed from a matrix of integers of 8 bits."""
+    left, seen = [expr], set()
+    while left:
+        each = left.pop()
+        value = graph.value(each)
+        if isinstance(value, relax.Tuple):
+            left += list(value.fields)
+        elif isinstance(each.ty, relax.TensorType) and graph.is_weight(each) and each not in seen:
+            seen.add(each)
+            if dtype(each) in ("int8", "uint8") and len(shape(each)) > 1:
+                return True
+            left += list(value.args) if isinstance(value, relax.Call) else []
+    return False
+
+
+def _found(
+    graph: Graph,
+    expr: relax.Expr,
+    before: list[relax.VarBinding],
+    name: str,
+    evaluate: Evaluate | None,
+) -> ShortWeight | None:
     value = graph.value(expr)
     match op_name(value):
         case "relax.dequantize":

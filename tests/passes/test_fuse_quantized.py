@@ -168,6 +168,13 @@ def test_weights_in_blocks_of_eight_bits_stay_float32(caplog):
     assert "the integers of the weight reach from -128 to 127, 4 bits hold -8 to 7" in caplog.text
 
 
+def turned_in_groups(w):
+    """A weight [n, k] of 4 bits with scales for groups of a row, as torch has them."""
+    few = op.permute_dims(op.astype(op.clip(op.multiply(w, const(3)), -8, 7), "int8"))
+    parts = op.reshape(op.astype(few, "float32"), (N, 2, K // 2))
+    return op.reshape(op.multiply(parts, const(np.full((N, 2, 1), 0.1))), (N, K))
+
+
 @pytest.mark.parametrize(
     ("weight", "reason"),
     [
@@ -175,11 +182,15 @@ def test_weights_in_blocks_of_eight_bits_stay_float32(caplog):
                                  NONE, axis=0), "the weight has a scale for each row"),
         (lambda w: op.dequantize(short(w), const(0.02), const(-90, "int8")),
          "the weight has a zero point, x is no integers"),
+        (lambda w: op.permute_dims(turned_in_groups(w)),
+         "no kernel reads them through permute_dims"),
+        (lambda w: op.concat([op.dequantize(short(w), const(0.02), NONE), w], axis=1),
+         "no kernel reads them through concat"),
     ],
-    ids=["rows", "zero"],
+    ids=["rows", "zero", "turned groups", "partly float32"],
 )
 def test_what_no_kernel_multiplies_stays_float32(caplog, weight, reason):
     with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
-        found = fused(lambda x, w, b: op.add(op.matmul(x, weight(w)), b))
+        found = fused(lambda x, w, b: op.matmul(x, weight(w)))
     assert [name for name, _ in found] == ["linear"]
     assert reason in caplog.text
