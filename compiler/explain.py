@@ -79,7 +79,7 @@ class Explanation(logging.Handler):
                 name=operator.name,
                 kind=operator.kind,
                 kernel=self._kernels.get(operator.name),
-                note=self._note(operator.name),
+                note=operator.note or self._note(operator.name),
                 precision=self.calls.precision.get(self._kernels.get(operator.name, ""), ""),
             )
             for operator in operators

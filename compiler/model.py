@@ -99,10 +99,14 @@ def parse_dims(dims: Mapping[str, str | int | Dim] | None) -> dict[str, Dim]:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of the source: its unique node name and its kind, such as MatMul."""
+    """An operator of the source: its unique node name and its kind, such as MatMul.
+
+    `note` is what --explain is to say of how it was read, if anything.
+    """
 
     name: str
     kind: str
+    note: str = ""
 
 
 @dataclass(frozen=True)

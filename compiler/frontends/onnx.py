@@ -134,7 +134,7 @@ class _Importer:
 
     def _node(self, proto: onnx.NodeProto, scope: MutableMapping[str, Value]) -> None:
         node = self.reader.read(proto)
-        self.builder.node = node
+        self.builder.node, self.builder.note = node, ""
         try:
             check_node(proto, self.opsets)
             values = [self._look_up(name, scope) for name in node.inputs]
@@ -150,7 +150,7 @@ class _Importer:
         except Exception as error:    # a malformed node can make any call below fail
             raise BadModel(f"node {node.name!r} ({node.kind}): {_sentence(error)}") from error
         if node.kind != "Constant":
-            self.operators.append(Operator(node.name, node.kind))
+            self.operators.append(Operator(node.name, node.kind, self.builder.note))
 
     @staticmethod
     def _look_up(name: str, scope: Mapping[str, Value]) -> Value | None:

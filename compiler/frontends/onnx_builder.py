@@ -25,12 +25,16 @@ MOST_ELEMENTS = 2**33    # of one result: more is a malformed model, not one for
 
 
 class Builder:
-    """Builds one dataflow block. `node` is the source operator whose code is being made."""
+    """Builds one dataflow block. `node` is the source operator whose code is being made.
+
+    `note` is what a converter has to say of it in --explain.
+    """
 
     def __init__(self, solver: Solver, source: Source, params: Sequence[relax.Var]) -> None:
         self.solver = solver
         self.source = source
         self.node = Node("", "", (), (), {}, 0)
+        self.note = ""
         self.weights = Weights()
         self.intervals: dict[relax.Var, Any] = {}    # see bounds.py, which fills both
         self.columns: dict[relax.Var, list[Any]] = {}

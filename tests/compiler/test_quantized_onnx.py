@@ -1,5 +1,6 @@
 """Models that onnxruntime quantised run in integer kernels and agree with it."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +14,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import pocketformer as pf
+from pocketformer.compiler.frontends.onnx import load_onnx
 from tests.compiler.frontends.onnx_cases import Case, build, x
 from tests.encoder import encoder, inputs
 from tests.numerics.check import reference
@@ -106,3 +108,53 @@ def test_what_is_no_number_becomes_the_least_integer(zero):
         assert np.all(found[np.isnan(steps)] == limits.min)
         assert np.all(found[steps == np.inf] == limits.max)
         assert np.all(found[steps == 0] == zero)
+
+
+def few(low, *shape):
+    """A constant of int4 or uint4: from `low`, all that 4 bits hold."""
+    drawn = np.random.default_rng().integers(low, low + 16, shape)
+    drawn.flat[:2] = low, low + 15
+    return drawn.astype(ml_dtypes.int4 if low else ml_dtypes.uint4)
+
+
+def scales(*shape):
+    return np.random.default_rng().uniform(0.01, 0.1, shape).astype(np.float32)
+
+
+def in_bytes(*shape):
+    return np.random.default_rng().integers(0, 256, shape).astype(np.uint8)
+
+
+def product(k, bits, count, size):
+    return Case(
+        "MatMulNBits", x(3, k), in_bytes(5, count, size), scales(5 * count),
+        domain="com.microsoft", N=5, K=k, bits=bits, block_size=32,
+    )    # fmt: skip
+
+
+DENSE = [
+    (product(64, 8, 2, 32), "8 bits in blocks of 32"),
+    (product(40, 4, 2, 16), "blocks of 32 do not divide 40 rows"),
+    (Case("DequantizeLinear", few(0, 64, 5), scales(2, 5), np.zeros((2, 5), ml_dtypes.uint4),
+          axis=0, block_size=32), "not of 4 bits"),
+    (Case("DequantizeLinear", few(-8, 40, 5), scales(2, 5), axis=0, block_size=32),
+     "blocks of 32 do not divide 40 rows"),
+]    # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "reason"), DENSE, ids=[
+    "8 bits", "uneven product", "zero points", "uneven weight"])
+def test_a_weight_that_becomes_float32_is_explained(case, reason):
+    proto, _ = build([case], opset=21)
+    notes = [operator.note for operator in load_onnx(proto).operators]
+    assert len(notes) == 1
+    assert notes[0].startswith("onnx: the weight becomes float32: ")
+    assert reason in notes[0]
+
+
+def test_what_the_importer_says_of_a_weight_is_in_the_manifest():
+    proto, _ = build([product(40, 4, 2, 16)], opset=21)
+    records = pf.compile(proto, "host").manifest.operators
+    assert [record.note for record in records] == [
+        "onnx: the weight becomes float32: blocks of 32 do not divide 40 rows"]
+    assert records[0].kernel

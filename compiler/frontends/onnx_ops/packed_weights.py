@@ -66,10 +66,12 @@ def _product(
 ) -> relax.Expr:
     """x @ weight; what zeros other than 0 add is a product with the sums of x over each block."""
     k = blocks.whole.shape[1]
-    small = node.integer("bits", 4) == 4 and k % blocks.block == 0 and b.dtype(x) == "float32"
-    if not small:
-        dense = blocks.dense().astype(b.dtype(x))
-        return matmul(b, x, b.tensor(b.weights.name_after(dense, named)))
+    bits, kind = node.integer("bits", 4), b.dtype(x)
+    if bits != BITS[0] or kind != "float32":
+        reason = f"{bits} bits in blocks of {blocks.block}, x is {kind}"
+        return matmul(b, x, in_floats(b, blocks, named, reason, kind))
+    if k % blocks.block:
+        return matmul(b, x, in_floats(b, blocks, named, uneven(blocks)))
     exact = blocks.without_zeros()
     result = matmul(b, x, in_blocks(b, exact or blocks, named))
     if exact is not None:
@@ -88,6 +90,18 @@ def in_blocks(b: Builder, blocks: Blocks, named: np.ndarray) -> relax.Expr:
     scales = b.tensor(np.ascontiguousarray(blocks.scales.T))
     parts = R.reshape(whole, [k // blocks.block, blocks.block, n])
     return b.emit(R.reshape(R.multiply(parts, R.expand_dims(scales, 1)), [k, n]))
+
+
+def uneven(blocks: Blocks) -> str:
+    return f"blocks of {blocks.block} do not divide {blocks.whole.shape[1]} rows"
+
+
+def in_floats(
+    b: Builder, blocks: Blocks, named: np.ndarray, reason: str, dtype: str = "float32"
+) -> relax.Expr:
+    """The weight [k, n] in `dtype`, for a reason that --explain gives."""
+    b.note = f"onnx: the weight becomes {dtype}: {reason}"
+    return b.tensor(b.weights.name_after(blocks.dense().astype(dtype), named))
 
 
 def _read(b: Builder, node: Node, weight: Any, scales: Any, zeros: Any) -> Blocks:

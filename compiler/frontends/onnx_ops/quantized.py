@@ -17,7 +17,12 @@ from pocketformer.compiler.frontends.onnx_builder import Builder, Converter
 from pocketformer.compiler.frontends.onnx_file import dtype_of
 from pocketformer.compiler.frontends.onnx_node import Node
 from pocketformer.compiler.frontends.onnx_ops.fold_elementwise import Folder
-from pocketformer.compiler.frontends.onnx_ops.packed_weights import Blocks, in_blocks
+from pocketformer.compiler.frontends.onnx_ops.packed_weights import (
+    Blocks,
+    in_blocks,
+    in_floats,
+    uneven,
+)
 from pocketformer.compiler.frontends.onnx_ops.quantized_numbers import (
     Grid,
     float_of,
@@ -91,10 +96,12 @@ def _dequantized_blocks(b: Builder, node: Node, inputs: list[Any]) -> relax.Expr
     if block < 1 or scales.shape != (-(-k // block), n) or zeros.shape != scales.shape:
         raise BadModel(f"{scales.shape} scales do not fit {k} x {n} in blocks of {block}")
     blocks = Blocks(whole.T.astype(np.int16), zeros.T.astype(np.float32), scales.T, block)
-    exact = blocks.without_zeros() if k % block == 0 else None
-    if exact is not None:
-        return in_blocks(b, exact, whole)
-    return b.tensor(b.weights.name_after(blocks.dense(), whole))
+    if k % block:
+        return in_floats(b, blocks, whole, uneven(blocks))
+    exact = blocks.without_zeros()
+    if exact is None:
+        return in_floats(b, blocks, whole, "its integers less their zero points are not of 4 bits")
+    return in_blocks(b, exact, whole)
 
 
 def _dynamic(b: Builder, node: Node, inputs: list[Any]) -> Any:
