@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from tvm import relax
-from tvm.ir import Span
+from tvm.ir import IRModule, Span
 
 from pocketformer.compiler.quantization.numbers import (
     CastLayer,
@@ -23,8 +23,18 @@ from pocketformer.passes.cast_products import cast_to
 from pocketformer.passes.composite import Composites, composite_of, options_of
 from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.fusion import Fusion, Search
-from pocketformer.passes.graph import Replacement, Size, emit, op_name, shape
-from pocketformer.passes.refusal import check_sums
+from pocketformer.passes.graph import (
+    Graph,
+    Replacement,
+    Size,
+    emit,
+    entry_functions,
+    op_name,
+    shape,
+)
+from pocketformer.passes.refusal import LOG, check_sums
+
+MOST_NAMED = 5    # layers in a message
 
 
 class Constants:
@@ -48,6 +58,16 @@ class QuantizeLayers(Fusion):
 
     layers: Mapping[str, Numbers]
     constants: Constants = field(default_factory=Constants, compare=False, repr=False)
+
+    def __call__(self, mod: IRModule) -> IRModule:
+        for gvar, func in entry_functions(mod):
+            lost = self.layers.keys() - {str(var.name) for var, _ in Graph(func)}
+            if lost:
+                LOG.warning(
+                    "%s computes %d layers in float32 that have numbers in few bits: it is fused "
+                    "in another way than the model was when these were decided (%s)",
+                    gvar.name_hint, len(lost), ", ".join(sorted(lost)[:MOST_NAMED]))
+        return super().__call__(mod)
 
     def find(
         self, search: Search, var: relax.Var, call: relax.Expr

@@ -5,8 +5,10 @@ import logging
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.relax import op
+from tvm.relax.utils import copy_with_new_vars
 
 from pocketformer.compiler.quantization.numbers import (
     Activation,
@@ -114,6 +116,24 @@ def test_the_bias_of_the_numbers_takes_the_place_of_the_own_one():
     assert composites(after)[-1][1]["bias"] is False
     without = run(before, x, r, w, np.zeros_like(b))[0]
     assert distance(run(after, x, r, w, b)[0], without) < 0.02
+
+
+def test_an_entry_that_lacks_a_layer_is_warned_of(caplog):
+    before, key = linear()
+    x, _, w, b = random(X, RESIDUAL, W, BIAS)
+    other = copy_with_new_vars(before["main"]).with_attr("global_symbol", "main_seq_1")
+    binding = other.body.blocks[0].bindings[0]
+    assert binding.var.name == key
+    renamed = relax.Var("another", binding.var.ty)
+    other = tvm_ffi.structural_map(
+        other, (relax.Var, lambda var: renamed if var.name == key else var))
+    entries = tvm.IRModule({**before.functions, "main_seq_1": other}, attrs=before.attrs)
+    numbers = {key: dynamic(x, w, b)}
+    QuantizeLayers(numbers)(before)
+    assert not caplog.text
+    QuantizeLayers(numbers)(entries)
+    assert "main_seq_1 computes 1 layers in float32" in caplog.text
+    assert key in caplog.text
 
 
 def test_a_layer_without_numbers_stays():
