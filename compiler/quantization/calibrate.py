@@ -11,6 +11,7 @@ from tvm.ir import IRModule
 
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.assemble import Fused, Wishes, assemble, fuse
+from pocketformer.compiler.errors import BadInput
 from pocketformer.compiler.explain import Explanation
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.model import Model
@@ -64,7 +65,7 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
         tap.key: TensorStatistics(tap.channels, tap.key in second) for tap in found.taps
     }
     count = 0
-    batches = _first_checked(batches_of(data, run.model))
+    batches = _first_checked(_within(batches_of(data, run.model), found, run.model))
     session = run.session(part_of(tell, 0.0, COMPILED))
     total = count_of(data)
     for count, batch in enumerate(batches, 1):
@@ -144,6 +145,20 @@ def _kept(batch: Arrays) -> np.ndarray:
             kept: np.ndarray = array.reshape(-1) != 0
             return kept
     return np.empty(0, bool)
+
+
+def _within(batches: Iterator[Arrays], found: Found, model: Model) -> Iterator[Arrays]:
+    """`batches`, whose numbers of rows have to lie in the tables that they are looked up in."""
+    for number, batch in enumerate(batches, 1):
+        for place, layer in found.ids:
+            assert layer.weight is not None
+            name, count = model.inputs[place].name, len(layer.weight)
+            outside = batch[name][(batch[name] < -count) | (batch[name] >= count)]
+            if outside.size:
+                raise BadInput(
+                    f"batch {number} of the data: {name} has {outside[0]}, but the table of "
+                    f"{layer.name} has {count} rows")
+        yield batch
 
 
 def _first_checked(batches: Iterator[Arrays]) -> Iterable[Arrays]:

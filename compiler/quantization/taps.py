@@ -41,10 +41,14 @@ class Tap:
 
 @dataclass(frozen=True)
 class Found:
-    """The layers of a module, and a tap for each tensor that they read."""
+    """The layers of a module, and a tap for each tensor that they read.
+
+    `ids` are lookups, by the place of the input that tells which rows they take.
+    """
 
     layers: tuple[Layer, ...]
     taps: tuple[Tap, ...]
+    ids: tuple[tuple[int, Layer], ...] = ()
 
 
 def find_layers(module: IRModule, weights: Mapping[str, np.ndarray]) -> Found:
@@ -52,7 +56,7 @@ def find_layers(module: IRModule, weights: Mapping[str, np.ndarray]) -> Found:
     finder = _Finder(module, weights)
     layers = tuple(finder.layers())
     assert len({layer.key for layer in layers}) == len(layers)
-    return Found(layers, tuple(finder.taps.values()))
+    return Found(layers, tuple(finder.taps.values()), tuple(finder.ids))
 
 
 def tapped(module: IRModule, model: Model, taps: Sequence[Tap]) -> tuple[IRModule, Model]:
@@ -86,6 +90,7 @@ class _Finder:
     module: IRModule
     weights: Mapping[str, np.ndarray]
     taps: dict[tuple[relax.Var, int, int | None], Tap] = field(default_factory=dict)
+    ids: list[tuple[int, Layer]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.graph = Graph(self.module["main"])
@@ -103,7 +108,10 @@ class _Finder:
                 yield self._attention(var, value, found[1])
             elif _is_lookup(self.graph, value):
                 table, names = self._array(value.args[0]), self._names(value, value.args[:1])
-                yield Layer(str(var.name), LOOKUP, names, weight=table)
+                layer = Layer(str(var.name), LOOKUP, names, weight=table)
+                place = self._input(value.args[1])
+                self.ids += [] if place is None else [(place, layer)]
+                yield layer
 
     def _linear(self, var: relax.Var, call: relax.Call, func: relax.Function) -> Layer:
         options = options_of(func)
@@ -141,6 +149,14 @@ class _Finder:
 
     def _array(self, expr: relax.Expr) -> np.ndarray:
         return np.asarray(self.folding.evaluate(self.graph, expr), np.float32)
+
+    def _input(self, expr: relax.Expr) -> int | None:
+        """The place of the input that `expr` is, perhaps in another shape or dtype."""
+        while self.graph.is_call(expr, "relax.reshape", "relax.astype"):
+            expr = self.graph.value(expr).args[0]
+        func = self.module["main"]
+        inputs = list(func.params)[: int(func.attrs["num_input"])]
+        return next((place for place, each in enumerate(inputs) if each.same_as(expr)), None)
 
     def _names(self, call: relax.Call, weights: Sequence[relax.Expr]) -> tuple[str, ...]:
         """Of the source's operators, then of the weights from which `weights` are computed."""

@@ -146,6 +146,18 @@ def test_a_single_batch_is_warned_of_and_a_recipe_without_data_runs_nothing(capl
     assert not calibrated(encoder(), None, recipe=Int4Weights()).statistics
 
 
+@pytest.mark.parametrize("wrong", [VOCABULARY, 3 * VOCABULARY, -VOCABULARY - 1])
+def test_ids_outside_of_the_table_are_refused(wrong, monkeypatch):
+    good, bad = inputs(1, 5), inputs(1, 5)
+    bad["ids"][0, 2] = wrong
+    monkeypatch.setattr("pocketformer.compiler.quantization.calibrate.assemble", None)
+    with pytest.raises(pf.BadInput) as error:
+        calibrated(encoder(), [bad, good])
+    assert one_sentence(error) == (
+        f"batch 1 of the data: ids has {wrong}, but the table of embedded_Gather has "
+        f"{VOCABULARY} rows")
+
+
 def test_a_model_without_layers_is_warned_of_and_runs_nothing(caplog):
     def batches():
         raise AssertionError("nobody needs a batch")
