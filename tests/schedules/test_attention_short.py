@@ -34,7 +34,9 @@ STEP = 1 / 40       # of values
 
 
 def integers(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).integers(-127, 128, shape).astype("int8")
+    """Of all that int8 holds, with the least of them more often than the others."""
+    found = np.random.default_rng([seed, *shape]).integers(-160, 128, shape)
+    return np.maximum(found, -128).astype("int8")
 
 
 def check(isa, sizes, heads=(2, 2), widths=(8, 8), symbolic=False, mask=None, causal=False,
@@ -86,44 +88,38 @@ def stored(result, factor, zero):
     return result.astype("float64")
 
 
-@pytest.mark.parametrize("isa", FOURS)
-def test_known_lengths(isa):
-    check(isa, (1, 17, 41), widths=(32, 32))
-
-
 @pytest.mark.parametrize("isa", kernels(FORM, "avx512", "neon"))
 def test_few_queries_stay_exact(isa):
     check(isa, (1, 3, 50), widths=(32, 20), out_dtype="bfloat16")
 
 
 @pytest.mark.parametrize("isa", FOURS)
-def test_any_lengths(isa):
+def test_any_lengths_of_odd_heads(isa):
     for sizes in [(2, 3, 50), (1, 8, 32), (1, 9, 33), (1, 20, 5), (2, 17, 130), (1, 9, 1101)]:
-        check(isa, sizes, symbolic=True)
+        check(isa, sizes, widths=(5, 7), symbolic=True)
 
 
 @pytest.mark.parametrize("isa", FOURS)
-@pytest.mark.parametrize("widths", [(5, 7), (33, 80)], ids=str)
-def test_head_sizes(isa, widths):
-    check(isa, (1, 19, 21), widths=widths)
+def test_heads_wider_than_a_vector(isa):
+    check(isa, (1, 19, 21), widths=(33, 80))
 
 
 @pytest.mark.parametrize("isa", FOURS)
-@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
-def test_packed_with_a_mask(isa, symbolic):
+def test_packed_with_a_mask(isa):
     mask = np.where(random(2, 1, 1, 29) > -0.5, np.float32(0), LOWEST)
-    check(isa, (2, 29, 29), (3, 3), (32, 32), symbolic, mask, packed=True, out_dtype="int8")
+    check(isa, (2, 29, 29), (3, 3), (32, 32), mask=mask, packed=True, out_dtype="int8")
 
 
 @pytest.mark.parametrize("isa", FOURS)
 def test_a_mask_of_each_query(isa):
-    check(isa, (2, 19, 37), mask=random(2, 2, 19, 37) > -0.5, out_dtype="int8")
+    mask = random(2, 2, 19, 37) > -0.5
+    check(isa, (2, 19, 37), symbolic=True, mask=mask, out_dtype="int8")
 
 
 @pytest.mark.parametrize("isa", FOURS)
 def test_causal_grouped_heads(isa):
-    check(isa, (2, 37, 37), (6, 2), (16, 16), causal=True)
-    check(isa, (1, 9, 1103), (2, 2), (16, 16), True, causal=True, out_dtype="int8")
+    for sizes in [(2, 37, 37), (1, 9, 1103)]:
+        check(isa, sizes, (6, 2), (16, 16), symbolic=True, causal=True, out_dtype="int8")
 
 
 @pytest.mark.parametrize("isa", FOURS)
@@ -138,9 +134,10 @@ def test_a_causal_query_with_no_key_but_masked_ones(isa, hidden):
 @pytest.mark.parametrize("isa", FOURS)
 @pytest.mark.parametrize("size", [1e4, 1e6, 1e8])
 def test_a_mask_that_takes_the_same_from_all_keys_changes_nothing(isa, size):
-    mask = np.full((1, 1, 1, 21), -size, "float32")
-    result = check(isa, (1, 19, 21), mask=mask, spread=0.0)
-    np.testing.assert_allclose(result, result[:, :1].repeat(19, 1), atol=1e-6)
+    same, nothing = (np.full((1, 1, 1, 37), each, "float32") for each in (-size, 0.0))
+    result = check(isa, (1, 19, 37), mask=same, causal=True, spread=0.0)
+    without = check(isa, (1, 19, 37), mask=nothing, causal=True, spread=0.0)
+    np.testing.assert_allclose(result, without, atol=1e-6)
 
 
 def of_one_head(isa, q, k, v, scale):
@@ -179,7 +176,7 @@ def test_rounding_weights_keeps_what_all_values_have_in_common(isa):
     np.testing.assert_allclose(result, 50, rtol=1e-6)
 
 
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(data=st.data(), q_len=st.integers(8, 50), kv_len=st.integers(24, 300))
 @pytest.mark.parametrize("dot", [fours for fours in FOURS if "@" not in fours.values[0]])
 def test_a_random_point_agrees(dot, data, q_len, kv_len):
@@ -196,7 +193,7 @@ def test_a_random_point_agrees(dot, data, q_len, kv_len):
     assert error <= TOLERANCE["int8 kernel"] * STEP * 127, point.name
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 90)),
     widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -214,6 +211,10 @@ def test_any_sizes_without_an_instruction(isa, sizes, widths, causal, symbolic, 
 @pytest.mark.parametrize("isa", ["avx512", *PAIRS])
 def test_bfloat16_inputs(isa):
     check(isa, (1, 19, 37), (4, 2), (32, 32), dtype="bfloat16", out_dtype="bfloat16", spread=0.5)
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+def test_packed_bfloat16_of_any_length(isa):
     check(isa, (2, 21, 21), (2, 2), (20, 20), True, dtype="bfloat16", packed=True, causal=True,
           spread=0.5)
 
