@@ -92,20 +92,19 @@ def test_unsigned_numbers_with_a_scale_a_row(isa):
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16"])
 def test_a_short_result(isa, dtype):
     check(QuantizedLinear(5, 21, 20, bias=True, residual=True, out_dtype=dtype), isa, 5)
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
-@pytest.mark.parametrize("options", [
-    {"bias": True},
-    {"per_row": True, "zero": True},
-    {"bias": True, "activation": "gelu", "zero": True},
+@pytest.mark.parametrize(("sizes", "options"), [
+    ((9, 50, 40), {"bias": True}),
+    ((9, 50, 40), {"per_row": True, "zero": True, "residual": True}),
+    ((3, 140, 9), {"bias": True, "activation": "gelu", "zero": True}),
 ], ids=["folded", "rows", "gelu"])
-def test_integers_from_integers(isa, options):
-    check(QuantizedLinear(9, 50, 40, out_dtype="int8", **options), isa, 9)
-    check(QuantizedLinear(3, 140, 9, out_dtype="int8", **options), isa, 3)
+def test_integers_from_integers(isa, sizes, options):
+    check(QuantizedLinear(*sizes, out_dtype="int8", **options), isa, sizes[0])
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
@@ -116,9 +115,9 @@ def test_sums_are_exact(isa):
 
 @pytest.mark.parametrize("isa", PRODUCTS)
 def test_rows_are_quantised_by_their_ranges(isa):
-    work = QuantizedLinear(9, 24, 130, "float32", bias=True, activation="gelu", residual=True)
-    check(work, isa, 9)
-    check(QuantizedLinear(35, 16, 75, "float32", out_dtype="int8"), isa, 35)
+    work = QuantizedLinear(None, 24, 75, "float32", bias=True, activation="gelu", residual=True)
+    for m in (9, 35):
+        check(work, isa, m)
 
 
 @pytest.mark.parametrize("isa", [isa for isa in PRODUCTS if "@" in isa.values[0]])
