@@ -52,6 +52,7 @@ def batches_of(data: Any, model: Model) -> Iterator[Arrays]:
             raise BadInput(f"batch {number} of the data is of type {type(batch).__name__}; {KINDS}")
         try:
             arrays = dict(zip(signature.names, signature.arrays(batch), strict=True))
+            _check_numbers(arrays)
             for part in _split(arrays, model):
                 signature.sizes(tuple(array.shape for array in part.values()))
                 yield part
@@ -125,6 +126,13 @@ def _arrays(path: Path) -> Arrays:
     if not path.exists():
         raise BadInput(f"there is no file {path}")
     raise BadInput(f"{path} is no .npz file of numbers")
+
+
+def _check_numbers(arrays: Arrays) -> None:
+    """Raises BadInput for NaN; infinity may stand in a mask that is added to scores."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biu" and np.isnan(array).any():
+            raise BadInput(f"{name} has NaN")
 
 
 def _split(arrays: Arrays, model: Model) -> Iterator[Arrays]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,16 @@ from pocketformer.compiler.errors import BadMetric
 from pocketformer.compiler.model import Model
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.quantization.accuracy import Accuracy, Run
-from pocketformer.compiler.quantization.data import UNREADABLE, batches_of
+from pocketformer.compiler.quantization.answers import (
+    answer_shape,
+    counted_of,
+    first_line,
+    labels_of,
+    output_of,
+    rows_of,
+)
+from pocketformer.compiler.quantization.data import batches_of
 from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
-
-FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,20 @@ class Evaluation:
 
     def __init__(self, accuracy: Accuracy, model: Model) -> None:
         self.accuracy, self.baseline = accuracy, math.nan
-        self._output = "" if callable(accuracy.metric) else _output(accuracy, model)
-        self._labels = _labels(accuracy)
+        self._output = "" if callable(accuracy.metric) else output_of(accuracy, model)
+        self._labels = labels_of(accuracy)
         self._files = tempfile.TemporaryDirectory(prefix="pocketformer-accuracy-")
         self._folder = Path(self._files.name)
-        count = 0
+        shapes: list[tuple[int, ...] | None] = []
         try:
-            for batch in batches_of(accuracy.data, model):
+            for count, batch in enumerate(batches_of(accuracy.data, model)):
                 write_arrays(self._folder / f"{count}.npz", batch)
-                count += 1
+                shapes.append(answer_shape(model, self._output, batch))
+            self._check_items(shapes)
         except BaseException:
             self._files.cleanup()
             raise
-        self.batches = Batches(self._folder, count)
+        self.batches = Batches(self._folder, len(shapes))
 
     def __enter__(self) -> Evaluation:
         return self
@@ -81,7 +87,7 @@ class Evaluation:
             return
         for number, batch in enumerate(self.batches):
             tell("evaluate float32", number / len(self.batches))
-            answer = _rows(run(batch)[self._output])
+            answer = rows_of(run(batch)[self._output])
             if not np.isfinite(answer).all():
                 raise BadMetric(
                     f"the output {self._output} of float32 is not finite for batch {number + 1}"
@@ -89,11 +95,7 @@ class Evaluation:
             np.save(self._folder / f"answer-{number}.npy", answer)
         metric = self._compare(None, silent)
         if math.isnan(metric.value()):
-            raise BadMetric(
-                f"{self.accuracy.metric_name} is not defined on this data"
-                + ": it needs three items or more that differ"
-                * (self.accuracy.metric == "spearman")
-            )
+            raise self._undefined()
         self.baseline = metric.baseline()
 
     def measure(self, run: Run, tell: Progress) -> Measured:
@@ -104,6 +106,32 @@ class Evaluation:
         metric = self._compare(run, tell)
         drop = metric.drop()
         return Measured(metric.value(), math.inf if math.isnan(drop) else drop)
+
+    def _undefined(self) -> BadMetric:
+        return BadMetric(
+            f"{self.accuracy.metric_name} is not defined on this data"
+            + ": it needs three items or more that differ" * (self.accuracy.metric == "spearman")
+        )
+
+    def _check_items(self, shapes: Sequence[tuple[int, ...] | None]) -> None:
+        """Raises BadMetric, before the work, where labels or the number of items do not fit.
+
+        `shapes` are those of the answers to each batch, None where only a run tells.
+        """
+        items = 0
+        for shape in shapes:
+            if shape is None:
+                return
+            if self._labels is not None:
+                self._labels_of(items, shape)
+            items += shape[0]
+        self._check_count(items)
+        if self.accuracy.metric == "spearman" and items < 3:
+            raise self._undefined()
+
+    def _check_count(self, items: int) -> None:
+        if self._labels is not None and items != len(self._labels):
+            raise BadMetric(f"there are {len(self._labels)} labels for {items} items of the data")
 
     def _ask(self, run: Run) -> float:
         """What the user's function says."""
@@ -132,15 +160,14 @@ class Evaluation:
         for number, batch in enumerate(self.batches):
             tell("evaluate", number / len(self.batches))
             expected = np.load(self._folder / f"answer-{number}.npy")
-            found = expected if run is None else _rows(run(batch)[self._output])
+            found = expected if run is None else rows_of(run(batch)[self._output])
             labels = None
             if self._labels is not None:
                 labels = self._labels_of(items, expected.shape)
             items += len(expected)
-            counted = _counted(batch.get(self.accuracy.mask), expected.shape)
+            counted = counted_of(batch.get(self.accuracy.mask), expected.shape)
             metric.update(Answers(expected, found, counted, labels))
-        if self._labels is not None and items != len(self._labels):
-            raise BadMetric(f"there are {len(self._labels)} labels for {items} items of the data")
+        self._check_count(items)
         return metric
 
     def _labels_of(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -158,62 +185,3 @@ class Evaluation:
                 f"there is {labels.min() if labels.min() < 0 else labels.max()}"
             )
         return labels.reshape(items, rows)
-
-
-def _output(accuracy: Accuracy, model: Model) -> str:
-    """The name of the output to look at."""
-    names = [spec.name for spec in model.outputs]
-    floats = [spec.name for spec in model.outputs if spec.dtype in FLOATS]
-    if accuracy.output is None and floats:
-        return floats[0]
-    if accuracy.output is None:
-        raise BadMetric(f"no output of the model is of floating point: {', '.join(names)}")
-    if accuracy.output not in names:
-        near = get_close_matches(accuracy.output, names, 1)
-        hint = f", did you mean {near[0]!r}" if near else ""
-        raise BadMetric(
-            f"the model has no output {accuracy.output!r}{hint}; it has {', '.join(names)}"
-        )
-    if accuracy.output not in floats:
-        raise BadMetric(f"the output {accuracy.output} is not of floating point")
-    return accuracy.output
-
-
-def _labels(accuracy: Accuracy) -> np.ndarray | None:
-    """int64 [items] or [items, rows]."""
-    given = accuracy.labels
-    if given is None:
-        return None
-    if isinstance(given, (str, Path)):
-        try:
-            given = np.load(given, allow_pickle=False)
-        except UNREADABLE as error:
-            raise BadMetric(
-                f"cannot read the labels in {accuracy.labels}: {first_line(error)}"
-            ) from None
-        if not isinstance(given, np.ndarray):
-            given.close()
-            raise BadMetric(f"the labels in {accuracy.labels} are no single array: give an .npy")
-    labels = np.asarray(given)
-    if labels.dtype.kind not in "iu" or labels.ndim < 1:
-        raise BadMetric(f"labels are {labels.dtype} numbers of rank {labels.ndim}, not integers")
-    return labels.astype(np.int64)
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
-
-
-def _rows(answer: np.ndarray) -> np.ndarray:
-    """float32 [items, rows, n]; an answer with one axis is one item's."""
-    values = answer.astype(np.float32)
-    if values.ndim < 2:
-        return values.reshape(1, 1, -1)
-    return values.reshape(len(values), -1, values.shape[-1])
-
-
-def _counted(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Which rows of answers of `shape` count: all, unless `mask` is one of them."""
-    if mask is None or mask.shape != shape[:2]:
-        return np.ones(shape[:2], bool)
-    return mask != 0

@@ -148,8 +148,6 @@ def raising_lines(run, batches) -> float:
         ({"output": "best"}, "best is not of floating point"),
         ({"labels": [1, 2]}, "labels are for the metrics top1 and top5"),
         ({"labels": [1, 2], "metric": "top1"}, "8 rows from item 0 on, and 2 labels"),
-        ({"labels": np.zeros(49, int), "metric": "top1"}, "49 labels for 48 items"),
-        ({"labels": np.full(48, N), "metric": "top1"}, "labels are from 0 to 31"),
         ({"labels": [0.5], "metric": "top1"}, "not integers"),
         ({"data": [{"z": np.zeros((1, N), np.float32)}]}, "no input 'z'"),
         ({"data": []}, "no batch"),
@@ -159,6 +157,26 @@ def raising_lines(run, batches) -> float:
 def test_what_cannot_be_measured_is_told_in_a_sentence(model, fields, words):
     with pytest.raises(pf.PocketformerError) as error:
         measured(model, **fields)
+    assert words in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"labels": np.zeros(49, int), "metric": "top1"}, "49 labels for 48 items"),
+        ({"labels": np.full(48, N), "metric": "top1"}, "labels are from 0 to 31"),
+        ({"metric": "spearman", "data": batches(2, 1)}, "three items or more"),
+    ],
+    ids=["count", "range", "spearman"],
+)
+def test_labels_and_items_that_do_not_fit_are_told_before_anything_runs(fields, words):
+    proto = chain()
+    if fields["metric"] == "spearman":
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "rows"
+    taken = pf.load(proto)
+    with pytest.raises(pf.BadMetric) as error:
+        evaluation(taken, **fields)
     assert words in one_sentence(error)
 
 

@@ -100,6 +100,19 @@ def test_what_does_not_fit_is_told_in_a_sentence(data, words):
     assert words in one_sentence(error)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nan_is_told_with_its_batch_but_a_mask_may_be_infinite(dtype):
+    taken = pf.Model("x", IRModule(), {}, (pf.TensorSpec("x", ("batch", 4), dtype),), (),
+                     {"batch": pf.Dim(1, None)})
+    data = [{"x": np.ones((2, 4), dtype)} for _ in range(3)]
+    data[0]["x"][1, 2] = -np.inf
+    assert len(list(batches_of(data, taken))) == 3
+    data[1]["x"][1, 2] = np.nan
+    with pytest.raises(pf.BadInput) as error:
+        list(batches_of(data, taken))
+    assert one_sentence(error) == "batch 2 of the data: x has NaN"
+
+
 def test_files_that_hold_no_arrays_are_refused(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\3\4 not an archive")
     (tmp_path / "data.csv").write_text("1,2")
