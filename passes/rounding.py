@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 LOW, HIGH, STEPS = -128, 127, 255    # of int8
+TINY = 1e-30    # a row in smaller steps is taken for zeros
 
 
 def rounded(x: relax.Expr, dtype: str) -> relax.Expr:
@@ -26,18 +27,21 @@ def quantize(
 def quantize_rows(x: relax.Expr, *factor: relax.Expr) -> relax.Expr:
     """Each row of v = x * factor [k] (none: of x) in int8, by the range of its own.
 
-    With lo = min(v, 0) and hi = max(v, 0) over the last axis, scale = (hi - lo) / 255, or 1 where
-    that is 0; zero = round(-128 - lo / scale); q = clip(round(v / scale) + zero). Returns q like x,
-    scale [..., 1] (float32) and zero [..., 1] (int32).
+    With lo = min(v, 0) and hi = max(v, 0) over the last axis, scale = hi / 255 - lo / 255, or 1
+    where that is at most TINY, so that 1 / scale is finite; zero = round(-128 - lo / scale); q =
+    clip(round(v / scale) + zero). Returns q like x, scale [..., 1] (float32) and zero [..., 1]
+    (int32).
     """
     emit = relax.BlockBuilder.current().emit
     value = emit(relax.op.multiply(x, factor[0])) if factor else x
     none, lowest = relax.const(0.0, "float32"), relax.const(float(LOW), "float32")
     low = emit(relax.op.minimum(relax.op.min(value, -1, keepdims=True), none))
     high = relax.op.maximum(relax.op.max(value, -1, keepdims=True), none)
-    step = relax.op.divide(relax.op.subtract(high, low), relax.const(float(STEPS), "float32"))
+    steps = relax.const(float(STEPS), "float32")
+    step = relax.op.subtract(relax.op.divide(high, steps), relax.op.divide(low, steps))
     step = emit(step)
-    scale = emit(relax.op.where(relax.op.equal(step, none), relax.const(1.0, "float32"), step))
+    tiny = relax.op.less_equal(step, relax.const(TINY, "float32"))
+    scale = emit(relax.op.where(tiny, relax.const(1.0, "float32"), step))
     zero = relax.op.round(relax.op.subtract(lowest, relax.op.divide(low, scale)))
     zero = emit(zero)
     steps = relax.op.add(relax.op.round(relax.op.divide(value, scale)), zero)

@@ -87,7 +87,7 @@ class QuantizedLinear:
     x (`x_dtype` int8 or uint8) and weight (int8) are multiplied and added up in int32; bias[n] and
     residual[m, n] are float32. x_scale, and with `zero` also x_zero (int32), are [1], or with
     `per_row` [m]. Where `x_dtype` is float32, the kernel quantises each row of x by its own range,
-    as quantize_rows does (see fused_operators.py): x_scale and x_zero are no inputs then.
+    as quantize_rows does (see passes/rounding.py): x_scale and x_zero are no inputs then.
 
     The result is float32 or bfloat16, or where `out_dtype` is int8 or uint8 quantised again:
     round(result * out_factor[n]) + out_zero, ties to even, with the nearest number for what lies

@@ -77,10 +77,10 @@ def reduce_add(vector: Any) -> Any:
 
 
 def reduce_max(vector: Any) -> Any:
-    """The greatest lane of a float32 vector, which must hold no NaN."""
+    """The greatest lane of a float32 vector, of those that are not NaN."""
     return _reduce("llvm.vector.reduce.fmax", vector)
 
 
 def reduce_min(vector: Any) -> Any:
-    """The least lane of a float32 vector, which must hold no NaN."""
+    """The least lane of a float32 vector, of those that are not NaN."""
     return _reduce("llvm.vector.reduce.fmin", vector)

@@ -26,7 +26,7 @@ WAYS = 4            # vectors at a time, as one would wait for its own last maxi
 class RowRange:
     """`scale[row]` and `zero[row]` (int32) of the rows of a block, and their numbers as integers.
 
-    What they are is said of quantize_rows in fused_operators.py.
+    What they are is said of quantize_rows in passes/rounding.py.
     """
 
     def __init__(self, dot: Dot, x: Buffer, rows: int) -> None:

@@ -12,7 +12,15 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.intrinsics import reduce_add, reduce_max, reduce_min
-from pocketformer.schedules.cpu.kernel import Expr, load, loop, registers, splat, store
+from pocketformer.schedules.cpu.kernel import (
+    Expr,
+    lanes_of,
+    load,
+    loop,
+    registers,
+    splat,
+    store,
+)
 
 Visit = Callable[[Expr, int, int], None]     # start, lanes, way
 Term = Callable[[Expr, int], Expr]           # start, lanes
@@ -47,10 +55,14 @@ class Row:
         return self._fold(term, _Fold(self, float("-inf"), tirx.max, reduce_max))[0]
 
     def extremes(self, term: Term) -> tuple[Expr, Expr]:
-        """The least and the greatest of `term(start, lanes)` and 0."""
-        low, high = self._fold(
-            term, _Fold(self, 0.0, tirx.min, reduce_min), _Fold(self, 0.0, tirx.max, reduce_max))
-        return low, high
+        """The least and the greatest of `term(start, lanes)` and 0; NaN where one is not finite.
+
+        A minimum or maximum of the machine forgets a NaN, so sums of zeros remember it.
+        """
+        low, high, zero = self._fold(
+            term, _Fold(self, 0.0, tirx.min, reduce_min), _Fold(self, 0.0, tirx.max, reduce_max),
+            _Fold(self, 0.0, _plus_zero_times, reduce_add))
+        return T.bind(low + zero), T.bind(high + zero)
 
     def _fold(self, term: Term, *folds: _Fold) -> list[Expr]:
         def take(at: Expr, width: int, way: int) -> None:
@@ -62,6 +74,13 @@ class Row:
 
         self.sweep(take)
         return [fold.result() for fold in folds]
+
+
+def _plus_zero_times(total: Expr, value: Expr) -> Expr:
+    """total + 0 * value, which TVM would simplify: one instruction, two where none does both."""
+    dtype, lanes = str(value.ty), lanes_of(value)
+    return tirx.call_llvm_pure_intrin(
+        dtype, "llvm.fmuladd", splat(T.float32(0.0), lanes), value, total)
 
 
 class _Fold:

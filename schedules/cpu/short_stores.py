@@ -56,10 +56,15 @@ class RowScale:
 
     @staticmethod
     def of(low: Expr, high: Expr) -> RowScale:
-        """For numbers from `low`, at most 0, to `high`, at least 0: as quantize_rows does."""
+        """For numbers from `low`, at most 0, to `high`, at least 0: as quantize_rows does.
+
+        Numbers are multiplied by 1 / scale, so one near the middle of two integers may become the
+        other one. Where `low` or `high` is NaN the scale is, and so is what it multiplies.
+        """
         least, most = RANGE["int8"]
-        step = T.bind((high - low) * T.float32(1.0 / (most - least)))
-        scale = T.bind(tirx.Select(step > T.float32(TINY), step, T.float32(1.0)))
+        share = T.float32(1.0 / (most - least))
+        step = T.bind(high * share - low * share)    # high - low could be too large for float32
+        scale = T.bind(tirx.Select(step <= T.float32(TINY), T.float32(1.0), step))
         steps = T.bind(T.float32(1.0) / scale)
         zero = T.float32(least) - low * steps + T.float32(ROUND)
         bits = tirx.reinterpret("int32", zero)

@@ -48,7 +48,8 @@ def close(found, expected):
 
 def rows_in_numpy(x):
     low, high = (end(x, axis=-1, keepdims=True) for end in (np.min, np.max))
-    scale = (np.maximum(high, 0) - np.minimum(low, 0)) / np.float32(255)
+    steps = np.float32(255)
+    scale = np.maximum(high, 0) / steps - np.minimum(low, 0) / steps
     scale = np.where(scale == 0, np.float32(1), scale)
     zero = np.rint(np.float32(-128) - np.minimum(low, 0) / scale)
     return np.clip(np.rint(x / scale) + zero, -128, 127), scale, zero

@@ -155,6 +155,22 @@ def test_a_row_of_zeros_stays_zero():
     assert (result[::2] != 0).all()
 
 
+@pytest.mark.parametrize("isa", PRODUCTS)
+def test_a_row_with_nan_gives_nan_and_its_neighbours_do_not_change(isa):
+    work = QuantizedLinear(None, 24, 75, "float32", bias=True, activation="gelu", residual=True)
+    x, weight = random(9, 75), integers("int8", 75, 24)
+    rest = [packed(weight, kernel_of(work, isa).packed_shape), np.full(24, 0.001, "float32"),
+            weight.sum(axis=0, dtype="int32"), random(24), random(9, 24)]
+    (whole,) = call(work, isa, [x, *rest], (9, 24))
+    x[2, [5, 70]] = np.nan      # a greater number follows each of them
+    x[3, 74] = np.inf
+    x[4, :2] = 3e38, -3e38      # whose difference float32 does not hold
+    (result,) = call(work, isa, [x, *rest], (9, 24))
+    assert np.isnan(result[2:4]).all()
+    assert np.isfinite(result[4]).all()
+    np.testing.assert_array_equal(np.delete(result, [2, 3, 4], 0), np.delete(whole, [2, 3, 4], 0))
+
+
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     m=st.integers(1, 40),

@@ -126,6 +126,17 @@ def test_a_sum_that_is_kept_comes_after_what_is_stored():
         stored_norm("avx2", 2, 40, store, residual=True, keep_sum=True, keep=False)
 
 
+@pytest.mark.parametrize("isa", ["avx512", "sse", "neon"])
+def test_a_row_with_nan_has_a_scale_of_nan(isa):
+    work = Norm(3, 83, "rms", EPS, store="rows")
+    x = random(3, 83)
+    x[1, 40] = np.nan
+    one = np.ones(83, "float32")
+    *_, scale, _ = call(work, isa, [x, one, one], (3, 83), (3, 83), (3,), (3,),
+                        dtype=["float32", "int8", "float32", "int32"])
+    assert np.isnan(scale).tolist() == [False, True, False]
+
+
 def test_a_row_of_zeros_has_a_scale_of_one():
     work = Norm(2, 40, "rms", EPS, store="rows", keep=False)
     x = np.random.default_rng().standard_normal((2, 40), "float32")
