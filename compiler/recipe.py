@@ -71,7 +71,8 @@ class Int8:
     the least error on the calibration's rows, None moves nothing. `bias_correction` takes the mean
     error of a layer's output off its bias, `equalize` scales channels of neighbouring linear layers
     to equal ranges (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", 2019). `scales` of "power_of_two" are rounded up to those (logarithmic scales).
+    Correction", 2019) in place of `smooth`. All three need calibration: without, they do nothing.
+    `scales` of "power_of_two" are rounded up to those (logarithmic scales), but not those of rows.
 
     `attention` is the dtype of what attention multiplies: int8, bfloat16 or float32. In int8 its
     queries, keys and values are symmetric, by the ranges of the whole tensors; without calibration,
@@ -94,7 +95,7 @@ class Int8:
     scales: str = "float"
     attention: str = "int8"
     embeddings: str = "int8"
-    overrides: Mapping[str, Recipe | str] = field(default_factory=dict)
+    overrides: Mapping[str, Recipe | str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check("activations", self.activations, ACTIVATIONS)
@@ -102,11 +103,12 @@ class Int8:
         _check("scales", self.scales, SCALES)
         _check("attention", self.attention, ("int8", "bfloat16", "float32"))
         _check("embeddings", self.embeddings, ("int8", "float32"))
-        if isinstance(self.smooth, str):
-            _check("smooth", self.smooth, (AUTO,))
-        elif self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
-            raise BadRecipe(f"smooth is {self.smooth}, it must lie in [0, 1], be 'auto' or None")
-        check_overrides(self.overrides)
+        for name in ("dynamic", "bias_correction", "equalize"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadRecipe(f"{name} is {getattr(self, name)!r}; one of True, False")
+        if self.smooth not in (AUTO, None) and not _is_share(self.smooth):
+            raise BadRecipe(f"smooth is {self.smooth!r}, it must lie in [0, 1], be 'auto' or None")
+        object.__setattr__(self, "overrides", checked_overrides(self.overrides))
 
     @property
     def name(self) -> str:
@@ -132,14 +134,14 @@ class Int4Weights:
     group: int = 32
     calibration: Any = field(default=None, compare=False, repr=False)
     embeddings: str = "int4"
-    overrides: Mapping[str, Recipe | str] = field(default_factory=dict)
+    overrides: Mapping[str, Recipe | str] = field(default_factory=dict, hash=False)
 
     name = "int4"
 
     def __post_init__(self) -> None:
         _check("group", self.group, GROUPS)
         _check("embeddings", self.embeddings, ("int4", "int8", "float32"))
-        check_overrides(self.overrides)
+        object.__setattr__(self, "overrides", checked_overrides(self.overrides))
 
 
 Recipe: TypeAlias = Float32 | BFloat16 | Float16 | Int8 | Int4Weights
@@ -207,9 +209,17 @@ def check_recipe(recipe: Recipe, target: Target) -> None:
             )
 
 
-def check_overrides(overrides: Mapping[str, Recipe | str]) -> None:
-    """Raises BadRecipe where one is no recipe, or has overrides of its own."""
+def checked_overrides(overrides: object) -> dict[str, Recipe | str]:
+    """A copy. Raises BadRecipe where one is no recipe, or has overrides of its own."""
+    if not isinstance(overrides, Mapping):
+        raise BadRecipe(
+            f"overrides are of type {type(overrides).__name__}; give a dict of recipes by pattern"
+        )
     for pattern, given in overrides.items():
+        if not isinstance(pattern, str):
+            raise BadRecipe(f"the pattern {pattern!r} of an override is no text")
+        if given is None:
+            raise BadRecipe(f"override {pattern!r} has no recipe; float32 is one")
         try:
             recipe = chosen_recipe(given)
         except BadRecipe as error:
@@ -220,8 +230,13 @@ def check_overrides(overrides: Mapping[str, Recipe | str]) -> None:
             raise BadRecipe(
                 f"override {pattern!r} has calibration data of its own; the recipe's is for all"
             )
+    return dict(overrides)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise BadRecipe(f"{name} is {value!r}; one of {', '.join(map(str, choices))}")

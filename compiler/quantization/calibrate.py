@@ -66,12 +66,12 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
     }
     count = 0
     batches = _first_checked(_within(batches_of(data, run.model), found, run.model))
-    session = run.session(part_of(tell, 0.0, COMPILED))
     total = count_of(data)
-    for count, batch in enumerate(batches, 1):
-        done = count / total if total else count / (count + GUESS)
-        tell(f"calibrate on batch {count}", COMPILED + (1 - COMPILED) * min(done, 1.0))
-        run.update(statistics, session, batch)
+    with run.session(part_of(tell, 0.0, COMPILED)) as session:
+        for count, batch in enumerate(batches, 1):
+            done = count / total if total else count / (count + GUESS)
+            tell(f"calibrate on batch {count}", COMPILED + (1 - COMPILED) * min(done, 1.0))
+            run.update(statistics, session, batch)
     if count == 1:
         LOG.warning(
             "calibration has a single batch: what the model reads in use may lie outside the "

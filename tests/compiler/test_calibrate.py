@@ -13,6 +13,7 @@ from pocketformer.compiler.quantization.calibrate import calibrate
 from pocketformer.compiler.quantization.overrides import recipes_of
 from pocketformer.compiler.quantization.statistics import RESERVOIR, TensorStatistics
 from pocketformer.compiler.recipe import Float32, Int4Weights, Int8
+from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.prepare import Source
 from tests.compiler.tiny import one_sentence
 from tests.encoder import HEADS, HIDDEN, VOCABULARY, WIDE, encoder, inputs
@@ -156,6 +157,14 @@ def test_ids_outside_of_the_table_are_refused(wrong, monkeypatch):
     assert one_sentence(error) == (
         f"batch 1 of the data: ids has {wrong}, but the table of embedded_Gather has "
         f"{VOCABULARY} rows")
+
+
+def test_the_session_of_a_calibration_is_closed(monkeypatch):
+    closed, close = [], Session.close
+    monkeypatch.setattr(Session, "close", lambda self: (close(self), closed.append(self)))
+    assert calibrated(encoder(), [inputs(1, 5)]).statistics
+    with pytest.raises(pf.BadInput, match="the session is closed"):
+        closed[0].run(inputs(1, 5))
 
 
 def test_a_model_without_layers_is_warned_of_and_runs_nothing(caplog):
