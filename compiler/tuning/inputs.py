@@ -12,7 +12,10 @@ from pocketformer.compiler.tuning.job import Job
 # Shares of the keys that a mask lets through; the rest is padding, which some kernels skip.
 SEEN = 5 / 6
 # What multiplies the numbers of a normal distribution.
-SCALES = {"weight_scale": 0.01, "x_scale": 0.01, "scale": 0.01, "out_factor": 40.0}
+SCALES = {
+    "weight_scale": 0.01, "x_scale": 0.01, "scale": 0.01, "scales": 0.001, "factor": 40.0,
+    "out_factor": 40.0,
+}
 
 
 def inputs_of(job: Job, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from pocketformer.compiler.errors import BadBundle
 from pocketformer.compiler.local import empty_aligned
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.bundle_files import unpack
-from pocketformer.compiler.tuning.inputs import inputs_of
+from pocketformer.compiler.tuning.inputs import SCALES, inputs_of
 from pocketformer.compiler.tuning.job import SLACK, Job, cold_bytes
 from pocketformer.compiler.tuning.kernel_bundle import build, kernel_bundle
 from pocketformer.compiler.tuning.measure import measure
@@ -196,3 +196,18 @@ def test_no_more_is_read_between_than_a_model_reads_or_caches_hold():
     assert cold_bytes(target, 10 << 20, threads=2) == 10 << 20
     assert cold_bytes(target, 1 << 30, threads=2) == 68 << 20
     assert cold_bytes(replace(target, l3=1 << 30), 1 << 30, threads=2) == SLACK
+
+
+def test_scales_and_factors_have_magnitudes_of_their_own():
+    workloads = [
+        Attention(1, 24, 24, **HEADS, dtype="int8", in_dtype="int8", out_dtype="int8"),
+        Norm(12, 96, "layer", 1e-5, store="int8"),
+        QuantizedLinear(12, 96, 64, per_row=True, out_dtype="int8"),
+        Lookup(12, 96, 500, 4, 32),
+    ]
+    found = set()
+    for workload in workloads:
+        specs = kernel_bundle(job_of(workload, 1)).manifest.inputs
+        names = [spec.name.rstrip("0123456789_") for spec in specs if spec.dtype == "float32"]
+        found |= {name for name in names if "scale" in name or "factor" in name}
+    assert {"scales", "factor", "out_factor"} <= found <= set(SCALES)
