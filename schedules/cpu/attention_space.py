@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pocketformer.schedules.cpu.attention_products import Products, padded_columns
 from pocketformer.schedules.cpu.intrinsics import Isa
 from pocketformer.schedules.cpu.kernel import ceil_div
-from pocketformer.schedules.workloads import Attention
+from pocketformer.schedules.workloads import MOST_PRODUCTS, Attention
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target
@@ -95,14 +95,18 @@ def widths(dot: Products, workload: Attention) -> list[int]:
 
 
 def blocks(target: Target, workload: Attention, keys: int, queries: int) -> Iterator[int]:
-    """Keys whose scores take a part of a cache; all of them where they are few enough."""
+    """Keys whose scores take a part of a cache; all of them where they are few enough.
+
+    Those of integers are no more than int32 holds the products with values of.
+    """
+    most = MOST_PRODUCTS // keys if workload.dtype == "int8" else target.l2
     whole = workload.kv_len and ceil_div(workload.kv_len, keys) * keys
     row = NUMBER * queries
     for size in (target.l1d // 8, target.l1d // 4, target.l1d // 2, target.l1d, target.l2 // 4):
-        block = max(1, size // row // keys) * keys
+        block = max(1, min(size // row // keys, most)) * keys
         if not whole or block < whole:
             yield block
-    if whole and whole * row <= target.l2 // 2:
+    if whole and whole * row <= target.l2 // 2 and whole <= most * keys:
         yield whole
 
 

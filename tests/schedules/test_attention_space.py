@@ -1,5 +1,6 @@
 """Points of attention, norms and softmax; what all spaces have in common is in test_spaces.py."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -10,8 +11,9 @@ from tvm.runtime import tensor
 
 from pocketformer import targets
 from pocketformer.schedules.cpu import template_of
+from pocketformer.schedules.cpu.attention_space import blocks
 from pocketformer.schedules.cpu.intrinsics import TABLE
-from pocketformer.schedules.workloads import Attention, Norm, Softmax
+from pocketformer.schedules.workloads import MOST_PRODUCTS, Attention, Norm, Softmax
 from tests.schedules.running import (
     INSTRUCTIONS,
     assert_agrees,
@@ -55,6 +57,16 @@ def test_points_build_for_every_instruction(workload):
         points = space(workload, target)
         for point in Random(0).sample(points, min(len(points), 5)):
             assert point.kernel(workload, target).func.attrs["global_symbol"] == point.name
+
+
+@pytest.mark.parametrize("length", [None, 100_000])
+def test_blocks_of_integers_are_no_longer_than_their_sums_may_be(length):
+    work = Attention(1, length, length, 1, 1, 32, 32, 1.0, dtype="int8", in_dtype="int8")
+    host = targets.load("host")
+    large = replace(host, cores=(replace(host.cores[0], l2=1 << 24),))
+    assert max(blocks(large, work, 8, 4)) <= MOST_PRODUCTS
+    others = replace(work, dtype="float32", in_dtype="float32")
+    assert max(blocks(large, others, 8, 4)) > MOST_PRODUCTS
 
 
 def test_no_two_points_have_the_same_code():
