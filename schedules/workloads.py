@@ -351,7 +351,8 @@ class Lookup:
         _require(self.bits == 8 or self.group % 2 == 0, f"a group of {self.group} is odd")
 
     def __str__(self) -> str:
-        return f"lookup_{_text(self.rows)}x{self.size}of{self.count}_w{self.bits}g{self.group}"
+        sizes = f"{_text(self.rows)}x{self.size}of{self.count}"
+        return f"lookup_{sizes}_w{self.bits}g{self.group}" + "_i32" * (self.ids_dtype == "int32")
 
 
 @dataclass(frozen=True)

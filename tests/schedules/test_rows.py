@@ -126,6 +126,11 @@ def test_a_sum_that_is_kept_comes_after_what_is_stored():
         stored_norm("avx2", 2, 40, store, residual=True, keep_sum=True, keep=False)
 
 
+def test_lookups_by_other_ids_have_other_names():
+    assert str(Lookup(3, 8, 9, 8, 8)) == "lookup_3x8of9_w8g8"
+    assert str(Lookup(3, 8, 9, 8, 8, "int32")) == "lookup_3x8of9_w8g8_i32"
+
+
 @pytest.mark.parametrize("isa", ["avx512", "sse", "neon"])
 def test_a_row_with_nan_has_a_scale_of_nan(isa):
     work = Norm(3, 83, "rms", EPS, store="rows")
