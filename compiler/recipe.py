@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from pocketformer.compiler.errors import BadRecipe
@@ -234,7 +235,9 @@ def checked_overrides(overrides: object) -> dict[str, Recipe | str]:
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return 0 <= float(value) <= 1
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:

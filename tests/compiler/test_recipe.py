@@ -43,6 +43,34 @@ def test_what_is_no_recipe_is_told_the_names(given, words):
     assert "one of float32, bfloat16, float16" in text
 
 
+@pytest.mark.parametrize(
+    ("make", "fields", "words"),
+    [
+        (pf.Int8, {"overrides": [("a", "bfloat16")]}, "overrides are of type list; give a dict"),
+        (pf.Int8, {"overrides": {1: "bfloat16"}}, "the pattern 1 of an override is no text"),
+        (pf.Int8, {"overrides": {"a": None}}, "override 'a' has no recipe"),
+        (pf.Int8, {"smooth": [1]}, "smooth is [1], it must lie in [0, 1]"),
+        (pf.Int8, {"smooth": "0.5"}, "smooth is '0.5', it must lie in [0, 1]"),
+        (pf.Int8, {"dynamic": "no"}, "dynamic is 'no'; one of True, False"),
+        (pf.Int8, {"observer": ["mse"]}, "observer is ['mse']; one of minmax"),
+        (pf.Int4Weights, {"group": 32.0}, "group is 32.0; one of 32, 64, 128"),
+    ],
+    ids=lambda each: str(each) if isinstance(each, dict) else "",
+)
+def test_an_option_of_the_wrong_kind_is_refused_at_once(make, fields, words):
+    with pytest.raises(pf.BadRecipe) as error:
+        make(**fields)
+    assert one_sentence(error).startswith(words)
+
+
+def test_a_recipe_can_be_a_key_and_keeps_its_overrides():
+    overrides = {"a": "bfloat16"}
+    recipe = pf.Int8(overrides=overrides)
+    overrides["b"] = "float32"
+    assert recipe.overrides == {"a": "bfloat16"}
+    assert {recipe: 1}[pf.Int8(overrides={"a": "bfloat16"})] == 1
+
+
 def test_float16_is_refused_where_the_processor_has_no_arithmetic_for_it():
     for name in ("host", "arm64-android"):
         with pytest.raises(pf.BadRecipe, match=f"{name} is none; bfloat16 works"):
