@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,14 @@ Output = Annotated[
     ),
 ]
 
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        help="How many choices of layers to keep are compiled and measured at most.",
+        show_default="40", rich_help_panel=PANEL,
+    ),
+]
+
 
 def accuracy_from(
     evaluate: Path | None,
@@ -65,6 +74,7 @@ def accuracy_from(
     labels: Path | None,
     output: str | None,
     html: Path | None,
+    trials: int | None = None,
 ) -> Accuracy | None:
     """The check that these options ask for, None for none.
 
@@ -76,6 +86,7 @@ def accuracy_from(
         given = {
             "--accept": accept, "--metric": metric, "--labels": labels,
             "--compare-output": output, "--html": html,
+            "--trials": trials,
         }
         for flag, value in given.items():
             if value is not None:
@@ -84,6 +95,16 @@ def accuracy_from(
     for file in (evaluate, labels):
         if file is not None and not file.exists():
             raise BadInput(f"there is no file or folder {file}")
-    return Accuracy(
+    accuracy = Accuracy(
         math.inf if accept is None else accept, metric or "cosine", evaluate, labels, output
     )
+    return accuracy if trials is None else replace(accuracy, trials=trials)
+
+
+def overlap(calibrate: Path | None, evaluate: Path | None) -> bool:
+    """Whether the batches of both are of the same file, or one's file lies in the other's folder.
+    """
+    if calibrate is None or evaluate is None:
+        return False
+    one, other = calibrate.resolve(), evaluate.resolve()
+    return one == other or one in other.parents or other in one.parents

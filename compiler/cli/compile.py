@@ -17,7 +17,9 @@ from pocketformer.compiler.cli.accuracy import (
     Labels,
     MetricName,
     Output,
+    Trials,
     accuracy_from,
+    overlap,
 )
 from pocketformer.compiler.cli.common import (
     Debug,
@@ -84,6 +86,7 @@ def compile(
     metric: MetricName = None,
     labels: Labels = None,
     compare_output: Output = None,
+    trials: Trials = None,
     html: Html = None,
     dim: Dims = None,
     component: Annotated[
@@ -128,7 +131,12 @@ def compile(
         embeddings=embeddings, group=group,
     )
     check_recipe(chosen, targets.load(target))
-    accuracy = accuracy_from(evaluate, accept, metric, labels, compare_output, html)
+    accuracy = accuracy_from(evaluate, accept, metric, labels, compare_output, html, trials)
+    if overlap(calibrate, evaluate):
+        err.print(
+            "[yellow]note:[/] --evaluate has data of --calibrate: answers to other inputs may lose "
+            "more", soft_wrap=True, highlight=False,
+        )
     check_page(html)
     if records and no_records:
         raise BadRecords("--records and --no-records exclude each other")

@@ -92,22 +92,22 @@ def _item(item: Any) -> Any:
 
 def _read(path: Path) -> Iterator[Any]:
     if path.is_dir():
-        files = sorted(path.glob("*.npz"))
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".npz")
         if not files:
             raise BadInput(f"the folder {path} holds no .npz file")
         return map(_arrays, files)
     if not path.is_file():
         raise BadInput(f"there is no file or folder {path}")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return iter([_arrays(path)])
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         return _lines(path)
     raise BadInput(f"{path} is neither an .npz file, nor a folder of them, nor a .txt file")
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for line in file:
                 if line.strip():
                     yield line.strip()

@@ -271,6 +271,10 @@ def test_answers_in_float16_are_not_measured_where_it_cannot_run():
     [
         (["--accept", "0.01"], "--accept needs --evaluate"),
         (["--html", "page.html"], "--html needs --evaluate"),
+        (["--trials", "3"], "--trials needs --evaluate"),
+        (["--evaluate", __file__, "--trials", "0"], "trials is 0"),
+        (["-r", "int8", "--calibrate", __file__, "--evaluate", str(Path(__file__).parent)],
+         "--evaluate has data of --calibrate"),
         (["--evaluate", "/nowhere.npz"], "no file or folder /nowhere.npz"),
         (["--evaluate", __file__, "--accept", "-1"], "max_drop is -1"),
         (["--evaluate", __file__, "--metric", "mse"], "no metric 'mse'"),

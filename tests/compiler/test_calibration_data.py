@@ -179,6 +179,15 @@ def test_texts_keep_their_lengths_where_the_model_allows(folder):
     same(batches_of(folder / "texts.txt", model(folder=folder)), found)
 
 
+def test_endings_may_be_in_capitals_and_texts_may_begin_with_a_mark(folder):
+    write_arrays(folder / "A.NPZ", wanted := batch())
+    same(batches_of(folder / "A.NPZ", model()), [wanted])
+    same(batches_of(folder, model()), [wanted])
+    (folder / "A.TXT").write_text("fine film\n", encoding="utf-8-sig")
+    (found,) = batches_of(folder / "A.TXT", model(folder=folder))
+    assert found["input_ids"].tolist() == [[3, 4]]
+
+
 def test_texts_for_fixed_sizes_are_padded_and_masked(folder):
     (found,) = batches_of(["a film", "fine film and"], model(2, 4, folder=folder))
     assert found["input_ids"].tolist() == [[2, 4, 0, 0], [3, 4, 5, 0]]
