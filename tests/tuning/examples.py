@@ -14,6 +14,7 @@ from pocketformer.compiler.tuning.records import core_of
 from pocketformer.schedules.workloads import (
     ACTIVATIONS,
     MOST,
+    MOST_PRODUCTS,
     Attention,
     BatchMatmul,
     Function,
@@ -90,7 +91,8 @@ def workloads() -> st.SearchStrategy[Workload]:
             st.sampled_from(["float32", "bfloat16", "int8"]),
         ),
         st.builds(
-            QuantizedLinear, AXES, SIZES, SIZES, st.sampled_from(["int8", "uint8", "float32"]),
+            QuantizedLinear, AXES, SIZES, SIZES.filter(lambda k: k <= MOST_PRODUCTS),
+            st.sampled_from(["int8", "uint8", "float32"]),
             FLAGS, FLAGS, FLAGS, NAMES, FLAGS,
             st.sampled_from(["float32", "bfloat16", "int8", "uint8"]),
         ),
