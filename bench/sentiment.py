@@ -111,7 +111,7 @@ class Reference:
         """The embeddings `found` by `name` beside these."""
         answers = Answers(
             self.embeddings[:, None], found[:, None], np.ones((len(found), 1), bool))
-        cosine, spearman = Cosine(), Spearman()
+        cosine, spearman = Cosine(), Spearman(len(found))
         cosine.update(answers)
         spearman.update(answers)
         accuracy = float((self.head(found) == self.held_out.positive).mean())

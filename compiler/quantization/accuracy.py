@@ -29,7 +29,8 @@ class Accuracy:
       largest, which drops from 1. With `labels`, the share of rows whose label is among them, in
       float32 and in the model.
     - spearman: of each item's vector (the mean of its rows) the cosines with all others, and the
-      rank correlation of these in float32 and the model; it drops from 1.
+      rank correlation of these in float32 and the model; it drops from 1. Of more than 1024 items
+      the first count.
     - sqnr: signal to quantisation noise, in decibel; here the drop is the noise's power as a part
       of the signal's, so that 0.01 stands for 20 dB.
 

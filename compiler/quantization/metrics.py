@@ -102,14 +102,15 @@ class TopK:
 class Spearman:
     """Spearman's rank correlation of the cosines of all pairs of items.
 
-    An item's vector is the mean of its rows. Of more than MOST_ITEMS items the first count.
+    An item's vector is the mean of its rows. Of more than `most` items the first count.
     """
 
+    most: int = MOST_ITEMS
     expected: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
 
     def update(self, answers: Answers) -> None:
-        room = MOST_ITEMS - len(self.expected)
+        room = self.most - len(self.expected)
         self.expected.extend(_unit_means(answers.expected, answers.counted)[:room])
         self.found.extend(_unit_means(answers.found, answers.counted)[:room])
 

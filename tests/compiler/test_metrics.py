@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pocketformer.compiler.quantization import metrics
-from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
+from pocketformer.compiler.quantization.metrics import (
+    METRICS,
+    Answers,
+    Metric,
+    Spearman,
+    _ranks,
+)
 
 
 def answers(
@@ -96,18 +101,19 @@ def test_spearman_ranks_the_similarities_of_all_pairs_of_items():
 
 def test_equal_values_share_their_mean_rank():
     values = np.random.default_rng().integers(0, 5, 40)
-    np.testing.assert_array_equal(metrics._ranks(values), stats.rankdata(values) - 1)
+    np.testing.assert_array_equal(_ranks(values), stats.rankdata(values) - 1)
 
 
 def test_spearman_of_two_items_is_no_number():
     assert np.isnan(measured("spearman", answers(items=2)).value())
 
 
-def test_spearman_of_very_many_items_takes_the_first(monkeypatch):
-    monkeypatch.setattr(metrics, "MOST_ITEMS", 7)
-    batches = answers(items=5), answers(items=5)
-    metric = measured("spearman", *batches)
-    assert len(metric.expected) == len(metric.found) == 7
+@pytest.mark.parametrize(("most", "taken"), [(7, 7), (20, 10)])
+def test_spearman_of_very_many_items_takes_the_first(most, taken):
+    metric = Spearman(most)
+    for batch in (answers(items=5), answers(items=5)):
+        metric.update(batch)
+    assert len(metric.expected) == len(metric.found) == taken
 
 
 def test_sqnr_is_signal_to_noise_in_decibel():
