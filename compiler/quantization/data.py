@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import zipfile
 import zlib
@@ -25,10 +26,20 @@ UNREADABLE = (
     ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError,
     zipfile.BadZipFile, zlib.error,
 )
+MANY = 1024     # rows run at once may take more memory than there is
+LOG = logging.getLogger("pocketformer.calibration")
 KINDS = (
     "batches are dicts of arrays by input name, the path of an .npz file or of a folder of them, "
     "or texts: a list of them or the path of a .txt file"
 )
+
+
+class _Named(dict[str, np.ndarray]):
+    """Arrays, and the file that they come from."""
+
+    def __init__(self, file: Path, arrays: Arrays) -> None:
+        super().__init__(arrays)
+        self.file = file
 
 
 def batches_of(data: Any, model: Model) -> Iterator[Arrays]:
@@ -48,6 +59,7 @@ def batches_of(data: Any, model: Model) -> Iterator[Arrays]:
     items = itertools.chain([first], items)
     batches = Texts(model).batches(items) if isinstance(first, str) else items
     for number, batch in enumerate(batches, 1):
+        where = f" ({batch.file})" if isinstance(batch, _Named) else ""
         if not isinstance(batch, Mapping):
             raise BadInput(f"batch {number} of the data is of type {type(batch).__name__}; {KINDS}")
         try:
@@ -57,7 +69,7 @@ def batches_of(data: Any, model: Model) -> Iterator[Arrays]:
                 signature.sizes(tuple(array.shape for array in part.values()))
                 yield part
         except BadInput as error:
-            raise BadInput(f"batch {number} of the data: {error}") from None
+            raise BadInput(f"batch {number} of the data{where}: {error}") from None
 
 
 def count_of(data: Any) -> int | None:
@@ -118,7 +130,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _arrays(path: Path) -> Arrays:
     try:
         if zipfile.is_zipfile(path):
-            return read_arrays(path)
+            return _Named(path, read_arrays(path))
     except UNREADABLE:
         pass
     except OSError as error:
@@ -144,6 +156,11 @@ def _split(arrays: Arrays, model: Model) -> Iterator[Arrays]:
         return
     (count,), (axis,) = rows, taken
     size = axis if isinstance(axis, int) else _size(axis, model)
+    if not size and count > MANY:
+        LOG.warning(
+            "a batch has %d rows, and %s is not known to be a batch axis by its name: they run at "
+            "once; give batches of a few rows each if memory runs short", count, axis,
+        )
     if not size or count <= size or (isinstance(axis, int) and count % size):
         yield arrays
         return

@@ -78,6 +78,22 @@ def test_more_rows_than_the_model_takes_come_in_several_batches(size, pieces):
     same([{name: np.concatenate([each[name] for each in found]) for name in given}], [given])
 
 
+def test_many_rows_of_an_axis_that_may_be_no_batch_are_warned_of(caplog):
+    taken = model("rows")
+    taken.dims["rows"] = pf.Dim()
+    (found,) = batches_of(batch(rows=3000), taken)
+    assert len(found["input_ids"]) == 3000
+    assert "a batch has 3000 rows, and rows is not known to be a batch axis" in caplog.text
+
+
+def test_a_file_of_a_folder_that_does_not_fit_is_named(tmp_path):
+    for number, length in enumerate((5, 13)):
+        write_arrays(tmp_path / f"{number}.npz", batch(length=length))
+    with pytest.raises(pf.BadInput) as error:
+        list(batches_of(tmp_path, model()))
+    assert f"batch 2 of the data ({tmp_path / '1.npz'}): " in one_sentence(error)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
