@@ -29,11 +29,18 @@ def connect(address: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # of versions: those that matter are compared
         try:
-            return Client(address, timeout=ANSWER, set_as_default=False, name="pocketformer")
+            try:
+                return _client(Client, address)
+            except AssertionError:      # its loop's thread had no time for ten seconds: once more
+                return _client(Client, address)
         except (OSError, TimeoutError, ValueError, TypeError) as error:
             raise SetUpFailed(
                 f"no dask scheduler answers at {address}: {str(error).splitlines()[0]}"
             ) from None
+
+
+def _client(make: Any, address: str) -> Any:
+    return make(address, timeout=ANSWER, set_as_default=False, name="pocketformer")
 
 
 def _difference(wanted: dict[str, str], found: Any) -> str:
