@@ -11,7 +11,12 @@ from pocketformer.compiler.quantization.bias import corrected
 from pocketformer.compiler.quantization.gptq import round_in_order
 from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.numbers import Activation, DynamicLinear, StaticLinear
-from pocketformer.compiler.quantization.observers import range_of, scale_and_zero
+from pocketformer.compiler.quantization.observers import (
+    by_row,
+    range_of,
+    rounded,
+    scale_and_zero,
+)
 from pocketformer.compiler.quantization.smooth import equalizing, smoothing, to_powers_of_two
 from pocketformer.compiler.quantization.statistics import TensorStatistics
 from pocketformer.compiler.quantization.weights import (
@@ -37,15 +42,10 @@ class Reading:
     def rounded(self, rows: np.ndarray) -> np.ndarray:
         """What is left of x / smooth, for `rows` [r, k] of x."""
         scaled = self.smoothed(rows)
-        if self.scale is not None:
-            short = np.clip(np.rint(scaled / self.scale) + self.zero, -128, 127) - self.zero
-            return np.asarray(short * np.float32(self.scale))
-        low = np.minimum(scaled.min(axis=1, keepdims=True), 0)
-        scale = (np.maximum(scaled.max(axis=1, keepdims=True), 0) - low) / 255
-        scale = np.where(scale == 0, np.float32(1.0), scale)
-        zero = np.rint(-128 - low / scale)
-        short = np.clip(np.rint(scaled / scale) + zero, -128, 127) - zero
-        return np.asarray(short * scale)
+        if self.scale is None:
+            return by_row(scaled)
+        short = rounded(scaled, self.scale, self.zero) - self.zero
+        return np.asarray(short * np.float32(self.scale))
 
     def smoothed(self, rows: np.ndarray) -> np.ndarray:
         """`rows` [..., k] / smooth."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,21 @@ def scale_and_zero(low: float, high: float) -> tuple[float, int]:
     if scale < np.finfo(np.float32).tiny:
         return 1.0, 0
     return scale, int(np.clip(np.rint(-128 - low / scale), -128, 127))
+
+
+def rounded(values: np.ndarray, scale: Any, zero: Any) -> np.ndarray:
+    """The int8 numbers of `values`, as floating point."""
+    return np.asarray(np.clip(np.rint(values / scale) + zero, -128, 127))
+
+
+def by_row(rows: np.ndarray) -> np.ndarray:
+    """`rows`, each rounded to the 256 numbers of its own range."""
+    low = np.minimum(rows.min(axis=-1, keepdims=True), 0)
+    high = np.maximum(rows.max(axis=-1, keepdims=True), 0)
+    scale = (high - low) / np.float32(LEVELS)
+    scale[scale == 0] = 1
+    zero = np.rint(-128 - low / scale)
+    return np.asarray((rounded(rows, scale, zero) - zero) * scale)
 
 
 def _around_zero(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
@@ -90,7 +106,7 @@ def _divergence(seen: _Seen, low: float, high: float) -> float:
     clipped[0] += counts[values < low].sum()
     clipped[-1] += counts[values > high].sum()
     scale, zero = scale_and_zero(low, high)
-    level = _rounded(values[inside], scale, zero).astype(np.int64) + 128
+    level = rounded(values[inside], scale, zero).astype(np.int64) + 128
     # each level spreads what it holds evenly over those of its bins that were not empty
     shares = np.bincount(level, kept > 0, LEVELS + 1)
     spread = np.where(
@@ -107,17 +123,12 @@ def _mse(seen: _Seen, low: float, high: float) -> tuple[float, float]:
 
     def error(ends: tuple[float, float]) -> float:
         scale, zero = scale_and_zero(*ends)
-        return float(counts @ ((_rounded(values, scale, zero) - zero) * scale - values) ** 2)
+        return float(counts @ ((rounded(values, scale, zero) - zero) * scale - values) ** 2)
 
     # the ends one after the other: the best high does not depend much on the best low
     best_high = min((high * part for part in SHRINK), key=lambda end: error((low, end)))
     best_low = min((low * part for part in SHRINK), key=lambda end: error((end, best_high)))
     return best_low, best_high
-
-
-def _rounded(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
-    rounded: np.ndarray = np.clip(np.rint(values / scale) + zero, -128, 127)
-    return rounded
 
 
 _SEARCHES: dict[str, Callable[[_Seen, float, float], tuple[float, float]]] = {

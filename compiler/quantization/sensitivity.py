@@ -19,6 +19,7 @@ from pocketformer.compiler.quantization.numbers import (
     StaticLinear,
     Table,
 )
+from pocketformer.compiler.quantization.observers import by_row
 from pocketformer.compiler.quantization.statistics import Statistics
 
 
@@ -96,17 +97,6 @@ def linear_output(layer: Layer, numbers: Numbers, rows: np.ndarray) -> np.ndarra
 def quantized(rows: np.ndarray, x: Activation) -> np.ndarray:
     """The integers of `rows`, as float32."""
     return np.clip(np.rint(rows * x.factor) + np.float32(x.zero), -128, 127)
-
-
-def by_row(rows: np.ndarray) -> np.ndarray:
-    """`rows`, each rounded to the 256 numbers of its own range."""
-    low = np.minimum(rows.min(axis=-1, keepdims=True), 0)
-    high = np.maximum(rows.max(axis=-1, keepdims=True), 0)
-    scale = (high - low) / np.float32(255)
-    scale[scale == 0] = 1
-    zero = np.rint(-128 - low / scale)
-    rounded: np.ndarray = (np.clip(np.rint(rows / scale) + zero, -128, 127) - zero) * scale
-    return rounded
 
 
 def dequantized_table(table: Table) -> np.ndarray:
