@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from tvm import relax
-from tvm.ir import GenericConst, IRModule
+from tvm.ir import IRModule
 
-from pocketformer.passes.graph import Graph, constant, dtype, is_one, op_name, shape
+from pocketformer.passes.graph import Graph, dtype, is_one, op_name, same_value, shape
 from pocketformer.passes.pattern import Found
 from pocketformer.passes.rewrite import Match, Rewrite
 
@@ -47,13 +47,6 @@ def per_tensor(call: relax.Call) -> bool:
     return all(all(map(is_one, shape(arg))) for arg in call.args[1:])
 
 
-def _same(graph: Graph, left: relax.Expr, right: relax.Expr) -> bool:
-    left, right = graph.value(left), graph.value(right)
-    if isinstance(left, GenericConst) and isinstance(right, GenericConst):
-        return np.array_equal(constant(left), constant(right)) and dtype(left) == dtype(right)
-    return bool(left.same_as(right))
-
-
 def _requantized(graph: Graph, call: relax.Call) -> Better:
     """quantize of dequantised integers, moved or not, to the same integers."""
     moves: list[relax.Var] = []
@@ -66,7 +59,8 @@ def _requantized(graph: Graph, call: relax.Call) -> Better:
         return None
     whole = inner.args[0]
     if dtype(whole) != str(call.attrs.out_dtype) or not all(
-        _same(graph, *pair) for pair in zip(inner.args[1:], call.args[1:], strict=True)
+        same_value(graph.value(own), graph.value(other))
+        for own, other in zip(inner.args[1:], call.args[1:], strict=True)
     ):
         return None
     for var in reversed(moves):

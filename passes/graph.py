@@ -75,6 +75,13 @@ def constant(expr: GenericConst) -> np.ndarray:
     return np.asarray(expr.value.numpy())
 
 
+def same_value(left: relax.Expr, right: relax.Expr) -> bool:
+    """Whether both are the same expression, or constants of the same numbers."""
+    if isinstance(left, GenericConst) and isinstance(right, GenericConst):
+        return dtype(left) == dtype(right) and np.array_equal(constant(left), constant(right))
+    return bool(left.same_as(right))
+
+
 @dataclass
 class Replacement:
     """What stands in place of a binding: bindings to put before it, and its new value."""
@@ -110,6 +117,12 @@ class Graph:
             expr = self.producer[expr]
             if not isinstance(expr, relax.Var):
                 break
+        return expr
+
+    def root(self, expr: relax.Expr) -> relax.Expr:
+        """What `expr` is another shape of: the same numbers in the same order."""
+        while self.is_call(expr, "relax.reshape"):
+            expr = self.value(expr).args[0]
         return expr
 
     def is_weight(self, expr: relax.Expr) -> bool:

@@ -56,7 +56,7 @@ def _packed(
     for other in call.args[1:3]:
         if not same_sizes(shape(other), sizes):
             raise Refused("query, key and value differ in shape")
-    sources = [_unreshaped(graph, arg) for arg in call.args[:3]]
+    sources = [graph.root(arg) for arg in call.args[:3]]
     before: list[relax.VarBinding] = []
     whole = _split_whole(graph, sources)
     if whole is None:
@@ -72,12 +72,6 @@ def _packed(
         call.span,
     )
     return Replacement(new, before)
-
-
-def _unreshaped(graph: Graph, expr: relax.Expr) -> relax.Expr:
-    while graph.is_call(expr, "relax.reshape"):
-        expr = graph.value(expr).args[0]
-    return expr
 
 
 def _split_whole(graph: Graph, parts: list[relax.Expr]) -> relax.Expr | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from tvm import relax
-from tvm.ir import GenericConst, IRModule
+from tvm.ir import IRModule
 
 from pocketformer.passes.composite import composite_of, options_of
-from pocketformer.passes.graph import Graph, constant, dtype, same_sizes, shape
+from pocketformer.passes.graph import Graph, dtype, same_sizes, same_value, shape
 from pocketformer.passes.refusal import Refused
 
 # In what form the kernels of these fused operators can store what they compute.
@@ -67,8 +67,8 @@ class Forms:
                 var for var, (kind, options) in self.kinds.items()
                 if kind == "attention" and var not in refused and self.wants_bfloat16(var)
                 and not all(
-                    self.root(part) in chosen
-                    and chosen[self.root(part)][0].store == "bfloat16"
+                    self._graph.root(part) in chosen
+                    and chosen[self._graph.root(part)][0].store == "bfloat16"
                     for part in self.parts(var))
             }
             if not lacking:
@@ -156,12 +156,6 @@ class Forms:
             return False
         return form.factor is None or channels_of(var, kind) % int(shape(form.factor)[0]) == 0
 
-    def root(self, expr: relax.Expr) -> relax.Expr:
-        """What `expr` is another shape of."""
-        while self._graph.is_call(expr, "relax.reshape"):
-            expr = self._graph.value(expr).args[0]
-        return expr
-
 
 def channels_of(var: relax.Var, kind: str) -> int:
     """How many factors a store takes."""
@@ -172,6 +166,4 @@ def channels_of(var: relax.Var, kind: str) -> int:
 def _same(left: relax.Expr | None, right: relax.Expr | None) -> bool:
     if left is None or right is None:
         return left is right
-    if isinstance(left, GenericConst) and isinstance(right, GenericConst):
-        return np.array_equal(constant(left), constant(right))
-    return bool(left.same_as(right))
+    return same_value(left, right)

@@ -84,7 +84,7 @@ class _Function:
             wish = self._forms.wish(var, x)
             short = self._short(x, wish, before, var.name)
             if short is None and wish is not None:
-                note_refusal("store_short", value, self._forms.refusal(self._forms.root(x), wish))
+                note_refusal("store_short", value, self._forms.refusal(self._graph.root(x), wish))
             return short
         args, options = list(value.args), dict(options)
         read = self._read(var, kind, args, options, before)
@@ -128,7 +128,7 @@ class _Function:
 
     def _is_stored(self, rows: relax.Var) -> bool:
         x = self._graph.producer[rows].args[0]
-        root = self._forms.root(x)
+        root = self._graph.root(x)
         stored = self._stored.get(root)
         same_rows = same_sizes(shape(x)[-1:], shape(root)[-1:])
         return same_rows and stored is not None and stored.form.same(self._forms.wish(rows, x))
@@ -140,7 +140,7 @@ class _Function:
         rows = item.tuple_value
         if self._forms.kinds.get(rows, ("",))[0] != "quantize_rows" or not self._is_stored(rows):
             return None
-        root = self._forms.root(self._graph.producer[rows].args[0])
+        root = self._graph.root(self._graph.producer[rows].args[0])
         part = self._stored[root].parts[int(item.index)]
         sizes = sizes_of(rows.ty.fields[int(item.index)])
         return part if same_sizes(shape(part), sizes) else emit(
@@ -150,7 +150,7 @@ class _Function:
         self, x: relax.Expr, form: Form | None, before: list[relax.VarBinding], name: str
     ) -> relax.Expr | None:
         """`x` as it is stored in this form, None if it is not."""
-        stored = self._stored.get(self._forms.root(x))
+        stored = self._stored.get(self._graph.root(x))
         if stored is None or not stored.form.same(form):
             return None
         short = stored.parts[0]

@@ -116,7 +116,7 @@ class _Finder:
     def _linear(self, var: relax.Var, call: relax.Call, func: relax.Function) -> Layer:
         options = options_of(func)
         weight = self._array(call.args[1])
-        x = _base(self.graph, call.args[0])
+        x = self.graph.root(call.args[0])
         stored = composite_of(self.module, self.graph.value(x))
         return Layer(
             key=str(var.name),
@@ -140,7 +140,7 @@ class _Finder:
             assert isinstance(size, int)
             third = place if packed else None
             key = f"{var.name}.{name}"
-            reads.append(self._tap(key, _base(self.graph, arg), heads * size, third).key)
+            reads.append(self._tap(key, self.graph.root(arg), heads * size, third).key)
         return Layer(str(var.name), ATTENTION, sources(call), reads=tuple(reads))
 
     def _tap(self, key: str, var: relax.Var, channels: int, third: int | None = None) -> Tap:
@@ -169,13 +169,6 @@ class _Finder:
             elif expr in self.graph.producer:
                 pending += reversed(self.graph.used(self.graph.producer[expr]))
         return tuple(found)
-
-
-def _base(graph: Graph, expr: relax.Expr) -> relax.Expr:
-    """What `expr` is, perhaps in another shape: its rows are the same numbers in the same order."""
-    while graph.is_call(expr, "relax.reshape"):
-        expr = graph.value(expr).args[0]
-    return expr
 
 
 def _is_lookup(graph: Graph, value: relax.Expr) -> bool:
