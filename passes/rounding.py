@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tvm import relax
 
+from pocketformer.schedules.cpu.short_stores import TINY
+
 LOW, HIGH, STEPS = -128, 127, 255    # of int8
-TINY = 1e-30    # a row in smaller steps is taken for zeros
 
 
 def rounded(x: relax.Expr, dtype: str) -> relax.Expr:

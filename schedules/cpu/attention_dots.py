@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_products import Products
 from pocketformer.schedules.cpu.attention_softmax import exp2_short
-from pocketformer.schedules.cpu.dot import Dot, Int8Dot
+from pocketformer.schedules.cpu.dot import SIGNS, Dot, Int8Dot
 from pocketformer.schedules.cpu.dot_table import dots_of
 from pocketformer.schedules.cpu.intrinsics import Isa
 from pocketformer.schedules.cpu.kernel import Expr, lanes_of, typed
@@ -124,7 +124,7 @@ class Int8Products(Products):
 
     def _greater(self, values: Expr) -> Expr:
         words = self.words(values)
-        return words ^ constant(-0x7F7F7F80, words)
+        return words ^ constant(SIGNS, words)
 
     def score(self, sums: Expr, key: Expr, query: Expr) -> Expr:
         return self.dot.add(sums, key, query)

@@ -11,14 +11,12 @@ from tvm import tirx
 
 from pocketformer.schedules.cpu.intrinsics import Isa
 from pocketformer.schedules.cpu.kernel import Expr, splat
-from pocketformer.schedules.cpu.math import constant, let
+from pocketformer.schedules.cpu.math import ROUND, constant, let
 
 LOG2E = 1.4426950408889634
 HIDDEN = float("-inf")
 LOWEST = -3.4028234663852886e38     # not -inf, from which nothing can be subtracted
 
-# 1.5 * 2**23: adding it leaves a float's nearest integer in the low bits of its pattern.
-_ROUND = 12582912.0
 # 2**r for |r| <= 1/2, fitted as those of math.py: relative error 7.5e-8.
 # Of the short one: 7.5e-5.
 _EXP2_SHORT = (0.999928057, 0.693260968, 0.242611125, 0.0551716685)
@@ -58,9 +56,9 @@ def _exp2(isa: Isa, x: Expr, coefficients: tuple[float, ...]) -> Expr:
         return tirx.reinterpret(floats, value + (n << tirx.const(23, integers)))
 
     def reduced(x: Expr) -> Expr:
-        # As an integer, lest x + _ROUND - _ROUND be simplified.
-        return let(tirx.reinterpret(integers, x + number(_ROUND)), lambda n: let(
-            x - (tirx.reinterpret(floats, n) - number(_ROUND)), lambda r: power(n, r), "r"),
+        # As an integer, lest x + ROUND - ROUND be simplified.
+        return let(tirx.reinterpret(integers, x + number(ROUND)), lambda n: let(
+            x - (tirx.reinterpret(floats, n) - number(ROUND)), lambda r: power(n, r), "r"),
             "n")
 
     return let(larger(isa, x, number(-126.0)), reduced, "x")

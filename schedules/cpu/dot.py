@@ -16,7 +16,7 @@ from tvm import tirx
 from pocketformer.schedules.cpu.kernel import Expr, lanes_of
 from pocketformer.schedules.cpu.math import constant
 
-_SIGNS = -0x7F7F7F80      # 0x80808080: turns int8 into uint8, each greater by 128, and back
+SIGNS = -0x7F7F7F80      # 0x80808080: turns int8 into uint8, each greater by 128, and back
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Int8Dot(Dot):
 
     def left(self, values: Expr) -> Expr:
         words = tirx.reinterpret(f"int32x{self.lanes}", values)
-        return words ^ constant(_SIGNS, words) if self.offset(_scalar(values)) else words
+        return words ^ constant(SIGNS, words) if self.offset(_scalar(values)) else words
 
     def add(self, sums: Expr, left: Expr, right: Expr) -> Expr:
         return self._call(f"int32x{self.lanes}", "", sums, left, right)

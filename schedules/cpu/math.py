@@ -31,7 +31,8 @@ from tvm import tirx
 Expr = Any     # a tirx expression of float32, scalar or vector
 
 # 1.5 * 2**23: adding it leaves a float's nearest integer in the low bits of its pattern.
-_ROUND = 12582912.0
+ROUND = 12582912.0
+ROUND_BITS = 0x4B400000     # its pattern
 _WHOLE = 8388608.0      # 2**23: floats from here on are whole numbers
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts; the first has so few bits that its product with any exponent is exact.
@@ -121,7 +122,7 @@ def _integer_type(x: Expr) -> str:
 
 
 def _half_power_of_two(rounded: Expr) -> Expr:
-    """2**(n - 1) where `rounded` is n + _ROUND and n in -126..128; 0 for n = -126."""
+    """2**(n - 1) where `rounded` is n + ROUND and n in -126..128; 0 for n = -126."""
     dtype = _integer_type(rounded)
     bits = tirx.reinterpret(dtype, rounded) + tirx.const(126, dtype)
     return tirx.reinterpret(str(rounded.ty), bits << tirx.const(23, dtype))
@@ -133,9 +134,9 @@ def exp(x: Expr) -> Expr:
 
     def reduced(x: Expr) -> Expr:
         return let(
-            x * constant(_LOG2E, x) + constant(_ROUND, x),
+            x * constant(_LOG2E, x) + constant(ROUND, x),
             lambda rounded: let(
-                rounded - constant(_ROUND, x),
+                rounded - constant(ROUND, x),
                 lambda n: let(
                     x - n * constant(_LN2_HIGH, x) - n * constant(_LN2_LOW, x),
                     lambda r: polynomial(r, terms) * _half_power_of_two(rounded),
@@ -155,9 +156,9 @@ def exp_nonpositive(x: Expr) -> Expr:
 
     def reduced(x: Expr) -> Expr:
         return let(
-            x * constant(_LOG2E, x) + constant(_ROUND, x),
+            x * constant(_LOG2E, x) + constant(ROUND, x),
             lambda rounded: let(
-                x - (rounded - constant(_ROUND, x)) * constant(1.0 / _LOG2E, x),
+                x - (rounded - constant(ROUND, x)) * constant(1.0 / _LOG2E, x),
                 lambda r: polynomial(r, terms) * _half_power_of_two(rounded),
                 "r",
             ),
@@ -173,9 +174,9 @@ def exp2(x: Expr) -> Expr:
 
     def reduced(x: Expr) -> Expr:
         return let(
-            x + constant(_ROUND, x),
+            x + constant(ROUND, x),
             lambda rounded: let(
-                (x - (rounded - constant(_ROUND, x))) * constant(1.0 / _LOG2E, x),
+                (x - (rounded - constant(ROUND, x))) * constant(1.0 / _LOG2E, x),
                 lambda r: polynomial(r, terms) * _half_power_of_two(rounded),
                 "r",
             ),
@@ -221,7 +222,7 @@ def _sine(x: Expr, quarter: int) -> Expr:
     integers = _integer_type(x)
 
     def rest(rounded: Expr) -> Expr:
-        k = rounded - constant(_ROUND, x)
+        k = rounded - constant(ROUND, x)
         r = reduce(lambda left, part: left - k * constant(part, x), _HALF_PI, x)
         return _at_most(0.8, _at_least(-0.8, r))     # keeps the result in -1..1 where x is huge
 
@@ -236,7 +237,7 @@ def _sine(x: Expr, quarter: int) -> Expr:
         return tirx.reinterpret(str(x.ty), tirx.reinterpret(integers, chosen) ^ sign)
 
     return let(
-        x * constant(1.0 / 1.5707963267948966, x) + constant(_ROUND, x),
+        x * constant(1.0 / 1.5707963267948966, x) + constant(ROUND, x),
         lambda rounded: let(
             tirx.reinterpret(integers, rounded) + tirx.const(quarter, integers),
             lambda quarters: let(rest(rounded), lambda r: value(r, quarters), "r"),

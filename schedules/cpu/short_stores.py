@@ -8,11 +8,10 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.kernel import Expr, lanes_of, splat, typed
+from pocketformer.schedules.cpu.math import ROUND, ROUND_BITS
 
 RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
-ROUND = 12582912.0          # 1.5 * 2^23: a small number that is added to it is rounded to integers
-ROUND_BITS = 0x4B400000     # its bits; a unit in the last place is 1
-TINY = 1e-30                # a row in smaller steps is taken for zeros, as 1 / step may be infinite
+TINY = 1e-30    # a row in smaller steps is taken for zeros, as 1 / step may be infinite
 
 
 @dataclass(frozen=True)

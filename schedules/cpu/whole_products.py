@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu.dot import Dot, Int8Dot
+from pocketformer.schedules.cpu.dot import SIGNS, Dot, Int8Dot
 from pocketformer.schedules.cpu.intrinsics import Isa
 from pocketformer.schedules.cpu.kernel import (
     Expr,
@@ -21,8 +21,6 @@ from pocketformer.schedules.cpu.weight_formats import OFFSET
 from pocketformer.schedules.cpu.weight_products import MOST_ROWS, WAYS, Arguments, Products, zeros
 from pocketformer.schedules.cpu.whole_x import WholeX
 from pocketformer.schedules.workloads import WeightOnlyLinear
-
-_SIGNS = -0x7F7F7F80       # 0x80808080
 
 
 class WholeProducts(Products):
@@ -103,7 +101,7 @@ class WholeProducts(Products):
         """Words of four int8 numbers each, which are positive where the machine wants that."""
         dtype = str(words.ty)
         if self.work.bits == 8:
-            return [words ^ tirx.const(_SIGNS, dtype) if self.positive else words]
+            return [words ^ tirx.const(SIGNS, dtype) if self.positive else words]
         octets = f"uint8x{4 * self.isa.lanes}"
         halves = tirx.reinterpret(octets, words)
         return [T.bind(tirx.reinterpret(dtype, half)) for half in (

@@ -24,14 +24,13 @@ from pocketformer.schedules.cpu.kernel import (
     store,
     workspace,
 )
+from pocketformer.schedules.cpu.math import ROUND, ROUND_BITS
 from pocketformer.schedules.workloads import WeightOnlyLinear
 
 LANES = 8                   # numbers that are taken at a time: two words
 LARGEST = {1: 127, 3: (1 << 22) - 1}     # by digits: what the largest number becomes
 TINY = 1e-30                # where nothing is larger, all are taken for zeros
 HUGE = 3e38                 # a larger sum of x has overflowed
-_NEAREST = 12582912.0       # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
-_NEAREST_BITS = 0x4B400000
 _INTEGERS = f"int32x{LANES}"
 
 
@@ -88,8 +87,8 @@ class WholeX:
             visit(whole, T.bind(load(last, 0, lanes=LANES)))
 
     def _put(self, row: Expr, at: Expr, x: Expr, factor: Expr, sums: list[Buffer]) -> None:
-        near = x * splat(factor, LANES) + splat(_NEAREST, LANES)
-        rest = T.bind(tirx.reinterpret(_INTEGERS, near) - tirx.const(_NEAREST_BITS, _INTEGERS))
+        near = x * splat(factor, LANES) + splat(ROUND, LANES)
+        rest = T.bind(tirx.reinterpret(_INTEGERS, near) - tirx.const(ROUND_BITS, _INTEGERS))
         for digit, total in enumerate(sums):
             number = rest
             if digit < self.digits - 1:    # the low byte, as a number of -128..127
