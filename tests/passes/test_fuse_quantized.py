@@ -14,7 +14,7 @@ from pocketformer.passes.fuse_quantized import FuseQuantized
 from pocketformer.schedules.workloads import MOST_PRODUCTS
 from tests.passes.graphs import composites, module, random, run
 
-K, N = 16, 8
+M, K, N = 40, 16, 8    # so many rows that relu never leaves zeros only
 STEPS = np.linspace(0.01, 0.02, N, dtype="float32")
 
 
@@ -37,8 +37,8 @@ def rounded(x, dtype="int8", zero=ZERO, scale=SCALE):
 def fused(body, *, weights=None, rows=K, atol=1e-4):
     """The composites of what becomes of `body`, which computes the same."""
     weights = weights or {"w": (rows, N), "b": (N,)}
-    before = module({"x": (3, rows)}, weights, body)
-    arrays = random((3, rows), *weights.values())
+    before = module({"x": (M, rows)}, weights, body)
+    arrays = random((M, rows), *weights.values())
     folding = Folding(dict(zip(weights, arrays[1:], strict=True)))
     after = FuseQuantized(folding.evaluate)(FuseLinear()(FoldQuantization()(before)))
     for ours, theirs in zip(run(after, *arrays), run(before, *arrays), strict=True):
