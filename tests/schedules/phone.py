@@ -18,10 +18,11 @@ import tvm
 from pocketformer import targets
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.link import Linker
+from pocketformer.passes.pack_memory import with_offsets
 from pocketformer.targets import Target
 from tests.device.phones import TOKEN, running
 
-MARGIN = 64     # numbers beside every array: NaN beside an input, a mark beside an output
+MARGIN = 64     # numbers around every array: NaN around an input, a mark around an output
 CPUS = ("cortex-a76", "max")    # the second one has i8mm and bf16
 
 _names = (f"kernel{i}.so" for i in itertools.count())
@@ -35,6 +36,11 @@ def mark(dtype: str) -> float:
 def dtypes_of(dtype: str | Sequence[str], shapes: Sequence[Sequence[int]]) -> list[str]:
     """Of the outputs: `dtype` of each, or one for each as it says."""
     return [dtype] * len(shapes) if isinstance(dtype, str) else list(dtype)
+
+
+def movable(func: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    """`func` with arguments that may begin anywhere in their memory, as those in an arena do."""
+    return with_offsets(func, range(len(func.params)))
 
 
 @cache
@@ -77,7 +83,8 @@ class Functions:
         self, name: str, inputs: Sequence[np.ndarray], shapes: Sequence[Sequence[int]],
         dtype: str | Sequence[str] = "float32",
     ) -> list[np.ndarray]:
-        """What `name` writes to outputs of these shapes and `dtypes_of`, and to nowhere else."""
+        """What `name`, a `movable` function, writes to outputs of these shapes and `dtypes_of`,
+        and to nowhere else."""
         given = [self._framed(array, np.nan if array.dtype.kind == "f" else 1) for array in inputs]
         results = [self._framed(np.full(shape, mark(kind) + 1, kind), mark(kind))
                    for shape, kind in zip(shapes, dtypes_of(dtype, shapes), strict=True)]
@@ -92,16 +99,17 @@ class Functions:
         result: np.ndarray = machine["main"](*given).numpy()
         return result
 
-    def _framed(self, array: np.ndarray, after: float) -> tuple[Any, Any]:
-        """`array` on the phone, and the memory that holds it. A kernel takes no offset, so that
-        there is a margin on one side alone; the tests on the host have both."""
-        frame = np.full(array.size + MARGIN, after, array.dtype)
-        frame[: array.size] = array.ravel()
+    def _framed(self, array: np.ndarray, around: float) -> tuple[Any, Any]:
+        """`array` on the phone, at an offset in the memory that holds it, and that memory."""
+        frame = np.full(2 * MARGIN + array.size, around, array.dtype)
+        frame[MARGIN : MARGIN + array.size] = array.ravel()
         tensor = tvm.runtime.tensor(frame, self._remote.cpu())
-        return tensor._create_view(array.shape, str(array.dtype)), tensor
+        offset = MARGIN * array.dtype.itemsize
+        return tensor._create_view(array.shape, str(array.dtype), offset), tensor
 
 
 def _checked(frame: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    size = int(np.prod(shape))
-    assert (frame[size:] == mark(frame.dtype)).all(), "the kernel wrote past its output"
-    return frame[:size].reshape(shape)
+    before, inner, after = np.split(frame, [MARGIN, len(frame) - MARGIN])
+    around = np.concatenate([before, after])
+    assert (around == mark(frame.dtype)).all(), "the kernel wrote past its output"
+    return inner.reshape(shape)

@@ -1,8 +1,8 @@
 """Runs kernels here and on the emulated phone.
 
 Every instruction set's code is vector code that LLVM can compile for this machine too, so all are
-checked here, with a margin around every array. Arm's are then compiled for a real core and run on
-the emulated phone: "neon" runs here, "neon@cortex-a76" there.
+checked here, with arguments at an offset in memory and a margin around each. Arm's are then
+compiled for a real core and run on the emulated phone: "neon" runs here, "neon@cortex-a76" there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
 from tests.numerics.tolerance import TOLERANCE
 from tests.schedules import phone
-from tests.schedules.phone import MARGIN, dtypes_of, mark
+from tests.schedules.phone import MARGIN, dtypes_of, mark, movable
 
 # Instructions for which LLVM has code on their own machines alone.
 INSTRUCTIONS = {dot.name: dot for dot in DOTS if dot.llvm or dot.dtype == "float16"}
@@ -89,14 +89,14 @@ def compiled(workload: Workload, isa: str) -> Any:
 
 
 def compiled_here(kernel: Kernel) -> Any:
-    """The kernel as a function of this machine."""
-    func = kernel.func.with_attr("global_symbol", "kernel")
+    """The kernel as a function of this machine, `movable`."""
+    func = movable(kernel.func).with_attr("global_symbol", "kernel")
     return tvm.compile(func, target=targets.load("host").tvm())["kernel"]
 
 
 @cache
 def on_phone(workload: Workload, isa: str, cpu: str) -> phone.Functions:
-    func = kernel_of(workload, isa).func.with_attr("global_symbol", "kernel")
+    func = movable(kernel_of(workload, isa).func).with_attr("global_symbol", "kernel")
     return phone.Functions(tvm.compile(func, target=phone.target_of(cpu).tvm()), cpu)
 
 
@@ -121,19 +121,18 @@ def call_here(
     given = [framed(array, np.nan) for array in inputs]
     results = [framed(np.full(shape, np.nan if np.dtype(kind).kind == "f" else 0, kind), mark(kind))
                for shape, kind in zip(shapes, dtypes_of(dtype, shapes), strict=True)]
-    function(*(_tensor(array) for array, _ in given + results))
+    function(*(_placed(array, frame) for array, frame in given + results))
     for array, frame in results:
         around = np.concatenate([frame[:MARGIN], frame[MARGIN + array.size :]])
         assert (around == mark(array.dtype)).all(), "the kernel wrote past its output"
     return [array for array, _ in results]
 
 
-def _tensor(array: np.ndarray) -> Any:
-    """`array` itself; numpy cannot hand out bfloat16, but the same memory as what it can."""
-    if array.dtype == "bfloat16":
-        bits = tvm.runtime.from_dlpack(array.view("uint16"))
-        return bits._create_view(array.shape, "bfloat16")
-    return tvm.runtime.from_dlpack(array)
+def _placed(array: np.ndarray, frame: np.ndarray) -> Any:
+    """`array` as a tensor that begins at an offset in `frame`."""
+    # numpy cannot hand out bfloat16, but the same memory as bytes.
+    memory = tvm.runtime.from_dlpack(frame.view("uint8"))
+    return memory._create_view(array.shape, str(array.dtype), MARGIN * array.dtype.itemsize)
 
 
 def framed(array: np.ndarray, around: float) -> tuple[np.ndarray, np.ndarray]:

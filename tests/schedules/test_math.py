@@ -46,7 +46,8 @@ def compute(machine, name, x, module=kernels):
             vector = load(source, i * LANES, lanes=LANES)
             store(result, getattr(module, name)(vector), i * LANES)
     if machine in phone.CPUS:
-        executable = tvm.compile(function.func, target=phone.target_of(machine).tvm())
+        func = phone.movable(function.func)
+        executable = tvm.compile(func, target=phone.target_of(machine).tvm())
         (result,) = phone.Functions(executable, machine).call("apply", [x], [x.shape])
         return result
     out = tvm.runtime.tensor(np.zeros_like(x))

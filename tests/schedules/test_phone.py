@@ -33,7 +33,8 @@ def int8_products(instruction):
 ])
 def test_products_of_int8(instruction, cpu, expected):
     a, b = np.random.default_rng().integers(-128, 128, (2, 16), "int8")
-    executable = tvm.compile(int8_products(instruction), target=phone.target_of(cpu).tvm())
+    products = phone.movable(int8_products(instruction))
+    executable = tvm.compile(products, target=phone.target_of(cpu).tvm())
     assert instruction in executable.mod.inspect_source("asm")
     (result,) = phone.Functions(executable, cpu).call("products", [a, b], [(4,)], "int32")
     np.testing.assert_array_equal(result, expected(a.astype(int), b.astype(int)))
