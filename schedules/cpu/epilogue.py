@@ -71,7 +71,9 @@ class Epilogue:
     def begin(self, panel: Expr, rows: int) -> None:
         """Fetch what is the same for all tiles, of at most `rows` rows, of a panel."""
         if self.activation or self.live < self.columns:
-            self.height = ceil_div(rows, ceil_div(4 * rows * self.columns, STACK - 1))
+            # As many rows as fit, then as even as they get.
+            most = max(1, (STACK - 1) // (4 * self.columns))
+            self.height = ceil_div(rows, ceil_div(rows, most))
             self.staged = registers(self.height, self.columns, dtype=self.kept)
         if self.bias is not None:
             self.first = self._of_panel(self.bias, panel)

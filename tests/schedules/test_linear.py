@@ -19,6 +19,8 @@ from tests.schedules.epilogue import assert_rounded, finished
 from tests.schedules.running import (
     assert_agrees,
     call,
+    call_here,
+    compiled_here,
     kernel_of,
     kernels,
     packed,
@@ -135,6 +137,18 @@ def test_every_point_of_the_space_computes_the_same():
         out = tvm.runtime.tensor(np.full((20, 24), np.nan, "float32"))
         run(*map(tvm.runtime.tensor, (x, packed(weight, kernel.packed_shape), bias)), out)
         assert_agrees(out.numpy(), expected)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(15, 32), (31, 16)])
+def test_a_tile_that_is_almost_twice_what_the_stack_holds(rows, columns):
+    target = stand_in(TABLE[1])
+    workload = Linear(rows, columns, 5, activation="relu")
+    tile = replace(Gemm.default(target, workload), rows=rows, columns=columns, panel=columns)
+    kernel = tile.kernel(workload, target)
+    x, weight = random(rows, 5), random(5, columns)
+    inputs = [x, packed(weight, kernel.packed_shape)]
+    (result,) = call_here(compiled_here(kernel), inputs, (rows, columns))
+    assert_agrees(result, np.maximum(x.astype("float64") @ weight, 0))
 
 
 def test_no_kernel_for_what_is_no_workload():
