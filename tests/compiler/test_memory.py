@@ -59,7 +59,7 @@ def test_a_run_takes_the_arena_that_the_manifest_tells(tmp_path):
     assert record.entry == "main"
     assert record.arena == "rows * 2048"    # two results of 256 numbers live at a time
     command = [sys.executable, "-c", textwrap.dedent(RUN), tmp_path / "chain.pf"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     arena, output = 40000 * 2048, 40000 * 8 * 4
     assert abs(int(done.stdout) - arena - output) < 0.05 * arena
 

@@ -66,7 +66,7 @@ def cpu_seconds(process):
 
 def wait_for_end(process):
     place = Path(f"/proc/{process}")
-    for _ in range(100):
+    for _ in range(1200):       # a minute
         with suppress(FileNotFoundError, ProcessLookupError):
             if " Z " not in (place / "stat").read_text():
                 time.sleep(0.05)

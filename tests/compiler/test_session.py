@@ -343,7 +343,7 @@ def run_python(code: str, *args: object, **environment: str) -> str:
     keep = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
     finished = subprocess.run(
         [sys.executable, "-c", code, *map(str, args)],
-        env={**keep, **environment}, capture_output=True, text=True, check=False, timeout=100,
+        env={**keep, **environment}, capture_output=True, text=True, check=False, timeout=600,
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout.strip()

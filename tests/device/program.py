@@ -40,7 +40,7 @@ class Program:
     @property
     def child(self) -> psutil.Process:
         """The process that serves the client of now."""
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not (children := psutil.Process(self.process.pid).children()):
             assert time.monotonic() < until, "no client is served"
             time.sleep(0.01)
@@ -60,7 +60,7 @@ class Program:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
 
     def __enter__(self) -> Program:
         return self
@@ -72,8 +72,8 @@ class Program:
 class TrackerProgram:
     """TVM's tracker in a process of its own, at `place`; leaving `with` kills it."""
 
-    def __init__(self) -> None:
-        self.port = 0
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.start()
 
     def start(self) -> None:

@@ -20,6 +20,7 @@ from pocketformer.compiler.cli import app
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.connection import Connection, connect
 from pocketformer.compiler.device.handshake import info
+from pocketformer.compiler.device.tracker_client import Tracker
 from pocketformer.compiler.errors import (
     BadBundle,
     BadInput,
@@ -73,10 +74,19 @@ def refusal(kind, bundle, address, **options):
     return text
 
 
+def until_busy(child, before):
+    """Wait until `child` has worked so much longer than `before` that its run has begun."""
+    until = time.monotonic() + 60
+    while child.cpu_times().user < before + 0.1:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 @contextmanager
-def busy_run(session):
+def busy_run(session, program):
     """Runs `session` for many seconds in a thread; yields what its error will be added to."""
-    errors = []
+    errors, child = [], program.child
+    before = child.cpu_times().user
 
     def work():
         try:
@@ -86,9 +96,9 @@ def busy_run(session):
 
     thread = threading.Thread(target=work)
     thread.start()
-    time.sleep(0.3)
+    until_busy(child, before)
     yield errors
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -173,7 +183,7 @@ def test_a_file_that_was_changed_is_not_taken_for_a_fault_of_the_way(path, fresh
 def test_a_wrong_input_is_refused_as_on_this_machine_and_never_sent(given, path, program):
     with pytest.raises(BadInput) as here:
         Session(path).run(given)
-    with remote(path, program, timeout=5) as session:
+    with remote(path, program, timeout=30) as session:
         program.child.suspend()     # so that whatever is sent to it is not answered
         for call in (session.run, session.time, session.profile):
             with pytest.raises(BadInput) as there:
@@ -403,7 +413,7 @@ def test_a_time_limit_is_above_zero_and_below_a_day(timeout, path, program):
 
 def test_a_kernel_that_crashes_gives_one_sentence_and_the_device_lives_on(path, program):
     with remote(path, program) as session:
-        with busy_run(session) as errors:
+        with busy_run(session, program) as errors:
             program.child.send_signal(signal.SIGSEGV)
         assert errors == [
             f"the process on pf at {program.address.place} ended with signal 11 in `run`; "
@@ -415,7 +425,7 @@ def test_a_kernel_that_crashes_gives_one_sentence_and_the_device_lives_on(path, 
 
 
 def test_a_device_that_is_killed_is_gone(path, fresh):
-    with remote(path, fresh) as session, busy_run(session) as errors:
+    with remote(path, fresh) as session, busy_run(session, fresh) as errors:
         child = fresh.child
         fresh.process.kill()
         child.kill()
@@ -424,15 +434,15 @@ def test_a_device_that_is_killed_is_gone(path, fresh):
 
 
 def test_a_device_that_hangs_is_given_up_and_freed(path, program):
-    with remote(path, program, timeout=0.7) as session:
+    with remote(path, program, timeout=2) as session:
         session.run(inputs())
         program.child.suspend()
         start = time.monotonic()
         with pytest.raises(DeviceLost) as error:
             session.run(inputs())
-        assert 0.6 < time.monotonic() - start < 3
+        assert 1.9 < time.monotonic() - start < 30
         assert one_sentence(error) == (
-            f"pf at {program.address.place} did not answer within 0.7 s in `set`; "
+            f"pf at {program.address.place} did not answer within 2 s in `set`; "
             "the connection is closed"
         )
     remote(path, program).close()
@@ -447,19 +457,22 @@ def test_a_device_that_stops_altogether_is_given_up(path, fresh):
 
 
 def test_ctrl_c_in_a_long_call_frees_the_device(path, program):
-    session = remote(path, program)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    start = time.monotonic()
+    session, child = remote(path, program), program.child
+    before, given = child.cpu_times().user, inputs(8, 4000)
+
+    def interrupt():
+        until_busy(child, before)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        session.time(inputs(8, 4000), warmup=MANY)
-    assert time.monotonic() - start < 3
+        session.time(given, warmup=MANY)
     remote(path, program).close()
 
 
 def test_closing_breaks_a_run_off(path, program):
     session = remote(path, program)
-    with busy_run(session) as errors:
+    with busy_run(session, program) as errors:
         session.close()
     assert errors == [f"the connection to pf at {program.address.place} was closed in `run`"]
     remote(path, program).close()
@@ -500,7 +513,11 @@ def tracker():
 @pytest.fixture(scope="module")
 def tracked(tracker, tmp_path_factory):
     with Program(tmp_path_factory.mktemp("tracked"), "phone", tracker) as started:
-        time.sleep(0.3)     # until it has registered
+        asked, until = Tracker(Address.parse(tracker)), time.monotonic() + 60
+        while not asked.devices():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        asked.close()
         yield started
 
 
@@ -536,19 +553,19 @@ def test_a_tracker_that_says_strange_things(answer, path):
 
 def test_a_tracked_device_that_stays_busy_is_given_up(path, tracker, tracked):
     with Session(path, device=f"{tracker}/phone", token=TOKEN):
-        text = refusal(DeviceRefused, path, f"{tracker}/phone", timeout=0.5)
-    assert text == f"the only device called 'phone' at the tracker {tracker} stayed busy for 0.5 s"
+        text = refusal(DeviceRefused, path, f"{tracker}/phone", timeout=2)
+    assert text == f"the only device called 'phone' at the tracker {tracker} stayed busy for 2 s"
 
 
 def test_a_tracked_device_is_waited_for(path, tracker, tracked):
     first, steps = Session(path, device=f"{tracker}/phone", token=TOKEN), []
-    threading.Timer(1.0, first.close).start()
-    with Session(
-        path,
-        device=f"{tracker}/phone",
-        token=TOKEN,
-        progress=lambda step, fraction: steps.append(step),
-    ) as second:
+
+    def progress(step, fraction):
+        if not steps:
+            first.close()       # once the second one waits
+        steps.append(step)
+
+    with Session(path, device=f"{tracker}/phone", token=TOKEN, progress=progress) as second:
         second.run(inputs())
     assert steps[0] == "waiting for a free phone"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,13 +62,23 @@ def kernels(folder: Path, *flags: str) -> Path:
     return library
 
 
-def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What `condition` returns, once that is something."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
     return value
+
+
+def free_port() -> int:
+    """One that the system gives to nobody else meanwhile, neither to servers nor to clients: who
+    dials such a port while nobody listens there may reach itself."""
+    while True:
+        port = random.randrange(15000, 30000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
@@ -107,7 +119,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(5)
+            self.process.wait(60)
         finally:
             self.process.kill()
             self.process.stdin.close()
@@ -118,7 +130,7 @@ class Server:
         return psutil.Process(self.process.pid).children()
 
     def dial(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 5)
+        return socket.create_connection(("127.0.0.1", self.port), 60)
 
     def greet(self, text: str | bytes, more: bytes = b"") -> tuple[int, socket.socket]:
         """The code that the greeting `text` is answered with, 0 for none."""

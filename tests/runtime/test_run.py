@@ -36,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [bundles.built().run, *map(str, words)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )
 
 
