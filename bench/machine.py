@@ -9,14 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pocketformer.compiler.machine import this_machine
+from pocketformer.compiler.machine import memory_bytes, this_machine
 
 PACKAGES = ("pocketformer", "apache-tvm", "apache-tvm-ffi", "onnxruntime", "numpy", "torch")
 
 
 def describe() -> dict[str, Any]:
     """The processor, its instruction sets, memory, system, and the versions that matter."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     machine = this_machine()
     return {
         "processor": _processor(),
@@ -24,7 +23,7 @@ def describe() -> dict[str, Any]:
         "model": _cpuinfo("model"),
         "cores": len(os.sched_getaffinity(0)),
         "isa": sorted(machine.isa or ()),
-        "memory_gib": round(memory / 2**30, 1),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},

@@ -85,6 +85,11 @@ def read_words(cpuinfo: Path) -> frozenset[str] | None:
     return None
 
 
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def cpus() -> tuple[int, ...]:
     """The numbers of the CPUs that this thread may run on."""
     if hasattr(os, "sched_getaffinity"):

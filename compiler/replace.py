@@ -1,4 +1,7 @@
-"""A folder that is written beside its place and takes it at once, or leaves no trace."""
+"""A folder that is written beside its place and takes it at once, or leaves no trace.
+
+And whether something can be written in a place, told before the work.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from pocketformer.compiler.errors import BadInput
 
 _EXCHANGE = 2           # RENAME_EXCHANGE of Linux's renameat2
 _AT_FDCWD = -100
@@ -43,6 +48,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def check_file(place: Path, wanted: str) -> None:
+    """Raises BadInput where no file can be put at `place`; `wanted` says what takes one."""
+    if place.is_dir():
+        raise BadInput(f"{place} is a folder, {wanted}")
+    if not place.absolute().parent.is_dir():
+        raise BadInput(f"there is no folder {place.parent} for {place.name}")
+    try:
+        check_writable(place.absolute().parent)
+    except OSError as error:
+        raise BadInput(f"{place} cannot be written: {error.strerror}") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -27,7 +27,7 @@ from pocketformer.compiler.errors import BadTarget
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.recipe import recipe_named
 from pocketformer.compiler.tuning.points import Point, points_of
-from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.record import ESTIMATED, Record
 from pocketformer.compiler.tuning.record_file import RecordFile
 from pocketformer.compiler.tuning.tasks import tasks_of
 from pocketformer.schedules.workloads import Attention, BatchMatmul, Linear, Workload
@@ -91,7 +91,7 @@ def estimates(
             continue
         yield Record(
             workload=workload, point=point, sizes={}, target=target.name, core=core.mcpu,
-            threads=1, source="estimated", median_us=times[-1], default_us=times[0], spread=0.0,
+            threads=1, source=ESTIMATED, median_us=times[-1], default_us=times[0], spread=0.0,
             runs=0, device=None, tvm=version_of("apache-tvm"), pocketformer=__version__,
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pocketformer.compiler.errors import BadInput, PocketformerError
+from pocketformer.compiler.errors import PocketformerError
 
 USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -175,18 +175,11 @@ def check_page(file: Path | None) -> None:
     """Raises BadInput or MissingPackage, before the work, where --html cannot write `file`."""
     if file is None:
         return
-    from pocketformer.compiler.replace import check_writable
+    from pocketformer.compiler.replace import check_file
     from pocketformer.compiler.svg import require_matplotlib
 
     require_matplotlib()
-    if file.is_dir():
-        raise BadInput(f"{file} is a folder, --html takes a file")
-    if not file.absolute().parent.is_dir():
-        raise BadInput(f"there is no folder {file.parent} for {file.name}")
-    try:
-        check_writable(file.absolute().parent)
-    except OSError as error:
-        raise BadInput(f"{file} cannot be written: {error.strerror}") from None
+    check_file(file, "--html takes a file")
 
 
 def read_token_file(file: Path | None) -> str | None:

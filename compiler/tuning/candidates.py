@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from pocketformer.compiler.tuning.points import Point
 from pocketformer.compiler.tuning.ranking import order_of, sureness
-from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.record import ESTIMATED, MEASURED, Record
 from pocketformer.compiler.tuning.records import Records
 from pocketformer.schedules.workloads import Workload
 from pocketformer.targets import Target
@@ -95,11 +95,12 @@ def _surest(
     Of the layouts whose points were timed again at the end of a search, only these times.
     """
     sources = {record.source for group in fitting.values() for record in group}
+    best_source = MEASURED if MEASURED in sources else ESTIMATED
     found: dict[Situation, list[Record]] = defaultdict(list)
     for core, group in fitting.items():
         kinds: dict[tuple[bool, ...], list[Record]] = defaultdict(list)
         for record in group:
-            if record.source == max(sources):       # "measured" comes after "estimated"
+            if record.source == best_source:
                 kinds[sureness(record, threads)].append(record)
         best = kinds[max(kinds)] if kinds else []
         confirmed = {layout_of(record.point) for record in best if record.confirmed}
@@ -134,7 +135,7 @@ def _candidate(
     ratio = fmean(ratios.get(situation, 1.0) for situation in situations)
     if (slowest := max(ratios.values())) > NOISE:
         ratio = slowest
-    estimated = any(each.source != "measured" for group in its.values() for each in group)
+    estimated = any(each.source != MEASURED for group in its.values() for each in group)
     if estimated and ratio * PROMISED > 1.0:
         ratio = max(ratio, 1.0)
     return Candidate(point, ratio, _told(its, 1 / ratio, records))

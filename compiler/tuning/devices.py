@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
@@ -17,6 +16,7 @@ from pocketformer.compiler.device.loopback import Loopback
 from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.device.tracker_client import Tracker
 from pocketformer.compiler.errors import PocketformerError
+from pocketformer.compiler.machine import memory_bytes
 from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.tuning.device_slot import LOSSES, Rack, Slot
 from pocketformer.compiler.tuning.measure import Measured, Timing
@@ -75,7 +75,7 @@ class Devices:
 
     def _begin(self, timeout: float, progress: Progress) -> None:
         with connect(self._address, self._rack.token, timeout, progress) as first:
-            self._local = first.info.memory_bytes == _memory_bytes()
+            self._local = first.info.memory_bytes == memory_bytes()
             name = THIS_MACHINE if self._host else first.name
         if ask(self._address, self._rack.token)[0] is not None:
             self._add(name)
@@ -200,7 +200,3 @@ def _beside(reference: Measured, part: Future[Measured]) -> Timing | str:
     if isinstance(timing, str) or isinstance(unit, str):
         return str(timing)
     return replace(timing, us=timing.ratio * unit.us)
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -9,6 +9,7 @@ from typing import get_args
 
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.errors import BadInput
+from pocketformer.compiler.replace import check_file
 from pocketformer.compiler.tuning.devices import HOST
 from pocketformer.compiler.tuning.search import Strategy
 
@@ -38,10 +39,8 @@ class Options:
             raise BadInput(f"trials is {self.trials!r}, it must be a whole number from 1 on")
         if self.strategy not in STRATEGIES:
             raise BadInput(f"strategy is {self.strategy!r}, not {' or '.join(STRATEGIES)}")
-        if self.records.is_dir():
-            raise BadInput(f"{self.records} is a folder, records are one file")
-        if not self.records.absolute().parent.is_dir():
-            raise BadInput(f"there is no folder {self.records.parent} for {self.records.name}")
+        if not self.records.is_file():      # one that is there is added to
+            check_file(self.records, "records are one file")
         if not self.here:
             Address.parse(self.device)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.device.connection import Connection, connect
 from pocketformer.compiler.device.token import find_token
 from pocketformer.compiler.errors import BadModel, DeviceRefused
-from pocketformer.compiler.machine import this_machine
+from pocketformer.compiler.machine import memory_bytes, this_machine
 from pocketformer.compiler.model import Dim, Model
 from pocketformer.compiler.pipeline import FLOAT
 from pocketformer.compiler.progress import Progress
@@ -207,8 +206,8 @@ def _core(source: Source, info: DeviceInfo | None) -> str:
 
 def _is_here(info: DeviceInfo) -> bool:
     """Whether a device is this machine itself, behind an address."""
-    here, memory = this_machine(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (info.arch, info.os, info.memory_bytes) == (here.arch, here.os, memory)
+    here = this_machine()
+    return (info.arch, info.os, info.memory_bytes) == (here.arch, here.os, memory_bytes())
 
 
 def _setting(source: Source, found: InModel) -> Setting:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 
 from pocketformer.compiler.tuning.points import Point, encode_point, workload_key
-from pocketformer.compiler.tuning.record import Record
+from pocketformer.compiler.tuning.record import MEASURED, Record
 
 Key = tuple[Hashable, ...]
 
@@ -38,7 +38,7 @@ def sureness(record: Record, threads: int) -> tuple[bool, bool, bool]:
     from pocketformer import __version__  # which imports whatever is asked of it
 
     return (
-        record.source == "measured", record.threads == threads, record.pocketformer == __version__
+        record.source == MEASURED, record.threads == threads, record.pocketformer == __version__
     )
 
 

@@ -17,7 +17,8 @@ from pocketformer.compiler.tuning.points import (
 )
 from pocketformer.schedules.workloads import MOST, Workload
 
-SOURCES = ("measured", "estimated")
+MEASURED, ESTIMATED = "measured", "estimated"      # where a record's times are from
+SOURCES = (MEASURED, ESTIMATED)
 LEAST_US, MOST_US = 1e-3, 1e12    # of a time: sums and quotients of such ones are numbers as well
 _ERROR = 2000     # characters of what a compiler or a device said; a line is to stay readable
 _NAME = 200       # characters of any other text

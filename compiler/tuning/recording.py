@@ -12,10 +12,8 @@ from pocketformer.compiler.errors import DeviceRefused
 from pocketformer.compiler.manifest import version_of
 from pocketformer.compiler.tuning.job import Job
 from pocketformer.compiler.tuning.measure import Measured
-from pocketformer.compiler.tuning.record import DeviceNote, Record
+from pocketformer.compiler.tuning.record import MEASURED, DeviceNote, Record
 from pocketformer.compiler.tuning.tasks import Task
-
-MEASURED = "measured"
 
 
 @dataclass(frozen=True)
