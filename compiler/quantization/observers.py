@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from pocketformer.compiler.quantization.statistics import BINS, TensorStatistics
+from pocketformer.compiler.quantization.histogram import Histogram
+from pocketformer.compiler.quantization.statistics import TensorStatistics
 
-OUTSIDE = 1e-4                          # of all values: what percentile leaves out, on both sides
-SHRINK = np.geomspace(1.0, 0.05, 48)    # parts of the full range that the searches try
-LEVELS = 255                            # steps from the lowest int8 to the highest
-_Seen = tuple[np.ndarray, np.ndarray]     # values, ascending, and how much each counts
+OUTSIDE = 1e-4      # of all values: what percentile leaves out, on both sides
+SHRINK = 0.94       # from a range to the next smaller one that the searches try
+LEVELS = 255        # steps from the lowest int8 to the highest
+# the ends of bins, ascending, and how much the values in each count
+_Seen = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def range_of(
@@ -33,7 +35,8 @@ def range_of(
     low, high = _around_zero(tensor.low / divide, tensor.high / divide)
     if observer == "minmax":
         return low, high
-    return _SEARCHES[observer](_seen(tensor, smooth, weight), low, high)
+    seen = _seen(tensor, smooth, weight)
+    return _SEARCHES[observer](seen, low, high) if len(seen[0]) else (low, high)
 
 
 def scale_and_zero(low: float, high: float) -> tuple[float, int]:
@@ -68,67 +71,100 @@ def _around_zero(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
 def _seen(
     tensor: TensorStatistics, smooth: np.ndarray | None, weight: np.ndarray | None
 ) -> _Seen:
-    """All values, by the histogram, or the sample's where channels are scaled or weighted."""
+    """All values, or the sample's where channels are scaled or weighted."""
     if smooth is None and weight is None:
-        edges = tensor.histogram.edges
-        return (edges[1:] + edges[:-1]) / 2, tensor.histogram.counts.astype(np.float64)
+        return tensor.histogram.bins
     values = tensor.rows / (np.float32(1.0) if smooth is None else smooth)
-    most = float(np.abs(values).max(initial=0.0)) or 1.0
-    weights = None if weight is None else np.broadcast_to(weight, values.shape)
-    counts, edges = np.histogram(values, BINS, (-most, most), weights=weights)
-    return (edges[1:] + edges[:-1]) / 2, counts.astype(np.float64)
+    found = Histogram()
+    found.update(values, None if weight is None else np.broadcast_to(weight, values.shape))
+    return found.bins
 
 
 def _percentile(seen: _Seen, low: float, high: float) -> tuple[float, float]:
-    values, counts = seen
+    lower, upper, counts = seen
     part = np.cumsum(counts) / counts.sum()
     first, last = np.searchsorted(part, (OUTSIDE / 2, 1 - OUTSIDE / 2))
-    return max(low, min(float(values[first]), 0.0)), min(high, max(float(values[last]), 0.0))
+    return max(low, min(float(lower[first]), 0.0)), min(high, max(float(upper[last]), 0.0))
 
 
 def _entropy(seen: _Seen, low: float, high: float) -> tuple[float, float]:
-    most = max(-low, high)
-    return min(
-        ((max(low, -most * part), min(high, most * part)) for part in SHRINK),
-        key=lambda ends: _divergence(seen, *ends),
+    tried = _tried(seen, max(-low, high))
+    seen = _merged(seen, float(tried[-1]) / LEVELS)
+    most = min(tried, key=lambda end: _divergence(seen, max(low, -end), min(high, end)))
+    return max(low, -most), min(high, most)
+
+
+def _merged(seen: _Seen, least: float) -> _Seen:
+    """`seen` without zeros, which every range keeps, and with a single bin for what else lies
+    between -`least` and `least`, which none tells apart."""
+    lower, upper, counts = seen
+    below, above = upper <= -least, lower >= least
+    among = counts[~below & ~above & (lower != 0) & (upper != 0)].sum(keepdims=True)
+    return (
+        np.concatenate([lower[below], [-least], lower[above]]),
+        np.concatenate([upper[below], [least], upper[above]]),
+        np.concatenate([counts[below], among, counts[above]]),
     )
 
 
 def _divergence(seen: _Seen, low: float, high: float) -> float:
     """Kullback-Leibler's, of what int8 from `low` to `high` keeps of a histogram from the histogram
     with all that lies outside at the ends."""
-    values, counts = seen
+    lower, upper, counts = seen
+    values = (lower + upper) / 2
     inside = (values >= low) & (values <= high)
     if inside.sum() < 2:
         return np.inf
-    kept = counts[inside]
+    kept, width = counts[inside], (upper - lower)[inside]
     clipped = kept.copy()
     clipped[0] += counts[values < low].sum()
     clipped[-1] += counts[values > high].sum()
     scale, zero = scale_and_zero(low, high)
     level = rounded(values[inside], scale, zero).astype(np.int64) + 128
-    # each level spreads what it holds evenly over those of its bins that were not empty
-    shares = np.bincount(level, kept > 0, LEVELS + 1)
-    spread = np.where(
-        kept > 0, np.bincount(level, kept, LEVELS + 1)[level] / np.maximum(shares[level], 1), 0.0)
-    p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1e-300)
+    # each level spreads what it holds evenly over its bins that are not empty
+    density = np.bincount(level, kept) / np.maximum(np.bincount(level, width), 1e-300)
+    p, q = clipped / clipped.sum(), np.maximum(density[level] * width / kept.sum(), 1e-12)
     there = p > 0
-    return float((p[there] * np.log(p[there] / np.maximum(q[there], 1e-12))).sum())
+    return float((p * np.log(np.where(there, p, 1.0) / q)).sum())
 
 
 def _mse(seen: _Seen, low: float, high: float) -> tuple[float, float]:
-    values, counts = seen
-    held = counts > 0
-    values, counts = values[held], counts[held]
+    lower, upper, counts = seen
+    density = counts / (upper - lower)
 
-    def error(ends: tuple[float, float]) -> float:
-        scale, zero = scale_and_zero(*ends)
-        return float(counts @ ((rounded(values, scale, zero) - zero) * scale - values) ** 2)
+    def error(low: float, high: float) -> float:
+        scale, zero = scale_and_zero(low, high)
+        inside = _squares(upper / scale, zero) - _squares(lower / scale, zero)
+        return float(density @ inside) * scale**3
 
-    # the ends one after the other: the best high does not depend much on the best low
-    best_high = min((high * part for part in SHRINK), key=lambda end: error((low, end)))
-    best_low = min((low * part for part in SHRINK), key=lambda end: error((end, best_high)))
-    return best_low, best_high
+    # both ends at once, then each: the best one depends little on the other
+    most = min(_tried(seen, max(-low, high)),
+               key=lambda end: error(max(low, -end), min(high, end)))
+    low, high = max(low, -most), min(high, most)
+    high = min(_tried(seen, high), key=lambda end: error(low, end))
+    return -min(_tried(seen, -low), key=lambda end: error(-end, high)), high
+
+
+def _squares(x: np.ndarray, zero: int) -> np.ndarray:
+    """The integral from 0 to x of (q - t)^2, where int8 with this zero point takes t to q: 1/12 for
+    each whole step."""
+    q = rounded(x, 1.0, zero) - zero
+    off = x - q
+    return np.asarray(q / 12 + off * off * off / 3)
+
+
+def _tried(seen: _Seen, most: float) -> np.ndarray:
+    """Magnitudes from `most` down to the median of all values but 0, which no range should lose."""
+    lower, upper, counts = seen
+    size = np.maximum(-lower, upper)
+    order = np.argsort(size)
+    order = order[size[order] > np.finfo(np.float32).tiny]
+    if not len(order):
+        return np.array([most])
+    part = np.cumsum(counts[order])
+    median = size[order][np.searchsorted(part, part[-1] / 2)]
+    steps = np.log(max(most, median) / median) / -np.log(SHRINK)
+    return np.asarray(most * SHRINK ** np.arange(int(np.ceil(steps)) + 1))
 
 
 _SEARCHES: dict[str, Callable[[_Seen, float, float], tuple[float, float]]] = {

@@ -7,46 +7,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-BINS = 2048              # after Migacz, "8-bit Inference with TensorRT", 2017
+from pocketformer.compiler.quantization.histogram import Histogram
+
 RESERVOIR = 512          # rows
 AVERAGE = 0.9            # what a new batch leaves of the moving average before it
 SEED = 0
-
-
-class Histogram:
-    """Counts of values in BINS bins of equal width that are symmetric about 0.
-
-    A value outside doubles the width until it fits: pairs of bins add up, nothing is lost.
-    """
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(BINS, np.int64)
-        self.bound = 0.0
-
-    @property
-    def edges(self) -> np.ndarray:
-        """float64 [BINS + 1], from -bound to bound."""
-        return np.linspace(-self.bound, self.bound, BINS + 1)
-
-    def update(self, values: np.ndarray) -> None:
-        """Counts finite `values` of any shape."""
-        most = float(np.abs(values).max(initial=0.0))
-        if self.bound == 0.0:
-            self.bound = most
-        while most > self.bound:
-            self._double()
-        if self.bound > 0.0:
-            found = np.histogram(values, BINS, (-self.bound, self.bound))[0]
-            self.counts += found
-        else:
-            self.counts[BINS // 2] += values.size
-
-    def _double(self) -> None:
-        quarter = BINS // 4
-        pairs = self.counts.reshape(-1, 2).sum(axis=1)
-        self.counts = np.zeros(BINS, np.int64)
-        self.counts[quarter : quarter + BINS // 2] = pairs
-        self.bound *= 2
 
 
 class TensorStatistics:

@@ -1,13 +1,10 @@
-"""Weights and ranges of activations in few bits."""
+"""Weights and biases in few bits, and factors that move reach into weights."""
 
 import numpy as np
 import pytest
 
 from pocketformer.compiler.quantization.bias import corrected
-from pocketformer.compiler.quantization.gptq import fit_scales, round_in_order
-from pocketformer.compiler.quantization.observers import range_of, scale_and_zero
 from pocketformer.compiler.quantization.smooth import equalizing, smoothing
-from pocketformer.compiler.quantization.statistics import TensorStatistics
 from pocketformer.compiler.quantization.weights import (
     channel_scales,
     group_of,
@@ -17,7 +14,6 @@ from pocketformer.compiler.quantization.weights import (
     round_groups,
     table_of,
 )
-from pocketformer.compiler.recipe import OBSERVERS
 from tests.numerics.tolerance import TOLERANCE
 
 
@@ -25,77 +21,9 @@ def normal(*shape):
     return np.random.default_rng().normal(size=shape).astype("float32")
 
 
-def mixed(rows, k):
-    """Rows whose k channels depend on one another."""
-    return normal(rows, k // 4) @ normal(k // 4, k) + 0.1 * normal(rows, k)
-
-
 def near(found, wanted):
     limit = TOLERANCE["float32"] * np.abs(wanted).max()
     np.testing.assert_allclose(found, wanted, rtol=0, atol=limit)
-
-
-def seen(*batches, second=False):
-    tensor = TensorStatistics(batches[0].shape[1], second)
-    for batch in batches:
-        tensor.update(batch)
-    return tensor
-
-
-def squared_error(values, ends):
-    scale, zero = scale_and_zero(*ends)
-    rounded = (np.clip(np.rint(values / scale) + zero, -128, 127) - zero) * scale
-    return float(np.square(rounded - values).sum())
-
-
-@pytest.mark.parametrize("observer", OBSERVERS)
-@pytest.mark.parametrize("smooth", [None, np.array([4, 1, 1, 0.5], "float32")], ids=["", "smooth"])
-def test_observers_find_a_range_around_zero_within_all_values(observer, smooth):
-    batch = normal(400, 4) * np.array([4, 1, 1, 0.5], "float32") + 1
-    low, high = range_of(seen(batch), observer, smooth)
-    divided = batch / (1 if smooth is None else smooth)
-    assert divided.min() - 1e-5 <= low <= 0 < 0.2 * divided.max() < high <= divided.max() + 1e-5
-
-
-def test_minmax_is_the_range_of_all_values_and_zero():
-    first, later = np.abs(normal(9, 4)), np.abs(normal(9, 4))
-    found = range_of(seen(first, later), "minmax")
-    assert found == (0.0, float(max(first.max(), later.max())))
-
-
-def test_average_moves_with_the_batches():
-    found = range_of(seen(*(np.full((3, 2), value, "float32") for value in (10, 20))), "average")
-    near(np.array(found), np.array([0.0, 0.9 * 10 + 0.1 * 20]))
-
-
-@pytest.mark.parametrize("observer", ["percentile", "entropy"])
-def test_one_value_far_outside_does_not_set_the_range(observer):
-    batch = normal(8000, 8)
-    batch[7, 3] = 60
-    low, high = range_of(seen(batch), observer)
-    assert 2 < high < 20
-    assert batch.min() - 1e-5 <= low < -2
-
-
-def test_mse_has_the_least_error_of_all_observers():
-    batch = np.random.default_rng().laplace(size=(8000, 16)).astype("float32")
-    tensor = seen(batch)
-    errors = {name: squared_error(batch, range_of(tensor, name)) for name in OBSERVERS}
-    # the search sees the histogram's bins, not the values
-    assert errors["mse"] <= 1.02 * min(errors.values())
-    assert errors["mse"] < errors["minmax"]
-
-
-def test_zero_is_exact_and_the_ends_are_within_half_a_step():
-    low, high = -abs(float(normal(1)[0])) - 0.1, abs(float(normal(1)[0])) + 0.1
-    scale, zero = scale_and_zero(low, high)
-    assert -128 <= zero <= 127
-    for end, whole in ((low, -128), (high, 127)):
-        assert abs((whole - zero) * scale - end) <= scale / 2 * 1.001
-
-
-def test_a_range_of_nothing_but_zero_keeps_zero():
-    assert scale_and_zero(0.0, 0.0) == (1.0, 0)
 
 
 @pytest.mark.parametrize("scales", ["float", "power_of_two"])
@@ -159,38 +87,6 @@ def test_rows_of_a_table_are_within_a_step(bits, group):
     # a clipped value of 4 bits may be off by more than half a step
     assert (np.abs(table.rows * scale - rows) <= np.abs(scale) * (0.51 if bits == 8 else 4.5)).all()
     assert np.square(table.rows * scale - rows).mean() < 0.02 * np.square(rows).mean()
-
-
-def test_gptq_rounds_to_the_nearest_where_channels_are_independent():
-    weight = normal(50, 7)
-    scale = channel_scales(weight)
-    found = round_in_order(weight, scale[None], np.diag(1 + np.abs(normal(50))), -127, 127)
-    np.testing.assert_array_equal(found, round_channels(weight, scale))
-
-
-@pytest.mark.parametrize("k", [32, 160])
-def test_gptq_halves_the_error_of_results_where_channels_depend_on_one_another(k):
-    x, weight = mixed(1000, k), normal(k, 24)
-    second = x.T @ x / len(x)
-    scale = group_scales(weight, 32)
-    nearest = round_groups(weight, scale)
-    ordered = round_in_order(weight, scale, second, -8, 7)
-    fitted = fit_scales(ordered, weight, second, len(scale))
-
-    def error(short, by):
-        return np.square(x @ (short * np.repeat(by, 32, axis=0) - weight)).sum()
-
-    assert error(ordered, scale) < 0.5 * error(nearest, scale)
-    assert error(ordered, fitted) < error(ordered, scale)
-    assert (ordered.min(), ordered.max()) == (-8, 7)
-
-
-def test_scales_that_are_already_the_best_stay():
-    x = mixed(500, 64)
-    short = np.random.default_rng().integers(-8, 8, (64, 5)).astype("int8")
-    scale = np.abs(normal(2, 5)) + 0.5
-    weight = short * np.repeat(scale, 32, axis=0)
-    near(fit_scales(short, weight, x.T @ x / len(x), 2), scale)
 
 
 def test_a_corrected_bias_keeps_the_mean_of_results():
