@@ -14,7 +14,7 @@ from tvm.ir import GlobalVar, IRModule
 
 from pocketformer.compiler.model import TensorSpec
 from pocketformer.compiler.tuning.weight_pool import WeightPool
-from pocketformer.passes.pack_memory import with_offsets
+from pocketformer.passes.offsets import with_offsets
 from pocketformer.schedules.cpu.kernel import Kernel, ceil_div
 
 FILL = "fill_pool"

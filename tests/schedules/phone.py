@@ -18,7 +18,7 @@ import tvm
 from pocketformer import targets
 from pocketformer.compiler.device.address import Address
 from pocketformer.compiler.link import Linker
-from pocketformer.passes.pack_memory import with_offsets
+from pocketformer.passes.offsets import with_offsets
 from pocketformer.targets import Target
 from tests.device.phones import TOKEN, running
 
