@@ -17,6 +17,7 @@ from pocketformer.compiler.errors import BadWorkload
 MOST = (1 << 31) - 1     # of a size: the product of two of them is an index of 64 bits
 # Products of 8-bit integers whose sum int32 holds: |x - zero| is at most 255, |weight| 128.
 MOST_PRODUCTS = MOST // (255 * 128)
+MOST_BYTES = MOST // (255 * 255)    # where |weight - zero| is as much
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "quick_gelu")
 
 
@@ -328,6 +329,41 @@ class BatchMatmul:
 
 
 @dataclass(frozen=True)
+class QuantizedMatmul:
+    """(a[batch, m, k] - a_zero) @ (b[batch, k, n] - b_zero) * scale, of int8 or uint8 numbers.
+
+    They are added up in int32; a k known only at run time is taken for one whose sums fit. The
+    result is float32, or quantised again as that of a QuantizedLinear; for an `out_dtype` of int32
+    it is the sums as they are. Inputs: a, b, a_zero[1], b_zero[1] (int32), scale[1] (not for
+    int32), out_factor[1]?, out_zero[1]? (int32).
+    """
+
+    batch: int | None
+    m: int | None
+    n: int | None
+    k: int | None
+    a_dtype: str = "int8"
+    b_dtype: str = "int8"
+    out_dtype: str = "float32"
+
+    dtype: ClassVar[str] = "int8"    # of what is multiplied
+
+    def __post_init__(self) -> None:
+        _check_sizes(batch=self.batch, m=self.m, n=self.n, k=self.k)
+        for name in ("a_dtype", "b_dtype"):
+            _check_choice(name, getattr(self, name), ("int8", "uint8"))
+        _check_choice("out_dtype", self.out_dtype, ("float32", "int8", "uint8", "int32"))
+        fits = self.k is None or self.k <= MOST_BYTES
+        _require(fits, f"k is {self.k}: int32 holds the sum of {MOST_BYTES} products")
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(_text, (self.batch, self.m, self.n, self.k)))
+        parts = [f"batch_matmul_{sizes}", self.a_dtype]
+        parts += [self.b_dtype] * (self.b_dtype != self.a_dtype)
+        return "_".join([*parts, *_stored(self.out_dtype)])
+
+
+@dataclass(frozen=True)
 class Lookup:
     """table[ids[rows]] * scale: rows of a table of `count` x `size` short numbers, in float32.
 
@@ -378,5 +414,5 @@ class Function:
 
 Workload = (
     Linear | QuantizedLinear | WeightOnlyLinear | Attention | Norm | Softmax | BatchMatmul
-    | Lookup | Function
+    | QuantizedMatmul | Lookup | Function
 )

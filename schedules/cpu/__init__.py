@@ -12,6 +12,7 @@ from pocketformer.schedules.cpu.gemv import Gemv
 from pocketformer.schedules.cpu.kernel import Kernel
 from pocketformer.schedules.cpu.lookup import RowLookup
 from pocketformer.schedules.cpu.norm import RowNorm
+from pocketformer.schedules.cpu.quantized_matmul import QuantizedBatchMatmul
 from pocketformer.schedules.cpu.softmax import RowSoftmax
 from pocketformer.schedules.cpu.trace import Trace
 from pocketformer.schedules.cpu.weight_only import WeightOnly
@@ -33,6 +34,7 @@ TEMPLATES: tuple[Any, ...] = (
     RowSoftmax,
     RowLookup,
     TiledBatchMatmul,
+    QuantizedBatchMatmul,
     Trace,
 )
 

@@ -22,6 +22,7 @@ from pocketformer.schedules.workloads import (
     Lookup,
     Norm,
     QuantizedLinear,
+    QuantizedMatmul,
     Softmax,
     WeightOnlyLinear,
 )
@@ -53,6 +54,8 @@ WORKLOADS = [
     WeightOnlyLinear(1, 384, 64, 8, round_x=True),
     BatchMatmul(12, 128, 128, 64),
     BatchMatmul(None, None, None, None, transpose_b=True),
+    QuantizedMatmul(12, 128, 128, 64),
+    QuantizedMatmul(None, None, None, None, out_dtype="int8"),
     Attention(1, 128, 128, 12, 12, 32, 32, 0.2, (True, False, False)),
     Attention(None, None, None, 12, 4, 64, 64, 0.2, causal=True),
     Norm(128, 384, "layer", 1e-5, residual=True, bias=True),

@@ -22,6 +22,7 @@ from pocketformer.schedules.workloads import (
     Lookup,
     Norm,
     QuantizedLinear,
+    QuantizedMatmul,
     Softmax,
     WeightOnlyLinear,
     Workload,
@@ -56,6 +57,7 @@ def record(number: int = 1, **other: Any) -> Record:
 SIZES = st.one_of(st.integers(1, 600), st.sampled_from([1, 2, 4096, 1 << 24, MOST]))
 AXES = st.none() | SIZES
 FLAGS = st.booleans()
+BYTES = st.sampled_from(["int8", "uint8"])
 NAMES = st.sampled_from(ACTIVATIONS)
 
 
@@ -112,6 +114,7 @@ def workloads() -> st.SearchStrategy[Workload]:
         ),
         st.builds(Softmax, AXES, AXES),
         st.builds(BatchMatmul, AXES, AXES, AXES, AXES, FLAGS),
+        st.builds(QuantizedMatmul, AXES, AXES, AXES, st.none() | st.integers(1, 600), BYTES, BYTES),
         st.builds(
             Function, st.from_regex("[a-z_]+", fullmatch=True),
             st.from_regex("[0-9a-f]{64}", fullmatch=True),

@@ -26,6 +26,7 @@ from pocketformer.schedules.workloads import (
     Lookup,
     Norm,
     QuantizedLinear,
+    QuantizedMatmul,
     Softmax,
     WeightOnlyLinear,
 )
@@ -54,6 +55,7 @@ WORKLOADS = {
     Lookup(12, 96, 500, 4, 32): {},
     Softmax(None, 40): {"rows": 7},
     BatchMatmul(2, 9, 17, 8): {},
+    QuantizedMatmul(2, 9, 17, 8, out_dtype="int8"): {},
 }
 
 
