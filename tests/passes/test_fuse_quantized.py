@@ -34,11 +34,19 @@ def rounded(x, dtype="int8", zero=ZERO, scale=SCALE):
     return op.dequantize(op.quantize(x, scale, zero, -1, dtype), scale, zero)
 
 
+def steps(*shape):
+    """Numbers of 127 steps of SCALE at most, and of that many; none is near the middle of two."""
+    rng = np.random.default_rng()
+    found = rng.integers(-127, 128, shape) + rng.uniform(-0.3, 0.3, shape)
+    found.flat[0] = 127
+    return (0.03 * np.clip(found, -127, 127)).astype("float32")
+
+
 def fused(body, *, weights=None, rows=K, atol=1e-4):
     """The composites of what becomes of `body`, which computes the same."""
     weights = weights or {"w": (rows, N), "b": (N,)}
     before = module({"x": (M, rows)}, weights, body)
-    arrays = random((M, rows), *weights.values())
+    arrays = [steps(M, rows), *random(*weights.values())]
     folding = Folding(dict(zip(weights, arrays[1:], strict=True)))
     after = FuseQuantized(folding.evaluate)(FuseLinear()(FoldQuantization()(before)))
     for ours, theirs in zip(run(after, *arrays), run(before, *arrays), strict=True):
