@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pocketformer.compiler.report import human_bytes
+from pocketformer.compiler.tables import human_bytes
 
 Record = dict[str, Any]
 OURS = {

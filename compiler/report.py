@@ -1,8 +1,7 @@
-"""What the command line shows: tables for people, records for `--json`."""
+"""What the command line shows of models, bundles and races: tables, and records for `--json`."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,44 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
+
+from pocketformer.compiler.tables import axis_bytes, counted, facts, human_bytes, plain_table
 
 if TYPE_CHECKING:
     from pocketformer.compiler.bench import Result
     from pocketformer.compiler.bundle import Bundle
     from pocketformer.compiler.manifest import Manifest
-    from pocketformer.compiler.manifest_records import LevelRecord, OperatorRecord
-    from pocketformer.compiler.model import Axis, Dim, Model, TensorSpec
-
-
-def human_bytes(count: float) -> str:
-    """`count` bytes in decimal units with three digits: 86.7 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-
-
-def plain_table(*headers: str) -> Table:
-    """A table without lines, to be filled."""
-    table = Table(title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for header in headers:
-        table.add_column(header)
-    return table
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> Table:
-    """What is known about one thing, a line each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs:
-        table.add_row(name, escape(value))
-    return table
-
-
-# Models and bundles
+    from pocketformer.compiler.manifest_records import LevelRecord
+    from pocketformer.compiler.model import Dim, Model, TensorSpec
 
 
 def _signature(
@@ -76,7 +46,7 @@ def _signature_record(
 
 def model_card(model: Model) -> RenderableType:
     weights = sum(array.nbytes for array in model.weights.values())
-    operators = _counts(operator.kind for operator in model.operators)
+    operators = counted(operator.kind for operator in model.operators)
     known = facts(
         [
             ("model", model.name),
@@ -114,7 +84,7 @@ def bundle_card(bundle: Bundle) -> RenderableType:
     )
     weights = manifest.weights
     held = f"{weights.count} tensors, {human_bytes(weights.bytes)}" if weights else "in the library"
-    arenas = ", ".join(dict.fromkeys(_size(record.arena) for record in manifest.memory))
+    arenas = ", ".join(dict.fromkeys(axis_bytes(record.arena) for record in manifest.memory))
     kernels = Counter(record.kernel for record in manifest.operators if record.kernel)
     known = facts(
         [
@@ -159,82 +129,6 @@ def level_table(levels: Sequence[LevelRecord]) -> Table:
 def bundle_record(bundle: Bundle) -> dict[str, Any]:
     """The manifest as plain data."""
     return asdict(bundle.manifest)
-
-
-# Operators and kernels
-
-
-def kernel_table(manifest: Manifest) -> Table:
-    """The kernels, and what one call of each takes at most beside its tensors."""
-    table = plain_table("kernel", "operators", "scratch", "and a thread")
-    scratch: dict[str, list[tuple[Axis | None, Axis | None]]] = {}
-    for call in manifest.kernels:
-        scratch.setdefault(call.function, []).append((call.scratch, call.thread_scratch))
-    counts = Counter(record.kernel for record in manifest.operators if record.kernel)
-    for kernel, count in counts.most_common():
-        sizes = (_largest(column) for column in zip(*scratch.get(kernel, []), strict=True))
-        table.add_row(escape(kernel), str(count), *sizes)
-    return table
-
-
-def _largest(sizes: Sequence[Axis | None]) -> str:
-    """The largest number; a formula where there is one."""
-    numbers = [size for size in sizes if isinstance(size, int)]
-    formulas = [size for size in sizes if isinstance(size, str)]
-    largest = formulas[0] if formulas else max(numbers, default=0)
-    return _size(largest) if largest else ""
-
-
-def _size(size: Axis | None) -> str:
-    """A number of bytes, or a formula of one."""
-    if size is None:
-        return "unknown"
-    return human_bytes(size) if isinstance(size, int) else f"{size} bytes"
-
-
-def operator_table(records: Sequence[OperatorRecord]) -> Table:
-    """One row for the operators that differ in the numbers of their names alone, such as layers.
-
-    At the end, one row for all the operators that need no kernel for the same reason.
-    """
-    groups: dict[tuple[str, ...], list[OperatorRecord]] = {}
-    without: dict[str, list[OperatorRecord]] = {}
-    for record in records:
-        if record.kernel is None:
-            without.setdefault(record.note, []).append(record)
-        else:
-            pattern = re.sub(r"\d+", "#", record.name)
-            key = (pattern, record.kind, record.precision, record.kernel, record.note)
-            groups.setdefault(key, []).append(record)
-    table = plain_table("operators", "kind", "count", "precision", "kernel", "note")
-    for (_, kind, precision, kernel, note), members in groups.items():
-        names = _merge([record.name for record in members])
-        texts = (names, kind, str(len(members)), precision, kernel)
-        table.add_row(*(Text(text, overflow="fold") for text in texts), Text(note))
-    for note, members in without.items():
-        kinds = _counts(record.kind for record in members)
-        table.add_row(Text(kinds), "", str(len(members)), "", "none", Text(note))
-    return table
-
-
-def _counts(kinds: Iterable[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).most_common())
-
-
-def _merge(names: Sequence[str]) -> str:
-    """`layer.0/q`, `layer.1/q`, `layer.2/q` as `layer.{0-2}/q`."""
-    pieces = [re.split(r"(\d+)", name) for name in names]
-    merged = []
-    for column in zip(*pieces, strict=True):
-        if len(set(column)) == 1:
-            merged.append(column[0])
-        else:
-            numbers = sorted(map(int, column))
-            merged.append(f"{{{numbers[0]}-{numbers[-1]}}}")
-    return "".join(merged)
-
-
-# Races
 
 
 def race_table(results: Sequence[Result], threads: int, compare: bool = True) -> Table:

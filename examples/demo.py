@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 import pocketformer as pf
-from pocketformer.compiler.report import human_bytes, plain_table
+from pocketformer.compiler.tables import human_bytes, plain_table
 
 SENTENCES = (
     "A compiler emits machine code.",

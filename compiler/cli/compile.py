@@ -121,6 +121,7 @@ def compile(
     from pocketformer import targets
     from pocketformer.compiler import report
     from pocketformer.compiler.bundle import Bundle, check_replaceable
+    from pocketformer.compiler.kernel_tables import operator_table
     from pocketformer.compiler.quantization.table import accuracy_tables
     from pocketformer.compiler.recipe import check_recipe
 
@@ -180,7 +181,7 @@ def compile(
         print_json({"bundle": str(destination), "seconds": round(seconds, 3), **record})
         return
     if explain:
-        out.print(report.operator_table(written.manifest.operators))
+        out.print(operator_table(written.manifest.operators))
     if measured is not None:
         out.print(accuracy_tables(measured))
         out.print()

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pocketformer.compiler.cli.common import err, out
-from pocketformer.compiler.report import human_bytes, plain_table
+from pocketformer.compiler.tables import human_bytes, plain_table
 
 if TYPE_CHECKING:
     from pocketformer.compiler.device.adb import Listed

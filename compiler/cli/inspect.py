@@ -34,6 +34,7 @@ def inspect(
 
     if is_bundle(path):
         from pocketformer.compiler.bundle import Bundle
+        from pocketformer.compiler.kernel_tables import kernel_table
         from pocketformer.compiler.quantization.table import accuracy_tables
 
         bundle = Bundle.load(path, check_machine=False)
@@ -41,7 +42,7 @@ def inspect(
             print_json({"kind": "bundle", **report.bundle_record(bundle)})
         else:
             out.print(report.bundle_card(bundle))
-            out.print(report.kernel_table(bundle.manifest))
+            out.print(kernel_table(bundle.manifest))
             if bundle.manifest.accuracy is not None:
                 out.print()
                 out.print(accuracy_tables(bundle.manifest.accuracy))

@@ -11,7 +11,7 @@ import typer
 
 from pocketformer.compiler.cli.common import Debug, Json, err, guarded, out, plain, print_json
 from pocketformer.compiler.errors import BadRecords
-from pocketformer.compiler.report import plain_table
+from pocketformer.compiler.tables import plain_table
 
 if TYPE_CHECKING:
     from pocketformer.compiler.tuning.record import Record

@@ -33,7 +33,7 @@ from pocketformer.compiler.cli.common import (
     read_token_file,
 )
 from pocketformer.compiler.errors import BadInput
-from pocketformer.compiler.report import plain_table
+from pocketformer.compiler.tables import plain_table
 
 
 @guarded

@@ -47,7 +47,7 @@ def build(
     zig compiles for Linux, the NDK in ANDROID_NDK_HOME for Android. What was built is kept.
     """
     from pocketformer import runtime
-    from pocketformer.compiler.report import facts, human_bytes
+    from pocketformer.compiler.tables import facts, human_bytes
 
     with progress("looking for what is built") as step:
         built = runtime.build(target, progress=step, jobs=jobs, force=force)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pocketformer.compiler.cli.common import Debug, Json, guarded, out, print_json
-from pocketformer.compiler.report import facts, plain_table
+from pocketformer.compiler.tables import facts, plain_table
 
 if TYPE_CHECKING:
     from pocketformer.targets import Target

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pocketformer.compiler.profiling.result import COMPUTE, Group, Kernel, Profile
-from pocketformer.compiler.report import facts, plain_table
+from pocketformer.compiler.tables import facts, plain_table
 
 SMALL = 0.002    # of all kernels' time; kernels below are one row
 SHOWN = 3        # operators that are named where they lie in different places

@@ -9,9 +9,10 @@ from pocketformer.compiler import page as html
 from pocketformer.compiler.quantization.pictures import choice_picture, layer_picture
 from pocketformer.compiler.quantization.result import AccuracyReport, Choice, LayerReport
 from pocketformer.compiler.quantization.table import decibels, headline, shown_drop, shown_value
-from pocketformer.compiler.report import human_bytes
 from pocketformer.compiler.svg import require_matplotlib
+from pocketformer.compiler.tables import human_bytes
 
+RATIOS = ("SQNR dB", "answers dB")
 LARGEST = 1e300    # where tables sort what is no finite number
 
 
@@ -29,7 +30,7 @@ def page(report: AccuracyReport) -> str:
         (_choice(report, choice) for choice in report.choices), largest_first="drop",
     )
     layers = html.table(
-        ("layer", "kind", "precision", "SQNR dB", "kept"), ("SQNR dB",),
+        ("layer", "kind", "precision", *RATIOS, "kept"), RATIOS,
         map(_layer, report.sensitive_first), largest_first="",
     )
     return html.page(f"Accuracy of {report.model}", headline(report), (), [
@@ -55,9 +56,11 @@ def _choice(report: AccuracyReport, choice: Choice) -> str:
 
 
 def _layer(layer: LayerReport) -> str:
-    sqnr = LARGEST if layer.sqnr is None else layer.sqnr
+    ratios = "".join(
+        html.figure(LARGEST if ratio is None else ratio, decibels(ratio))
+        for ratio in (layer.sqnr, layer.answers)
+    )
     return (
         f'<td class="kernel">{escape(layer.name)}</td><td class="kind">{escape(layer.kind)}</td>'
-        f"<td>{escape(layer.precision)}</td>{html.figure(sqnr, decibels(layer))}"
-        f"<td>{'kept' if layer.kept else ''}</td>"
+        f"<td>{escape(layer.precision)}</td>{ratios}<td>{'kept' if layer.kept else ''}</td>"
     )

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pocketformer.compiler.profiling.table import milliseconds
-from pocketformer.compiler.quantization.result import AccuracyReport, Choice, LayerReport
-from pocketformer.compiler.report import facts, human_bytes, plain_table
+from pocketformer.compiler.quantization.result import AccuracyReport, Choice
+from pocketformer.compiler.tables import facts, human_bytes, plain_table
 
 SHOWN = 12    # layers on the terminal, the most sensitive ones; `--json` and the page have all
 DECIBEL = "sqnr"
@@ -84,22 +84,25 @@ def choice_rows(report: AccuracyReport) -> Iterable[tuple[str, ...]]:
 def _layer_table(report: AccuracyReport) -> Table:
     table = plain_table("layer", "kind", "precision")
     table.add_column("SQNR dB", justify="right", no_wrap=True)
+    if report.looked_for:
+        table.add_column("answers dB", justify="right", no_wrap=True)
     table.add_column("")
     layers = report.sensitive_first
     shown = layers[:SHOWN] + [layer for layer in layers[SHOWN:] if layer.kept]
     for layer in shown:
         table.add_row(
             Text(layer.name, overflow="fold"), Text(layer.kind), Text(layer.precision),
-            decibels(layer), "kept" if layer.kept else "",
+            decibels(layer.sqnr), *[decibels(layer.answers)] * report.looked_for,
+            "kept" if layer.kept else "",
         )
     if rest := len(layers) - len(shown):
-        table.add_row(Text(f"and {rest} that suffer less"), "", "", "", "")
+        table.add_row(f"and {rest} that suffer less")
     return table
 
 
-def decibels(layer: LayerReport) -> str:
-    """The layer's signal-to-noise ratio."""
-    return "" if layer.sqnr is None else f"{layer.sqnr:.1f}"
+def decibels(ratio: float | None) -> str:
+    """A layer's signal-to-noise ratio, or that of the answers."""
+    return "" if ratio is None else f"{ratio:.1f}"
 
 
 def shown_value(report: AccuracyReport, choice: Choice) -> str:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from pocketformer.compiler.report import plain_table
+from pocketformer.compiler.tables import plain_table
 from pocketformer.compiler.tuning.report import gain_text, task_table
 from pocketformer.compiler.tuning.status import COOLING, WAITING, Status, Watcher
 

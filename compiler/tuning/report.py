@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pocketformer.compiler.profiling.table import milliseconds
-from pocketformer.compiler.report import facts, plain_table
+from pocketformer.compiler.tables import facts, plain_table
 from pocketformer.compiler.tuning.choices import WORTHWHILE
 from pocketformer.compiler.tuning.result import TaskStatus, Tuning
 
