@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from pocketformer.schedules.cpu import math, short_math, short_stores
+from pocketformer.schedules.cpu import activations, short_math, short_stores
 from pocketformer.schedules.cpu.kernel import (
     STACK,
     Buffer,
@@ -50,13 +50,13 @@ class Epilogue:
             self.out_zero = function.argument("out_zero", (1,), "int32")
         self.out = function.argument("out", (m, n), self.out_dtype)
         rough = workload.dtype in ("bfloat16", "int8") or self.out_dtype in ("bfloat16", *RANGE)
-        table = short_math if rough else math
+        table = short_math if rough else activations
         self.activation = workload.activation
         self.activate = table.ACTIVATIONS[workload.activation]
         # LLVM unrolls a loop of known length. With code for every height of a tile, that of a long
         # activation then costs 5 % of a layer; the limit m, never reached, keeps it a loop.
         short = self.activation in ("", "relu") or (
-            self.activate is not math.ACTIVATIONS[self.activation])
+            self.activate is not activations.ACTIVATIONS[self.activation])
         unrolled = isinstance(m, int) or short
         self.limit = None if unrolled else m
         self.columns, self.lanes = columns, lanes

@@ -1,9 +1,8 @@
-"""Polynomials and rational functions in place of libm: exp, erf, tanh, sin, cos and activations.
+"""Polynomials and rational functions in place of libm: exp, erf, tanh, sin and cos.
 
 Every function takes a float32 expression, scalar or vector, and returns one of the same type that
 names its argument once (`Let`), so nothing is computed twice. They use only add, multiply, divide,
-compare and integer operations, which every vector unit has. NaN gives NaN, infinities the limits
-(and NaN where the textbook's formula multiplies one by 0: x * sigmoid(x) at minus infinity).
+compare and integer operations, which every vector unit has. NaN gives NaN, infinities the limits.
 
 The coefficients were fitted for this file: reweighted least squares in float64 for the smallest
 greatest relative error, then rounded to float32. The errors below are against float64, over every
@@ -14,10 +13,6 @@ range where the result is finite (tests/schedules/test_math.py).
     sigmoid          relative 2e-7
     erf, tanh        relative 4e-7
     sin, cos         absolute 1e-7 for |x| <= 1e5; beyond 1e6 only within -1..1
-    gelu             absolute 3e-7 * |x|
-    gelu_tanh, silu, quick_gelu    absolute 2e-7 * |x|
-
-short_math.py has cheaper ones for layers that multiply short numbers.
 """
 
 from __future__ import annotations
@@ -47,12 +42,9 @@ _TANH_P = (1.0, 0.133797288, 0.00349404686, 2.05836677e-05, 1.33193003e-08)
 _TANH_Q = (1.0, 0.467130452, 0.0258711204, 0.000328311231, 7.76211948e-07)
 _SIN = (-0.166666552, 0.00833215844, -0.000195149536)                # (sin r - r) / r^3 in r^2
 _COS = (0.0416666456, -0.00138873642, 2.44380863e-05)                # (cos r - 1 + r^2/2) / r^4
-_GELU_P = (705365.607, 97489.9598, 10473.2547, 664.236192, 12.0228081)
-_GELU_Q = (1768091.91, 539036.864, 71919.1322, 5413.55045, 238.308563, 1.0)
 # pi / 2 in three parts; products of the first two with 16-bit integers are exact.
 _HALF_PI = (1.5703125, 4.8375129699707031e-4, 7.5497899548918821e-8)
 _ERF_LIMIT = 3.95      # from here on erf is 1 - 2e-8, which float32 cannot tell from 1
-_GELU_LIMIT = 5.4      # the quotient was fitted to be above 1/2 here
 _TANH_LIMIT = 9.02     # from here on tanh is 1 - 3e-8
 
 
@@ -75,13 +67,14 @@ def polynomial(x: Expr, coefficients: tuple[float, ...]) -> Expr:
     return result
 
 
-def _at_least(low: float, x: Expr) -> Expr:
-    """One instruction for a limit other than 0. NaN stays NaN."""
+def at_least(low: float, x: Expr) -> Expr:
+    """The greater of `low`, which is not 0, and x, by one instruction. NaN stays NaN."""
     assert low != 0.0
     return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.maximum", constant(low, x), x)
 
 
-def _at_most(high: float, x: Expr) -> Expr:
+def at_most(high: float, x: Expr) -> Expr:
+    """The lesser of `high`, which is not 0, and x, by one instruction. NaN stays NaN."""
     assert high != 0.0
     return tirx.call_llvm_pure_intrin(str(x.ty), "llvm.minimum", constant(high, x), x)
 
@@ -99,7 +92,7 @@ def nearest(x: Expr) -> Expr:
 def nearest_by_sum(x: Expr) -> Expr:
     """The same by additions: from 2**23 on there are only whole numbers."""
     def rounded(x: Expr) -> Expr:
-        magic = _signed_like(x, _WHOLE)
+        magic = signed_like(x, _WHOLE)
         return let(x + magic, lambda total: tirx.Select(
             fabs(x) < constant(_WHOLE, x), total - magic, x), "total")
 
@@ -119,6 +112,13 @@ def held(size: Expr, limit: float) -> Expr:
 
 def _integer_type(x: Expr) -> str:
     return str(x.ty).replace("float32", "int32")
+
+
+def signed_like(x: Expr, size: float) -> Expr:
+    """`size` with the sign of x."""
+    integers = _integer_type(x)
+    sign = tirx.reinterpret(integers, x) & tirx.const(-1 << 31, integers)
+    return tirx.reinterpret(str(x.ty), sign | tirx.reinterpret(integers, constant(size, x)))
 
 
 def _half_power_of_two(rounded: Expr) -> Expr:
@@ -147,7 +147,7 @@ def exp(x: Expr) -> Expr:
             "rounded",
         )
 
-    return let(_at_most(89.0, _at_least(-87.3, x)), reduced, "x")
+    return let(at_most(89.0, at_least(-87.3, x)), reduced, "x")
 
 
 def exp_nonpositive(x: Expr) -> Expr:
@@ -165,7 +165,7 @@ def exp_nonpositive(x: Expr) -> Expr:
             "rounded",
         )
 
-    return let(_at_least(-87.3, x), reduced, "x")
+    return let(at_least(-87.3, x), reduced, "x")
 
 
 def exp2(x: Expr) -> Expr:
@@ -183,7 +183,7 @@ def exp2(x: Expr) -> Expr:
             "rounded",
         )
 
-    return let(_at_most(128.25, _at_least(-126.0, x)), reduced, "x")
+    return let(at_most(128.25, at_least(-126.0, x)), reduced, "x")
 
 
 def _odd_rational(
@@ -197,8 +197,8 @@ def _odd_rational(
             "square",
         )
 
-    held = _at_most(limit, _at_least(-limit, x))
-    return _at_most(1.0, _at_least(-1.0, let(held, quotient, "x")))
+    held = at_most(limit, at_least(-limit, x))
+    return at_most(1.0, at_least(-1.0, let(held, quotient, "x")))
 
 
 def erf(x: Expr) -> Expr:
@@ -224,7 +224,7 @@ def _sine(x: Expr, quarter: int) -> Expr:
     def rest(rounded: Expr) -> Expr:
         k = rounded - constant(ROUND, x)
         r = reduce(lambda left, part: left - k * constant(part, x), _HALF_PI, x)
-        return _at_most(0.8, _at_least(-0.8, r))     # keeps the result in -1..1 where x is huge
+        return at_most(0.8, at_least(-0.8, r))     # keeps the result in -1..1 where x is huge
 
     def value(r: Expr, quarters: Expr) -> Expr:
         square = r * r
@@ -255,62 +255,3 @@ def sin(x: Expr) -> Expr:
 def cos(x: Expr) -> Expr:
     """The cosine."""
     return let(x, lambda x: _sine(x, 1), "x")
-
-
-def relu(x: Expr) -> Expr:
-    """max(x, 0)."""
-    return tirx.max(constant(0.0, x), x)     # this order lets NaN through
-
-
-def silu(x: Expr) -> Expr:
-    """x * sigmoid(x)."""
-    return let(x, lambda x: x * sigmoid(x), "x")
-
-
-def quick_gelu(x: Expr) -> Expr:
-    """x * sigmoid(1.702 x)."""
-    return let(x, lambda x: x * sigmoid(constant(1.702, x) * x), "x")
-
-
-def gelu(x: Expr) -> Expr:
-    """x / 2 * (1 + erf(x / sqrt(2))) as |x| * (P(|x|) - 1/2 +- 1/2), P the normal distribution."""
-    def above_half(a: Expr) -> Expr:
-        quotient = let(a * a, lambda square: (
-            a * polynomial(square, _GELU_P) / polynomial(square, _GELU_Q)), "square")
-        return _at_most(0.5, quotient)
-
-    def body(x: Expr) -> Expr:
-        half = _signed_like(x, 0.5)
-        return let(fabs(x), lambda size: (
-            size * (half + let(held(size, _GELU_LIMIT), above_half, "held"))), "size")
-
-    return let(x, body, "x")
-
-
-def _signed_like(x: Expr, size: float) -> Expr:
-    """`size` with the sign of x."""
-    integers = _integer_type(x)
-    sign = tirx.reinterpret(integers, x) & tirx.const(-1 << 31, integers)
-    return tirx.reinterpret(str(x.ty), sign | tirx.reinterpret(integers, constant(size, x)))
-
-
-def gelu_tanh(x: Expr) -> Expr:
-    """x / 2 * (1 + tanh(z)), z = sqrt(2 / pi) * (x + 0.044715 x^3), which is x * sigmoid(2 z)."""
-    def body(x: Expr) -> Expr:
-        slope = constant(1.5957691216057308, x)
-        cubic = constant(0.07135481282738084, x)
-        return x * sigmoid(x * (slope + cubic * (x * x)))
-
-    return let(x, body, "x")
-
-
-ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
-    "": lambda x: x,
-    "relu": relu,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "silu": silu,
-    "tanh": tanh,
-    "sigmoid": sigmoid,
-    "quick_gelu": quick_gelu,
-}

@@ -1,4 +1,4 @@
-"""Activations for layers that multiply short numbers, or end in some, at half math.py's price.
+"""Activations for layers that multiply short numbers, or end in some, at half the usual price.
 
 Factors in bfloat16 were rounded by up to 2**-9 of themselves, those in int8 by more, so the
 activation may be off by an eighth of that. NaN gives NaN, infinity infinity, minus infinity 0.
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pocketformer.schedules.cpu import math
-from pocketformer.schedules.cpu.math import Expr, constant, fabs, held, let, polynomial, relu
+from pocketformer.schedules.cpu import activations
+from pocketformer.schedules.cpu.activations import relu
+from pocketformer.schedules.cpu.math import Expr, constant, fabs, held, let, polynomial
 
 _GELU = (3.54, (0.141179, -0.0708703, -0.0296324, 0.0279554, -0.00664178, 0.000510737))
 _GELU_TANH = (3.5, (0.142798, -0.0713576, -0.0295957, 0.0277757, -0.00655576, 0.000499473))
@@ -49,4 +50,4 @@ def silu(x: Expr) -> Expr:
 
 
 ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
-    **math.ACTIVATIONS, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
+    **activations.ACTIVATIONS, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}

@@ -8,8 +8,8 @@ import pytest
 import tvm
 
 from pocketformer import targets
+from pocketformer.schedules.cpu import activations, short_math
 from pocketformer.schedules.cpu import math as kernels
-from pocketformer.schedules.cpu import short_math
 from pocketformer.schedules.cpu.kernel import load, loop, prim_func, store
 from tests.schedules import phone
 
@@ -39,7 +39,8 @@ def apply(request):
     return partial(compute, request.param)
 
 
-def compute(machine, name, x, module=kernels):
+def compute(machine, name, x, module=None):
+    module = module or (kernels if hasattr(kernels, name) else activations)
     with prim_func("apply") as function:
         source, result = function.argument("x", x.shape), function.argument("y", x.shape)
         with loop(x.size // LANES) as i:
