@@ -19,7 +19,13 @@ from pocketformer.compiler.quantization.evaluation import Evaluation
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.overrides import recipes_of
 from pocketformer.compiler.quantization.result import AccuracyReport
-from pocketformer.compiler.recipe import Recipe, check_recipe, chosen_recipe, is_quantized
+from pocketformer.compiler.recipe import (
+    Float32,
+    Recipe,
+    check_recipe,
+    chosen_recipe,
+    is_quantized,
+)
 from pocketformer.compiler.tuning.given import Given, records_of
 from pocketformer.targets import Target
 from pocketformer.targets import load as load_target
@@ -127,7 +133,9 @@ def accepted(
     # What is wrong with recipe or data is told before the work of calibration.
     check_measurable(recipe)
     with Evaluation(accept, fused.model.unfixed or fused.model) as evaluation:
-        calibrated = calibrated_layers(fused, recipe, part_of(tell, 0.0, MEASURED))
+        calibrated = Calibrated((), {})
+        if not isinstance(recipe, Float32):
+            calibrated = calibrate(fused.module, fused.model, recipe, part_of(tell, 0.0, MEASURED))
         quantization = decide_layers(calibrated, recipe)
         rest = part_of(tell, MEASURED, 1.0)
         return controlled(fused, recipe, calibrated, quantization, evaluation, target, rest)

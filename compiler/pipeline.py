@@ -89,11 +89,11 @@ def graph(evaluate: Evaluate | None = None) -> Iterator[Step]:
 
 
 def precision(recipe: Recipe, quantization: Quantization = FLOAT) -> Iterator[Step]:
-    """Casts of all products as `recipe` says, or of the layers in `quantization` as that does."""
-    if isinstance(recipe, BFloat16 | Float16):
-        yield Step("cast_products", CastProducts(recipe.name))
+    """Casts of the layers in `quantization` as that says, or else of all products by `recipe`."""
     if quantization.layers:
         yield Step("quantize_layers", QuantizeLayers(quantization.layers))
+    elif isinstance(recipe, BFloat16 | Float16):
+        yield Step("cast_products", CastProducts(recipe.name))
     yield Step("store_short", StoreShort())
 
 

@@ -39,6 +39,15 @@ def output_of(accuracy: Accuracy, model: Model) -> str:
     return accuracy.output
 
 
+def outputs_of(accuracy: Accuracy, model: Model) -> tuple[str, ...]:
+    """The names of the outputs in which noise is looked for: of a function's metric all of floating
+    point, or all where there are none."""
+    if not callable(accuracy.metric):
+        return (output_of(accuracy, model),)
+    floats = tuple(spec.name for spec in model.outputs if spec.dtype in FLOATS)
+    return floats or tuple(spec.name for spec in model.outputs)
+
+
 def labels_of(accuracy: Accuracy) -> np.ndarray | None:
     """int64 [items] or [items, rows]."""
     given = accuracy.labels

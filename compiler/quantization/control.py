@@ -15,7 +15,7 @@ from pocketformer.compiler.quantization.keep_layers import FLOAT, SHORT, KeepLay
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.result import AccuracyReport
 from pocketformer.compiler.quantization.taps import find_layers
-from pocketformer.compiler.recipe import Int8, Recipe, check_recipe
+from pocketformer.compiler.recipe import Int8, Recipe, check_recipe, is_quantized
 from pocketformer.schedules.cpu.dot import BFloat16Dot
 from pocketformer.schedules.cpu.dot_table import dots_of
 from pocketformer.targets import HOST, Target
@@ -47,14 +47,15 @@ def controlled(
 
     What is measured is compiled for this machine, whose integers are those of `target`, from the
     model before its sizes were fixed. Layers are kept in bfloat16 first where `target` is fast with
-    it, else in float32; a recipe that says the same of all layers is only measured. Raises
-    AccuracyLost, with what was measured, where the answers do not hold; BadMetric and BadInput.
+    it, else in float32, as are those that the recipe itself casts. Raises AccuracyLost, with what
+    was measured, where the answers do not hold; BadMetric and BadInput.
     """
     host = load_target(HOST)
     measured = _measured(fused.model, calibrated, host)
     judge = Judge(measured, recipe, evaluation, host)
     judge.answer(part_of(tell, 0.0, ANSWERED))
-    calibrated = _with_rows(calibrated, measured, evaluation, part_of(tell, ANSWERED, SEEN))
+    if is_quantized(recipe):
+        calibrated = _with_rows(calibrated, measured, evaluation, part_of(tell, ANSWERED, SEEN))
     keep = KeepLayers(recipe, calibrated, quantization, judge, part_of(tell, SEEN, 1.0))
     return keep.decided(_higher(target))
 

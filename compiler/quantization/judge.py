@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.assemble import Fused, Wishes, assemble
 from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.progress import Progress, part_of
+from pocketformer.compiler.quantization.answers import outputs_of
+from pocketformer.compiler.quantization.effects import effects
 from pocketformer.compiler.quantization.evaluation import Evaluation
-from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.quantization.numbers import Numbers, Quantization
+from pocketformer.compiler.quantization.switches import both, switched
 from pocketformer.compiler.recipe import Float32, Recipe
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.given import records_of
@@ -55,15 +59,45 @@ class Judge:
 
     def judge(self, quantization: Quantization, tell: Progress) -> Judged:
         """What the model answers where its layers compute with `quantization`."""
-        bundle = self._built(self._recipe, quantization, part_of(tell, 0.0, 0.5))
+        recipe = self._recipe if quantization.layers else Float32()
+        bundle = self._built(recipe, quantization, part_of(tell, 0.0, 0.5))
         with Session(bundle) as session:
             found = self._evaluation.measure(session.run, part_of(tell, 0.5, 1.0))
             return Judged(found.value, found.drop, _bytes(bundle), self._time(session))
 
-    def _built(self, recipe: Recipe, quantization: Quantization, tell: Progress) -> Bundle:
-        return assemble(
-            self._fused, self._host, recipe, quantization, Wishes(self._records, tell=tell)
-        )
+    def effects(
+        self,
+        few: Mapping[str, Numbers],
+        kept: Mapping[str, Numbers],
+        keys: Sequence[str],
+        tell: Progress,
+    ) -> dict[str, float]:
+        """The noise of the answers, by key, when that layer alone computes with `few`.
+
+        All other layers of `keys` compute with `kept`, in float32 what that lacks, and layers that
+        are not among `keys` with `few`. See `effects`.
+        """
+        fused = switched(self._fused, keys)
+        quantization = both(few, kept, keys)
+        bundle = self._built(self._recipe, quantization, part_of(tell, 0.0, 0.5), fused)
+        switches = fused.model.inputs[-1].name
+        accuracy = self._evaluation.accuracy
+        with Session(bundle) as session:
+            found = effects(
+                lambda batch, on: session.run({**batch, switches: on}),
+                self._evaluation.batches,
+                len(keys),
+                outputs_of(accuracy, self._fused.model),
+                accuracy.mask,
+                part_of(tell, 0.5, 1.0),
+            )
+        return dict(zip(keys, found, strict=True))
+
+    def _built(
+        self, recipe: Recipe, quantization: Quantization, tell: Progress, fused: Fused | None = None
+    ) -> Bundle:
+        wishes = Wishes(self._records, tell=tell)
+        return assemble(fused or self._fused, self._host, recipe, quantization, wishes)
 
     def _time(self, session: Session) -> float:
         """Milliseconds of a run on the first batch, the fastest: others may use the machine."""

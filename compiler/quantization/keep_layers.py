@@ -17,7 +17,6 @@ from pocketformer.compiler.quantization.numbers import (
     Numbers,
     Quantization,
     Table,
-    precision_of,
 )
 from pocketformer.compiler.quantization.result import AccuracyReport, Choice, LayerReport
 from pocketformer.compiler.quantization.search import Search
@@ -25,6 +24,7 @@ from pocketformer.compiler.quantization.sensitivity import sensitivities
 from pocketformer.compiler.quantization.table import plain_text
 from pocketformer.compiler.quantization.weights import table_of
 from pocketformer.compiler.recipe import Recipe
+from pocketformer.passes.precision import precision_of_layer
 
 FLOAT, SHORT = "float32", "bfloat16"
 
@@ -45,14 +45,16 @@ class KeepLayers:
         self._judge, self._tell = judge, tell
         self._places = {layer.key: place for place, layer in enumerate(calibrated.layers)}
         self._noise = sensitivities(calibrated.layers, calibrated.statistics, quantization)
+        self._effects: dict[str, float] = {}    # the answers' noise by each layer
         self._choices: list[Choice] = []
+        self._steps = 0     # of the work, which are told
 
     def decided(self, higher: tuple[str, ...]) -> tuple[Quantization, AccuracyReport]:
         """What to compute with, and the report on it. Raises AccuracyLost."""
         kept, precision = self._search(higher)
         if kept is None:
             report = self._report(self._quantization, None)
-            raise AccuracyLost(f"{self._refusal(higher)}\n{plain_text(report)}", report)
+            raise AccuracyLost(f"{self._refusal()}\n{plain_text(report)}", report)
         quantization = self._keeping(kept, precision)
         places = tuple(sorted(self._places[key] for key in kept))
         chosen = next(
@@ -63,30 +65,53 @@ class KeepLayers:
 
     def _search(self, higher: tuple[str, ...]) -> tuple[frozenset[str] | None, str]:
         """The layers to keep and what they compute in, None where no choice was good enough."""
-        noise = {
-            key: value for key, value in self._noise.items()
-            if not isinstance(self._quantization.layers[key], CastLayer)
-        }
         nothing: frozenset[str] = frozenset()
         drop = self._measure(FLOAT, nothing)
         if drop <= self._accuracy.max_drop:
             return nothing, FLOAT
-        for precision in higher if noise else ():
-            left = self._accuracy.trials - len(self._choices) + 1
+        for precision in higher:
+            liftable = self._liftable(precision)
+            left = self._accuracy.trials - len(self._choices)
+            if not liftable or left < 1:
+                continue
             search = Search(
-                partial(self._measure, precision), self._accuracy.max_drop, left, {nothing: drop}
+                partial(self._measure, precision), self._accuracy.max_drop, left + 1,
+                {nothing: drop},
             )
-            kept = search.fewest(noise)
+            kept = search.fewest(self._suffering(liftable, precision))
             if kept is not None:
                 return kept, precision
         return None, FLOAT
 
+    def _liftable(self, precision: str) -> list[str]:
+        """The layers that can be kept in `precision`: what is cast already only in float32."""
+        return [
+            key for key, numbers in self._quantization.layers.items()
+            if precision == FLOAT or not isinstance(numbers, CastLayer)
+        ]
+
+    def _suffering(self, keys: list[str], precision: str) -> Mapping[str, float]:
+        """How much each layer takes from the answers; where that cannot tell, from its output."""
+        if len(keys) > 1:
+            kept = self._keeping(frozenset(keys), precision)
+            tell = self._telling("which layers cost most")
+            found = self._judge.effects(self._quantization.layers, kept.layers, keys, tell)
+            self._effects |= found
+            if any(0.0 < each < math.inf for each in found.values()):
+                return found
+        return {key: self._noise[key] for key in keys}
+
+    def _telling(self, what: str) -> Progress:
+        """For the next step of the work; nobody knows how many are to come."""
+        self._steps += 1
+        rest = part_of(self._tell, 1 - 1 / self._steps, 1 - 1 / (1 + self._steps))
+        return lambda step, fraction: rest(f"{what}: {step}", fraction)
+
     def _measure(self, precision: str, kept: frozenset[str]) -> float:
         """The drop where `kept` compute in `precision`."""
-        done = len(self._choices)
-        low, high = 1 - 1 / (1 + done), 1 - 1 / (2 + done)    # nobody knows how many are to come
-        self._tell(f"measure with {len(kept)} layers kept" if kept else "measure", low)
-        judged = self._judge.judge(self._keeping(kept, precision), part_of(self._tell, low, high))
+        many = f"choice {len(self._choices) + 1}, {len(kept)} of {len(self._noise)} layers kept"
+        tell = self._telling(many if kept else f"as {self._recipe.name}")
+        judged = self._judge.judge(self._keeping(kept, precision), tell)
         self._choices.append(Choice(
             kept=tuple(sorted(self._places[key] for key in kept)),
             precision=precision,
@@ -129,26 +154,27 @@ class KeepLayers:
         )
 
     def _layer_report(self, layer: Layer, layers: Mapping[str, Numbers]) -> LayerReport:
-        noise = self._noise.get(layer.key)
+        noise, effect = self._noise.get(layer.key), self._effects.get(layer.key)
         wanted, found = self._quantization.layers.get(layer.key), layers.get(layer.key)
         return LayerReport(
             name=_shown(layer),
             kind=layer.kind,
-            precision=precision_of(found),
+            precision=precision_of_layer(found),
             sqnr=None if noise is None else _finite(decibels(noise)),
-            kept=precision_of(wanted) != precision_of(found),
+            kept=precision_of_layer(wanted) != precision_of_layer(found),
+            answers=None if effect is None else _finite(decibels(effect)),
         )
 
-    def _refusal(self, higher: tuple[str, ...]) -> str:
+    def _refusal(self) -> str:
         accuracy, first = self._accuracy, self._choices[0]
         lost = "no numbers" if first.drop is None else f"{first.drop:.3g} of {accuracy.metric_name}"
         sentence = (
             f"the recipe {self._recipe.name} costs {lost}, more than the {accuracy.max_drop:g} "
             f"that may be lost"
         )
-        if len(self._choices) == 1 and accuracy.trials > 1:
+        if len(self._choices) == 1:
             return f"{sentence}; these were measured:"
-        ways = " or ".join(higher)
+        ways = " or ".join(dict.fromkeys(each.precision for each in self._choices if each.kept))
         return (
             f"{sentence}; none of the {len(self._choices)} choices of layers to keep in {ways} "
             "holds it; these were measured:"

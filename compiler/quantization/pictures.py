@@ -40,16 +40,22 @@ def choice_picture(report: AccuracyReport) -> str:
 
 
 def layer_picture(report: AccuracyReport) -> str:
-    """A bar for each layer, the one that suffers most first: its signal to quantisation noise."""
-    layers = [layer for layer in report.sensitive_first if layer.sqnr is not None]
+    """A bar for each layer, the one that costs most first: the signal to quantisation noise of the
+    answers where that was measured, else of the layer's own output."""
+    ratios = [
+        (layer, layer.answers if report.looked_for else layer.sqnr)
+        for layer in report.sensitive_first
+    ]
+    layers = [(layer, ratio) for layer, ratio in ratios if ratio is not None]
     figure, axes = drawing(0.22 * len(layers) + 0.9)
-    for row, layer in enumerate(layers):
+    for row, (layer, ratio) in enumerate(layers):
         colour = COLOURS[1] if layer.kept else COLOURS[0]
-        axes.barh(row, layer.sqnr, height=0.7, color=colour)
-        says = f" {layer.sqnr:.1f}  ·  {layer.precision}" + ", kept" * layer.kept
-        axes.text(max(layer.sqnr or 0.0, 0.0), row, plain(says), va="center", fontsize=8)
-    axes.set_yticks(range(len(layers)), [plain(layer.name) for layer in layers], fontsize=8)
+        axes.barh(row, ratio, height=0.7, color=colour)
+        says = f" {ratio:.1f}  ·  {layer.precision}" + ", kept" * layer.kept
+        axes.text(max(ratio, 0.0), row, plain(says), va="center", fontsize=8)
+    axes.set_yticks(range(len(layers)), [plain(layer.name) for layer, _ in layers], fontsize=8)
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.margins(x=0.2)
-    axes.set_xlabel("decibel of signal to quantisation noise, each layer quantised alone")
+    of = "the answers' " if report.looked_for else "each layer's "
+    axes.set_xlabel(f"decibel of {of}signal to quantisation noise, each layer quantised alone")
     return svg(figure, {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pocketformer.compiler.decode import OPTIONAL
 from pocketformer.compiler.errors import BadBundle
 
 
@@ -14,8 +16,10 @@ from pocketformer.compiler.errors import BadBundle
 class LayerReport:
     """A layer, what it computes in, and how it suffers when it alone is quantised.
 
-    `sqnr` is its output's signal to quantisation noise in decibel, None where there is no noise or
-    nothing but noise. `kept` says that it was to be quantised, and is not for the answers' sake.
+    `sqnr` is its output's signal to quantisation noise in decibel, an estimate from calibration;
+    `answers` is that of the model's answers, measured where layers to keep were looked for. They
+    are None where there is no noise or nothing but noise. `kept` says that it was to be quantised,
+    and is not for the answers' sake.
     """
 
     name: str
@@ -23,6 +27,7 @@ class LayerReport:
     precision: str
     sqnr: float | None
     kept: bool
+    answers: float | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,18 @@ class AccuracyReport:
 
     @property
     def sensitive_first(self) -> list[LayerReport]:
-        """The layers that can be quantised, the one that suffers most first."""
+        """The layers, first the one that costs the answers most, or else that suffers most."""
         return sorted(
-            self.layers, key=lambda layer: float("inf") if layer.sqnr is None else layer.sqnr
+            self.layers,
+            key=lambda layer: tuple(
+                math.inf if each is None else each for each in (layer.answers, layer.sqnr)
+            ),
         )
+
+    @property
+    def looked_for(self) -> bool:
+        """Whether it was measured what each layer takes from the answers."""
+        return any(layer.answers is not None for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, as `--json` prints it."""

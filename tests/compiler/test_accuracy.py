@@ -242,7 +242,7 @@ def test_the_model_answers_as_the_report_says():
     found = bundle.manifest.accuracy.choice
     assert 35 < found.value < 60
     assert found.drop == pytest.approx(10 ** (-found.value / 10))
-    assert bundle.manifest.accuracy.layers == ()
+    assert {layer.precision for layer in bundle.manifest.accuracy.layers} == {"bfloat16"}
 
 
 def test_answers_that_cannot_be_held_are_refused_with_what_was_measured(tmp_path):
