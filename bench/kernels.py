@@ -16,6 +16,7 @@ from tvm import tirx
 
 from bench import peak
 from pocketformer import targets
+from pocketformer.passes.precision import multiplied_by
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.kernel import Kernel
 from pocketformer.schedules.workloads import (
@@ -55,7 +56,7 @@ def main() -> None:
             kernel, seconds = measure(known, shapes, target)
             _, unknown_seconds = measure(symbolic, shapes, target)
             speed = flops / seconds * 1e-9
-            limit = peaks[precision_of(known)]
+            limit = peaks[multiplied_by(kernel)]
             share = "" if limit is None else f"{speed / limit:.0%}"
             print(f"| {known} | {kernel} | {seconds * 1e6:.1f} | {speed:.1f} | "
                   f"{share} | {unknown_seconds * 1e6:.1f} |", flush=True)
@@ -167,15 +168,6 @@ def fastest(function: Any, arrays: list[Any]) -> float:
             function(*arrays)
             best = min(best, time.perf_counter() - start)
     return best
-
-
-def precision_of(workload: Workload) -> str:
-    """Of the numbers that are multiplied: float32, bfloat16 or int8."""
-    if isinstance(workload, QuantizedLinear):
-        return "int8"
-    if isinstance(workload, WeightOnlyLinear):
-        return "int8" if workload.round_x else "float32"
-    return workload.dtype if isinstance(workload, Linear | Attention) else "float32"
 
 
 if __name__ == "__main__":

@@ -10,15 +10,11 @@ from pocketformer.compiler.manifest import Manifest
 from pocketformer.compiler.manifest_records import KernelRecord
 from pocketformer.compiler.model import Axis
 from pocketformer.compiler.profiling.result import Call
+from pocketformer.passes.precision import FLOAT, multiplied_by
 
 Timed = Sequence[tuple[str, int, int]]    # a run: what was called, start and end in nanoseconds
 # The virtual machine's functions: memory and shapes.
 MACHINE = ("vm.", "shape_func", "compute_symbolic_expr")
-# What a template multiplies, by the words of its kernels' names. Weights of 4 or 8 bits alone are
-# multiplied as int8 as well, by float32 in several parts.
-PRECISIONS = {
-    "bf16": "bfloat16", "f16": "float16", "i8": "int8", "i4w": "int8", "i8w": "int8",
-}
 
 
 def kernels_of(run: Timed) -> list[tuple[str, int, int]]:
@@ -57,15 +53,9 @@ def attribute(
             least_ms=min(took) / 1e6,
             start_ms=(start - begin) / 1e6,
             shown_ms=(end - start) / 1e6,
-            precision=precision_of(record.kernel) if record.workload else "float32",
+            precision=multiplied_by(record.kernel) if record.workload else FLOAT,
         ))
     return calls, lengths[shown] / 1e6
-
-
-def precision_of(kernel: str) -> str:
-    """The dtype that a template's kernel multiplies."""
-    words = kernel.split("_")[:2]
-    return next((PRECISIONS[word] for word in words if word in PRECISIONS), "float32")
 
 
 def _records(names: Sequence[str], manifest: Manifest, entry: str) -> Iterator[KernelRecord]:

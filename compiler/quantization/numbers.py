@@ -90,22 +90,6 @@ Numbers: TypeAlias = (
 )
 
 
-def precision_of(numbers: Numbers | None) -> str:
-    """What a layer multiplies, in the words of `passes.precision`; None stands for float32."""
-    match numbers:
-        case None:
-            return "float32"
-        case CastLayer(dtype):
-            return dtype
-        case DynamicLinear():
-            return "int8 (by token)"
-        case Int4Linear():
-            return "int4 weights"
-        case Table():
-            return f"int{numbers.bits} weights"
-    return "int8"
-
-
 @dataclass(frozen=True)
 class Quantization:
     """The layers that are not computed in float32."""

@@ -6,7 +6,7 @@ import pytest
 import pocketformer as pf
 from pocketformer.compiler.assemble import fuse
 from pocketformer.compiler.build import calibrated_layers, decide_layers, read_model
-from pocketformer.compiler.quantization.numbers import precision_of
+from pocketformer.passes.precision import precision_of_layer
 from pocketformer.targets import load
 from tests.encoder import VOCABULARY, encoder
 
@@ -36,7 +36,7 @@ def check_words(proto, recipe, bundle):
     layers = calibrated_layers(fused, recipe)
     numbers = decide_layers(layers, recipe).layers
     found = {record.name: record.precision for record in bundle.manifest.operators}
-    expected = {layer.name: precision_of(numbers.get(layer.key)) for layer in layers.layers}
+    expected = {layer.name: precision_of_layer(numbers.get(layer.key)) for layer in layers.layers}
     assert expected == {name: found[name] for name in expected}
     assert len(set(expected.values())) > 1
 

@@ -18,7 +18,7 @@ from pocketformer import targets
 from pocketformer.compiler.cli import app
 from pocketformer.compiler.example_inputs import make_inputs
 from pocketformer.compiler.profiling import Call, Limits, Profile, limits, measure, peaks
-from pocketformer.compiler.profiling.attribution import kernels_of, precision_of
+from pocketformer.compiler.profiling.attribution import kernels_of
 from pocketformer.compiler.profiling.gaps import instrument_us, time_between
 from pocketformer.compiler.profiling.limits import measure_limits, target_of
 from pocketformer.compiler.profiling.table import (
@@ -246,18 +246,6 @@ def test_a_target_without_a_name_here_is_taken_from_the_bundle(bundle):
     found = target_of(record)
     assert (found.mcpu, found.isa) == (record.mcpu, frozenset(record.isa))
     assert peaks.compile_peaks(found).manifest.target.mcpu == record.mcpu
-
-
-@pytest.mark.parametrize(
-    ("kernel", "precision"),
-    [
-        ("i8_gemm_8x48k4_vpdpbusd", "int8"), ("bf16_attention_8x32v8x32b128_bfdot", "bfloat16"),
-        ("f16_gemm_8x24k4_fp16", "float16"), ("f32_i4w_gemv_1x48_sdot", "int8"),
-        ("i8_i8w_gemm_4x48_sdot", "int8"), ("f32_norm_1x64_avx512", "float32"),
-    ],
-)
-def test_a_kernel_s_name_tells_what_it_multiplies(kernel, precision):
-    assert precision_of(kernel) == precision
 
 
 def call(name: str, ms: float, operations: int | None, moved: int | None) -> Call:

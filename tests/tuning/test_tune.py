@@ -270,6 +270,7 @@ def test_a_cluster_builds_and_all_devices_of_a_tracker_measure(model, tmp_path, 
     ({"strategy": "magic"}, "strategy is 'magic'"),
     ({"device": "pixel"}, "no device's address"),
     ({"records": "/nowhere/r.jsonl"}, "no folder /nowhere"),
+    ({"records": "/proc/r.jsonl"}, "/proc/r.jsonl cannot be written"),
 ])
 def test_what_cannot_be_is_refused_before_any_work(options, says):
     with pytest.raises(pf.BadInput, match=says) as error:
