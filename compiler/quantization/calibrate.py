@@ -21,7 +21,7 @@ from pocketformer.compiler.quantization.decide import needs_second
 from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.overrides import recipes_of
-from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics
+from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics, block_of
 from pocketformer.compiler.quantization.taps import Found, Tap, find_layers, tapped
 from pocketformer.compiler.recipe import Float32, Recipe
 from pocketformer.compiler.session import Session
@@ -46,8 +46,9 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
 
     `module` is what `pipeline.graph` makes of `model`. Where dimensions of it were fixed, batches
     run on the model as it was before, so that sentences keep their own lengths. Memory does not
-    depend on the number of batches. A model without layers is warned of, and runs nothing. Raises
-    BadInput for data that does not fit the model, BadRecipe for an override that matches no layer.
+    depend on the number of batches, and that for second moments has a limit (`block_of`). A model
+    without layers is warned of, and runs nothing. Raises BadInput for data that does not fit the
+    model, BadRecipe for an override that matches no layer.
     """
     found = find_layers(module, model.weights)
     recipe_of = recipes_of(found.layers, recipe)    # a misspelt override is told before the work
@@ -61,8 +62,10 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
         return Calibrated(found.layers, {})
     second = {layer.x for layer in found.layers if needs_second(layer, recipe_of(layer))}
     run = _Run.of(found, module, model)
+    block = block_of(tap.channels for tap in found.taps if tap.key in second)
     statistics = {
-        tap.key: TensorStatistics(tap.channels, tap.key in second) for tap in found.taps
+        tap.key: TensorStatistics(tap.channels, block if tap.key in second else 0)
+        for tap in found.taps
     }
     count = 0
     batches = _first_checked(_within(batches_of(data, run.model), found, run.model))

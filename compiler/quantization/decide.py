@@ -22,13 +22,10 @@ from pocketformer.compiler.quantization.statistics import Statistics, TensorStat
 from pocketformer.compiler.quantization.weights import power_of_two, table_of
 from pocketformer.compiler.recipe import BFloat16, Float16, Int4Weights, Int8, Recipe, is_quantized
 
-MOST_CHANNELS = 4096    # whose second moment is kept: 128 MiB
-
 
 def needs_second(layer: Layer, recipe: Recipe) -> bool:
-    """Whether `recipe` of `layer` wants the sum of x^T x of the tensor that it reads, for GPTQ."""
-    wanted = isinstance(recipe, Int8 | Int4Weights) and layer.kind == LINEAR
-    return wanted and layer.weight is not None and len(layer.weight) <= MOST_CHANNELS
+    """Whether `recipe` of `layer` wants second moments of the tensor that it reads, for GPTQ."""
+    return is_quantized(recipe) and layer.kind == LINEAR
 
 
 def decide(

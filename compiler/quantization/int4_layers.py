@@ -16,19 +16,30 @@ def int4_layer(layer: Layer, tensor: TensorStatistics | None, group: int) -> Int
     """The layer in groups of `group` or a part of it; None where k is no multiple of 8.
 
     With the covariance of x, weights are rounded by GPTQ, and the bias takes the error of the
-    mean; without, to the nearest.
+    mean; without, to the nearest. Where only that of blocks of x is known, the errors of a weight
+    are made up for in its own block.
     """
     assert layer.weight is not None
     fitting = group_of(len(layer.weight), group)
     if fitting is None:
         return None
-    if tensor is None or (second := tensor.covariance) is None:
+    if tensor is None or not tensor.blocks:
         scale = group_scales(layer.weight, fitting)
         return Int4Linear(round_groups(layer.weight, scale), scale, fitting, layer.bias)
-    mean = tensor.mean
-    scale = group_scales(layer.weight, fitting, np.diag(second))
-    short = round_in_order(layer.weight, scale, second, -8, 7)
-    scale = fit_scales(short, layer.weight, second, len(scale))
+    parts = [
+        _rounded(layer.weight[rows], covariance, fitting)
+        for rows, covariance in zip(tensor.blocks, tensor.moments(about_mean=True), strict=True)
+    ]
+    short, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
     wide = short * np.repeat(scale, fitting, axis=0)
-    bias = corrected(layer.bias, mean, layer.weight, mean, wide)
+    bias = corrected(layer.bias, tensor.mean, layer.weight, tensor.mean, wide)
     return Int4Linear(short, scale, fitting, bias)
+
+
+def _rounded(
+    weight: np.ndarray, covariance: np.ndarray, group: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a weight as int8 [k, n], and their scales [k / group, n]."""
+    scale = group_scales(weight, group, np.diag(covariance))
+    short = round_in_order(weight, scale, covariance, -8, 7)
+    return short, fit_scales(short, weight, covariance, len(scale))

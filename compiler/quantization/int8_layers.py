@@ -87,7 +87,7 @@ def int8_layers(
         biases = [layer.bias for layer in layers]
     else:
         rounding = reading.rounded(tensor.rows) - reading.smoothed(tensor.rows)
-        short = _round(moved, scale, tensor, reading, rounding)
+        short = _round(moved, scale, tensor, reading, rounding, recipe.bias_correction)
         biases = _biases(layers, moved, short * scale, tensor, reading, rounding, recipe)
     found: dict[str, StaticLinear | DynamicLinear] = {}
     for layer, columns, bias in zip(layers, _columns(layers), biases, strict=True):
@@ -163,16 +163,25 @@ def _columns(layers: Sequence[Layer]) -> list[slice]:
 
 def _round(
     weight: np.ndarray, scale: np.ndarray, tensor: TensorStatistics, reading: Reading,
-    rounding: np.ndarray,
+    rounding: np.ndarray, centred: bool,
 ) -> np.ndarray:
-    """`weight` in int8: by GPTQ where the second moment of x is known, whose own rounding adds to
-    it; else to the nearest."""
-    if (second := tensor.second) is None:
+    """`weight` in int8: by GPTQ where second moments of x are known, else to the nearest.
+
+    The error of a result is x @ (w_q - w) + r @ w_q, with the `rounding` r of x. Where the bias
+    takes its mean (`centred`), what counts is its variance, which the covariance of x tells, and
+    the variance of r; else their mean squares. r adds to the diagonal: it hardly depends on x, nor
+    on that of other channels.
+    """
+    if not tensor.blocks:
         return round_channels(weight, scale)
-    if reading.smooth is not None:
-        second = second / np.outer(reading.smooth, reading.smooth)
-    second[np.diag_indices(len(second))] += np.square(rounding).mean(axis=0)
-    return round_in_order(weight, scale[None], second, -127, 127)
+    noise = rounding.var(axis=0) if centred else np.square(rounding).mean(axis=0)
+    smooth = np.ones(len(weight), np.float32) if reading.smooth is None else reading.smooth
+    parts = []
+    for rows, moment in zip(tensor.blocks, tensor.moments(centred), strict=True):
+        moment /= np.outer(smooth[rows], smooth[rows])
+        moment[np.diag_indices(len(moment))] += noise[rows]
+        parts.append(round_in_order(weight[rows], scale[None], moment, -127, 127))
+    return np.concatenate(parts)
 
 
 def _biases(

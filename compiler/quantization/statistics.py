@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +12,17 @@ from pocketformer.compiler.quantization.histogram import Histogram
 RESERVOIR = 512          # rows
 AVERAGE = 0.9            # what a new batch leaves of the moving average before it
 SEED = 0
+BUDGET = 2 << 30         # bytes of the second moments of all tensors
+WIDEST, NARROWEST = 4096, 128    # blocks of channels: 128 MiB each, and a group of int4
+
+
+def block_of(channels: Iterable[int]) -> int:
+    """How many neighbouring channels have second moments with one another: WIDEST, or half of it,
+    ... so that those of tensors of so many `channels` take at most BUDGET; 0 below NARROWEST."""
+    sizes, block = list(channels), WIDEST
+    while sum(8 * k * min(k, block) for k in sizes) > BUDGET:
+        block //= 2
+    return block if block >= NARROWEST else 0
 
 
 class TensorStatistics:
@@ -19,13 +30,13 @@ class TensorStatistics:
 
     `low`, `high`, `mean`: float32 [k], of each channel. `average_low`, `average_high`: float32 [k],
     moving averages of each batch's extremes. `histogram`: of all values. `rows`: float32 [r, k], at
-    most RESERVOIR rows, each row seen equally likely among them. `covariance` and `second`, the
-    mean of x^T x: float64 [k, k], where `second` was asked for, else None. `count`: rows seen;
-    `batches`: batches seen.
+    most RESERVOIR rows, each row seen equally likely among them. `count`: rows seen;
+    `batches`: batches seen. `blocks`: the channels that have second moments with one another,
+    `block` of them each but the last; none for a `block` of 0.
     `finite`: False once a value was NaN or infinite; such a batch counts for nothing else.
     """
 
-    def __init__(self, channels: int, second: bool = False) -> None:
+    def __init__(self, channels: int, block: int = 0) -> None:
         self.low = np.full(channels, np.inf, np.float32)
         self.high = np.full(channels, -np.inf, np.float32)
         self.average_low = np.zeros(channels, np.float32)
@@ -35,8 +46,10 @@ class TensorStatistics:
         self.batches = 0
         self.finite = True
         self._sum = np.zeros(channels)
+        starts = range(0, channels, block) if block else ()
+        self.blocks = [slice(start, min(start + block, channels)) for start in starts]
         # Of x less the mean of the first batch, so that a great mean does not drown what varies.
-        self._products = np.zeros((channels, channels)) if second else None
+        self._products = [np.zeros((each.stop - each.start,) * 2) for each in self.blocks]
         self._shift = np.zeros(channels, np.float32)
         self._rows = np.empty((RESERVOIR, channels), np.float32)
         self._random = np.random.default_rng(SEED)
@@ -52,17 +65,16 @@ class TensorStatistics:
         mean: np.ndarray = (self._sum / max(self.count, 1)).astype(np.float32)
         return mean
 
-    @property
-    def covariance(self) -> np.ndarray | None:
-        if self._products is None:
-            return None
-        off = self._sum / max(self.count, 1) - self._shift
-        return np.asarray(self._products / max(self.count, 1) - np.outer(off, off))
-
-    @property
-    def second(self) -> np.ndarray | None:
-        covariance, mean = self.covariance, self._sum / max(self.count, 1)
-        return None if covariance is None else np.asarray(covariance + np.outer(mean, mean))
+    def moments(self, about_mean: bool) -> Iterator[np.ndarray]:
+        """The mean of x^T x of each of `blocks`, or with `about_mean` that of x less its mean, the
+        covariance; float64 [b, b]."""
+        mean = self._sum / max(self.count, 1)
+        off = mean - self._shift
+        for block, products in zip(self.blocks, self._products, strict=True):
+            moment = products / max(self.count, 1) - np.outer(off[block], off[block])
+            if not about_mean:
+                moment += np.outer(mean[block], mean[block])
+            yield moment
 
     @property
     def rows(self) -> np.ndarray:
@@ -83,11 +95,11 @@ class TensorStatistics:
         self.average_low = kept * self.average_low + (1 - kept) * low
         self.average_high = kept * self.average_high + (1 - kept) * high
         self._sum += rows.sum(axis=0, dtype=np.float64)
-        if self._products is not None:
-            if not self.count:
-                self._shift = rows.mean(axis=0)
-            moved = rows - self._shift
-            self._products += moved.T @ moved
+        if self.blocks and not self.count:
+            self._shift = rows.mean(axis=0)
+        for block, products in zip(self.blocks, self._products, strict=True):
+            moved = rows[:, block] - self._shift[block]
+            products += moved.T @ moved
         self.histogram.update(rows)
         self._sample(rows)
         self.count += len(rows)

@@ -31,7 +31,7 @@ def near(found, wanted):
 @pytest.mark.parametrize("sizes", [(40, 3), (7, 700, 1, 300)], ids=str)
 def test_statistics_of_batches_are_those_of_all_rows(sizes):
     batches = [np.random.default_rng().normal(2, 3, (n, 6)).astype("float32") for n in sizes]
-    found = TensorStatistics(6, second=True)
+    found = TensorStatistics(6, block=4)
     for batch in batches:
         found.update(batch)
     rows = np.concatenate(batches)
@@ -40,8 +40,12 @@ def test_statistics_of_batches_are_those_of_all_rows(sizes):
     near(found.high, rows.max(axis=0))
     near(found.most, np.abs(rows).max(axis=0))
     near(found.mean, rows.mean(axis=0))
-    near(found.second, rows.T @ rows / len(rows))
-    near(found.covariance, np.cov(rows.T, bias=True))
+    assert found.blocks == [slice(0, 4), slice(4, 6)]
+    for block, second, covariance in zip(
+        found.blocks, found.moments(False), found.moments(True), strict=True
+    ):
+        near(second, rows[:, block].T @ rows[:, block] / len(rows))
+        near(covariance, np.cov(rows[:, block].T, bias=True))
     whole = Histogram()
     whole.update(rows)
     for part, wanted in zip(found.histogram.bins, whole.bins, strict=True):

@@ -38,8 +38,8 @@ def linear(key="fc", x="x", **options):
     return Layer(key, LINEAR, (f"/{key}/MatMul",), x, normal(K, N), **options)
 
 
-def seen(x, second=True):
-    tensor = TensorStatistics(x.shape[1], second)
+def seen(x, block=4096):
+    tensor = TensorStatistics(x.shape[1], block)
     for batch in np.array_split(x, 3):
         tensor.update(batch)
     return tensor
@@ -84,8 +84,8 @@ def test_int8_layers_compute_nearly_the_same(recipe):
 @pytest.mark.parametrize("recipe", [STATIC, TOKEN], ids=["static", "token"])
 def test_smoothing_and_gptq_lower_the_error(recipe):
     layer, x = linear(), rows()
-    plain = decided(layer, replace(recipe, smooth=None), x=seen(x, second=False))
-    smooth = decided(layer, recipe, x=seen(x, second=False))
+    plain = decided(layer, replace(recipe, smooth=None), x=seen(x, block=0))
+    smooth = decided(layer, recipe, x=seen(x, block=0))
     best = decided(layer, recipe, x=seen(x))
     errors = [error(layer, numbers, x) for numbers in (best, smooth, plain)]
     assert errors == sorted(errors)
@@ -98,7 +98,7 @@ def test_bias_correction_keeps_the_mean():
         np.abs((result(numbers, x) - x @ layer.weight - layer.bias).mean(axis=0)).mean()
         for correction in (True, False)
         for numbers in [decided(layer, replace(STATIC, bias_correction=correction, smooth=None),
-                                x=seen(x, second=False))]
+                                x=seen(x, block=0))]
     ]
     assert found[0] < 0.1 * found[1]
 
@@ -177,7 +177,7 @@ def test_channels_that_are_far_from_zero_do_not_hide_the_others(channels):
     x[:, :channels] += 3000
     tensor = seen(x)
     np.testing.assert_allclose(
-        tensor.covariance, np.cov(x.T.astype("float64"), bias=True), rtol=0,
+        next(tensor.moments(True)), np.cov(x.T.astype("float64"), bias=True), rtol=0,
         atol=TOLERANCE["float32"] * x.std() ** 2)
     nearest, best = (decided(layer, Int4Weights(), **found) for found in ({}, {"x": tensor}))
     assert error(layer, best, x) < 0.7 * error(layer, nearest, x)
@@ -191,7 +191,7 @@ def test_int4_takes_smaller_groups_where_k_asks_for_them():
 def test_attention_has_symmetric_ranges():
     layer = Layer("a", ATTENTION, ("softmax",), reads=("q", "k", "v"))
     values = {name: rows() * scale for name, scale in (("q", 1), ("k", 2), ("v", 3))}
-    statistics = {name: seen(x, second=False) for name, x in values.items()}
+    statistics = {name: seen(x, block=0) for name, x in values.items()}
     found = decided(layer, replace(STATIC, observer="minmax"), **statistics)
     scales = (found.query_scale, found.key_scale, found.value_scale)
     assert isinstance(found, Int8Attention)
