@@ -198,11 +198,13 @@ class Attention:
 
     With a `dtype` of bfloat16, a kernel may round queries (times scale), keys, weights and values
     to it before they are multiplied; where `in_dtype` is bfloat16, they come as it. With int8,
-    queries, keys and values are int8, and products added up in int32: scores are those times
-    scales[0], in place of `scale` (which is 1), results those times scales[1], and a kernel rounds
-    weights to 255 or more steps of the greatest. The result is rounded to `out_dtype`, as that of a
-    Linear: out_factor is [heads * value_size]. All else is float32. Inputs: q, k, v (or qkv),
-    mask?, scales[2]?, out_factor?, out_zero[1]? (int32).
+    products of queries, keys and values in int8 are added up in int32, and a kernel rounds weights
+    to 255 or more steps of the greatest. Where they come as int8, scores are those times scales[0],
+    in place of `scale` (which is 1), and results those times scales[1]; where they come as float32,
+    a kernel may round them by ranges that it finds: those of each query of a head, of the keys of a
+    head and of its values. The result is rounded to `out_dtype`, as that of a Linear: out_factor is
+    [heads * value_size]. All else is float32. Inputs: q, k, v (or qkv), mask?, scales[2]? (of
+    int8), out_factor?, out_zero[1]? (int32).
     """
 
     batch: int | None
@@ -227,8 +229,7 @@ class Attention:
             kv_heads=self.kv_heads, head_size=self.head_size, value_size=self.value_size,
         )
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "int8"))
-        inputs = {"int8": ("int8",)}.get(self.dtype, tuple({"float32": 0, self.dtype: 0}))
-        _check_choice("in_dtype", self.in_dtype, inputs)
+        _check_choice("in_dtype", self.in_dtype, tuple({"float32": 0, self.dtype: 0}))
         _check_choice("out_dtype", self.out_dtype, ("float32", "bfloat16", "int8"))
         _check_choice("mask_dtype", self.mask_dtype, ("float32", "bool"))
         _require(math.isfinite(self.scale), f"scale is {self.scale}")
@@ -255,6 +256,7 @@ class Attention:
         parts = [f"attention_{sizes}_{heads}x{size}"]
         parts += [self.dtype] * (self.dtype != "float32")
         parts += ["stored"] * (self.in_dtype == "bfloat16")
+        parts += ["rounded"] * (self.dtype == "int8" and self.in_dtype == "float32")
         if self.mask is not None:
             parts.append(("mask" if self.mask_dtype == "float32" else "keep") + axes)
         parts += ["causal"] * self.causal + ["packed"] * self.packed

@@ -60,7 +60,7 @@ class Inputs:
             self.mask_axes = (*work.mask, True)[:4]
             shape = [size if full else 1 for size, full in zip(sizes, self.mask_axes, strict=True)]
             self.mask = function.argument("mask", shape, work.mask_dtype)
-        self.scales = function.argument("scales", (2,)) if work.dtype == "int8" else None
+        self.scales = function.argument("scales", (2,)) if dtype == "int8" else None
         self.out = self._output(function)
 
     def _output(self, function: Builder) -> Buffer:

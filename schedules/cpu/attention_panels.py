@@ -10,8 +10,10 @@ from tvm import tirx
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_products import Products, padded_words
+from pocketformer.schedules.cpu.attention_ranges import Range
 from pocketformer.schedules.cpu.attention_words import (
     Row,
+    Words,
     neighbours,
     padded,
     row_words,
@@ -42,6 +44,7 @@ class Keys:
         shape = (ceil_div(inputs.kv_len, width), words, width) if dot.by_lane else (
             inputs.kv_len, words)
         self.buffer = workspace(*shape, dtype=dot.word)
+        self.range = Range.of(inputs, dot)
 
     def first(self, chunk: Expr) -> Expr:
         """The key that a chunk begins with."""
@@ -49,10 +52,14 @@ class Keys:
 
     def fill(self, batch: Expr, head: Expr) -> None:
         inputs, dot, size = self.inputs, self.dot, self.inputs.workload.head_size
+        numbers: Words = dot.numbers
+        if self.range:
+            numbers = self.range.measure(
+                inputs.kv_len, size, lambda at, d, width: inputs.k(batch, at, head, d, width))
         if not dot.by_lane:
             with loop(inputs.kv_len) as at:
                 def row(d: Expr, width: int) -> Expr:
-                    return dot.numbers(inputs.k(batch, at, head, d, width))
+                    return numbers(inputs.k(batch, at, head, d, width))
 
                 for word, vector in row_words(dot, dot.keys, size, row):
                     store(self.buffer, vector, at, word)
@@ -61,7 +68,7 @@ class Keys:
             for column in range(0, self.width, dot.lanes):
                 def key(i: int, d: Expr, width: int, column: int = column) -> Expr:
                     at = self.first(panel) + column + i
-                    return dot.numbers(inputs.k(batch, at, head, d, width))
+                    return numbers(inputs.k(batch, at, head, d, width))
 
                 turn(self.buffer, column, dot, dot.keys, size, key, panel)
 
@@ -86,17 +93,22 @@ class Values:
         size = inputs.workload.value_size
         self.buffer = workspace(
             ceil_div(size, columns), ceil_div(inputs.kv_len, dot.group), columns, dtype=dot.word)
+        self.range = Range.of(inputs, dot)
 
     def fill(self, batch: Expr, head: Expr) -> None:
         inputs, dot, size = self.inputs, self.dot, self.inputs.workload.value_size
         whole, rest = inputs.kv_len // dot.group, inputs.kv_len % dot.group
+        numbers: Words = dot.numbers
+        if self.range:
+            numbers = self.range.measure(
+                inputs.kv_len, size, lambda at, d, width: inputs.v(batch, at, head, d, width))
         for group in range(ceil_div(size, self.columns)):
             def put(word: Expr, keys: int, last: Expr | None = None, group: int = group) -> None:
                 first = group * self.columns
                 places = [word * dot.group + i for i in range(keys)]
                 if last is not None:
                     places = [tirx.min(at, last) for at in places]
-                rows = [self._row(batch, head, at, first) for at in places]
+                rows = [self._row(batch, head, at, first, numbers) for at in places]
                 for d, width in self._vectors(min(self.columns, size - first)):
                     parts = [padded(row, d, width, size - first) for row in rows]
                     zero = tirx.const(0, str(parts[0].ty))
@@ -116,9 +128,8 @@ class Values:
     def load(self, word: Expr, column: Expr, width: int) -> Expr:
         return load(self.buffer, column // self.columns, word, column % self.columns, lanes=width)
 
-    def _row(self, batch: Expr, head: Expr, at: Expr, first: int) -> Row:
-        return lambda d, width: self.dot.numbers(
-            self.inputs.v(batch, at, head, first + d, width))
+    def _row(self, batch: Expr, head: Expr, at: Expr, first: int, numbers: Words) -> Row:
+        return lambda d, width: numbers(self.inputs.v(batch, at, head, first + d, width))
 
     def _vectors(self, size: int) -> list[tuple[int, int]]:
         """What covers `size` columns; words of several numbers come whole."""

@@ -14,6 +14,7 @@ from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_panels import Keys
 from pocketformer.schedules.cpu.attention_products import padded_words
+from pocketformer.schedules.cpu.attention_ranges import QueryRanges, Rows
 from pocketformer.schedules.cpu.attention_softmax import HIDDEN, larger
 from pocketformer.schedules.cpu.attention_values import STEPS
 from pocketformer.schedules.cpu.attention_words import turn
@@ -47,7 +48,11 @@ class Place:
 
 
 class ScoreWriter:
-    """There are at least as many keys as a chunk has."""
+    """There are at least as many keys as a chunk has.
+
+    Of integers, `unit` of a column makes scores, in powers of two, of what the queries from there
+    on give, NaN where the numbers behind them are not finite.
+    """
 
     def __init__(self, point: FusedAttention, inputs: Inputs, keys: Keys, mask: Mask) -> None:
         self.point, self.inputs, self.keys, self.mask = point, inputs, keys, mask
@@ -57,27 +62,44 @@ class ScoreWriter:
 
     def begin(self, place: Place) -> None:
         """Make a tile's queries ready."""
-        self.place, self.queries = place, self._queries(place)
+        self.place = place
+        take = self._numbers(place)
+        self.queries = self._turned(take)
         if self.dot.integers:
             # What sums of products start from.
             self.less = registers(self.point.queries, dtype=self.dot.sums)
             self._sum_queries()
-            self.unit = T.bind(self.inputs.unit)
         self.mask.begin()
 
-    def _queries(self, place: Place) -> Buffer:
-        """[word, query], the last one repeated past the end."""
+    def _numbers(self, place: Place) -> Rows:
+        """Those of a query of the tile as products take them, the last one's past the end."""
+        inputs, keys = self.inputs, self.keys
+        fits = all_full(inputs.q_len, self.point.queries)
+        take = inputs.q if self.dot.integers else inputs.scaled_q
+
+        def query(i: Expr, d: Expr, width: int) -> Expr:
+            at = place.first + i
+            at = at if fits else tirx.min(at, inputs.q_len - 1)
+            return take(place.batch, at, place.head, d, width)
+
+        unit = T.bind(inputs.unit)
+        self.unit: Callable[[int], Expr] = lambda column: splat(unit, self.lanes)
+        if keys.range is None:
+            return query
+        ranges = QueryRanges(self.point.queries, self.lanes)
+        rounded = ranges.measure(self.workload.head_size, query, unit * keys.range.scale)
+        self.unit = lambda column: load(ranges.unit, column, lanes=self.lanes)
+        return lambda i, d, width: rounded(i, query(i, d, width))
+
+    def _turned(self, take: Rows) -> Buffer:
+        """[word, query]."""
         size = self.workload.head_size
-        fits = all_full(self.inputs.q_len, self.point.queries)
         words = padded_words(self.dot, size)
         turned = workspace(words, self.point.queries, dtype=self.dot.word)
 
         for column in self.columns:
             def query(i: int, d: Expr, width: int, column: int = column) -> Expr:
-                at = place.first + column + i
-                at = at if fits else tirx.min(at, self.inputs.q_len - 1)
-                take = self.inputs.q if self.dot.integers else self.inputs.scaled_q
-                return take(place.batch, at, place.head, d, width)
+                return take(column + i, d, width)
 
             turn(turned, column, self.dot, self.dot.words, size, query)
         return turned
@@ -130,10 +152,11 @@ class ScoreWriter:
     def _scaled(self, sums: Tile, masked: Callable[[int, int], Expr]) -> Tile:
         """The scores of products of integers."""
         scores, lanes = Tile(self.point.keys, self.point.queries), self.lanes
+        units = [T.bind(self.unit(column)) for column in self.columns]
         for i in range(self.point.keys):
-            for column in self.columns:
+            for column, unit in zip(self.columns, units, strict=True):
                 score = sums.load(i, column, lanes).astype(typed("float32", lanes))
-                score = score * splat(self.unit, lanes)
+                score = score * unit
                 if self.inputs.mask is not None:
                     score = score + masked(i, column)
                 scores.store(score, i, column)

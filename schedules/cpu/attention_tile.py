@@ -29,6 +29,7 @@ from pocketformer.schedules.cpu.kernel import (
     when,
     workspace,
 )
+from pocketformer.schedules.cpu.rows import plus_zero_times
 
 if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention import FusedAttention
@@ -56,7 +57,7 @@ class TileWriter:
     def write(self, place: Place) -> None:
         """All keys for one tile of queries."""
         point, inputs = self.point, self.inputs
-        scores = ScoreWriter(point, inputs, self.keys, self.mask)
+        scores = self.scores = ScoreWriter(point, inputs, self.keys, self.mask)
         scores.begin(place)
         # The last chunk of a block is moved back where it would pass the last key.
         scratch = workspace(point.keys + point.block, point.queries)
@@ -157,20 +158,28 @@ class TileWriter:
         """To the queries that a mask of finite values leaves no other key."""
         inputs, size = self.inputs, self.workload.value_size
         kv_head, greatest = place.head // inputs.group, T.float32(self.dot.greatest)
+        weight = greatest
+        if self.values.range:
+            weight = T.bind(greatest / self.values.range.scale)
         with loop(self.point.queries) as r:
             seen = inputs.seen(place.first + r)
             with when(inputs.lost(self.greatest[r], self.total[r])), \
                     loop(inputs.kv_len - seen) as later:
                 store(self.total, self.total[r] + greatest, r)
                 each_vector(size, self.lanes, 1, lambda _, at, width: store(
-                    results, load(results, r, at, lanes=width) + splat(greatest, width)
+                    results, load(results, r, at, lanes=width) + splat(weight, width)
                     * widened(inputs.v(place.batch, seen + later, kv_head, at, width)), r, at))
 
     def _finish(self) -> None:
         """Every query's `scale` is now what its sums are multiplied with."""
         for column in self.columns:
             total = T.bind(load(self.total, column, lanes=self.lanes))
-            store(self.scale, self.inputs.share(total, self.lanes), column)
+            share = self.inputs.share(total, self.lanes)
+            if self.values.range:
+                share = share * splat(self.values.range.scale, self.lanes)
+                # Integers, as weights are, know no NaN.
+                share = plus_zero_times(share, self.scores.unit(column))
+            store(self.scale, share, column)
 
     def _weigh(
         self, results: Buffer | None, place: Place, first: Expr, count: Expr

@@ -61,7 +61,7 @@ class Row:
         """
         low, high, zero = self._fold(
             term, _Fold(self, 0.0, tirx.min, reduce_min), _Fold(self, 0.0, tirx.max, reduce_max),
-            _Fold(self, 0.0, _plus_zero_times, reduce_add))
+            _Fold(self, 0.0, plus_zero_times, reduce_add))
         return T.bind(low + zero), T.bind(high + zero)
 
     def _fold(self, term: Term, *folds: _Fold) -> list[Expr]:
@@ -76,8 +76,11 @@ class Row:
         return [fold.result() for fold in folds]
 
 
-def _plus_zero_times(total: Expr, value: Expr) -> Expr:
-    """total + 0 * value, which TVM would simplify: one instruction, two where none does both."""
+def plus_zero_times(total: Expr, value: Expr) -> Expr:
+    """total + 0 * value, which is NaN where that is not finite; TVM would simplify it.
+
+    One instruction, two where none does both.
+    """
     dtype, lanes = str(value.ty), lanes_of(value)
     return tirx.call_llvm_pure_intrin(
         dtype, "llvm.fmuladd", splat(T.float32(0.0), lanes), value, total)

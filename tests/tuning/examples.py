@@ -69,7 +69,7 @@ def attentions(draw: Any) -> Attention:
         draw(st.sampled_from([size, 64])), draw(st.floats(-4, 4)),
         draw(st.none() | st.lists(FLAGS, min_size=3, max_size=4).map(tuple)),
         draw(st.sampled_from(["float32", "bool"])), draw(FLAGS), False,
-        draw(st.sampled_from(["float32", "bfloat16"])),
+        draw(st.sampled_from(["float32", "bfloat16", "int8"])),
     )
 
 
