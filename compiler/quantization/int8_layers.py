@@ -178,9 +178,9 @@ def _round(
     smooth = np.ones(len(weight), np.float32) if reading.smooth is None else reading.smooth
     parts = []
     for rows, moment in zip(tensor.blocks, tensor.moments(centred), strict=True):
-        moment /= np.outer(smooth[rows], smooth[rows])
-        moment[np.diag_indices(len(moment))] += noise[rows]
-        parts.append(round_in_order(weight[rows], scale[None], moment, -127, 127))
+        whole = moment / np.outer(smooth[rows], smooth[rows])
+        whole[np.diag_indices(len(whole))] += noise[rows]
+        parts.append(round_in_order(weight[rows], scale[None], whole, -127, 127))
     return np.concatenate(parts)
 
 

@@ -97,9 +97,9 @@ class TensorStatistics:
         self._sum += rows.sum(axis=0, dtype=np.float64)
         if self.blocks and not self.count:
             self._shift = rows.mean(axis=0)
-        for block, products in zip(self.blocks, self._products, strict=True):
+        for place, block in enumerate(self.blocks):
             moved = rows[:, block] - self._shift[block]
-            products += moved.T @ moved
+            self._products[place] += moved.T @ moved
         self.histogram.update(rows)
         self._sample(rows)
         self.count += len(rows)
