@@ -10,8 +10,9 @@ from pocketformer.compiler.model import Model
 from pocketformer.compiler.progress import Progress, part_of, silent
 from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
 from pocketformer.compiler.quantization.evaluation import Evaluation
+from pocketformer.compiler.quantization.higher import FLOAT, SHORT
 from pocketformer.compiler.quantization.judge import Judge
-from pocketformer.compiler.quantization.keep_layers import FLOAT, SHORT, KeepLayers
+from pocketformer.compiler.quantization.keep_layers import KeepLayers
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.result import AccuracyReport
 from pocketformer.compiler.quantization.taps import find_layers

@@ -9,24 +9,21 @@ from functools import partial
 from pocketformer.compiler.errors import AccuracyLost
 from pocketformer.compiler.progress import Progress, part_of
 from pocketformer.compiler.quantization.calibrate import Calibrated
+from pocketformer.compiler.quantization.higher import FLOAT, kept_numbers
 from pocketformer.compiler.quantization.judge import Judge
-from pocketformer.compiler.quantization.layers import LOOKUP, Layer
+from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.metrics import decibels
 from pocketformer.compiler.quantization.numbers import (
     CastLayer,
     Numbers,
     Quantization,
-    Table,
 )
 from pocketformer.compiler.quantization.result import AccuracyReport, Choice, LayerReport
 from pocketformer.compiler.quantization.search import Search
 from pocketformer.compiler.quantization.sensitivity import sensitivities
 from pocketformer.compiler.quantization.table import plain_text
-from pocketformer.compiler.quantization.weights import table_of
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.passes.precision import precision_of_layer
-
-FLOAT, SHORT = "float32", "bfloat16"
 
 
 class KeepLayers:
@@ -123,12 +120,12 @@ class KeepLayers:
         return judged.drop
 
     def _keeping(self, kept: frozenset[str], precision: str) -> Quantization:
-        """What to compute with where `kept` are in `precision`; see `_kept`."""
+        """What to compute with where `kept` are in `precision`; see `kept_numbers`."""
         layers: dict[str, Numbers] = {}
         for layer in self._calibrated.layers:
             numbers = self._quantization.layers.get(layer.key)
             if layer.key in kept:
-                numbers = _kept(layer, numbers, precision)
+                numbers = kept_numbers(layer, numbers, precision)
             if numbers is not None:
                 layers[layer.key] = numbers
         return Quantization(layers)
@@ -179,18 +176,6 @@ class KeepLayers:
             f"{sentence}; none of the {len(self._choices)} choices of layers to keep in {ways} "
             "holds it; these were measured:"
         )
-
-
-def _kept(layer: Layer, numbers: Numbers | None, precision: str) -> Numbers | None:
-    """What a layer that is kept computes with: lookup tables of 4 bits have 8, others none less.
-
-    A table multiplies nothing: in 8 bits its rows are far better than what is made of them.
-    """
-    if layer.kind == LOOKUP:
-        assert layer.weight is not None
-        of_four = isinstance(numbers, Table) and numbers.bits < 8
-        return table_of(layer.weight, 8, 0) if of_four else None
-    return None if precision == FLOAT else CastLayer(precision)
 
 
 def _shown(layer: Layer) -> str:

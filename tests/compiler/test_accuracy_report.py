@@ -59,6 +59,17 @@ def test_the_most_sensitive_layers_come_first_and_kept_ones_are_always_shown():
     assert "and 7 that suffer less" in text
 
 
+def test_layers_are_in_the_order_of_what_they_take_from_the_answers():
+    cost = [replace(layer, answers=60.5 - i) for i, layer in enumerate(report().layers)]
+    text = printed(report(layers=tuple(cost)))
+    lines = [line for line in text.splitlines() if line.startswith("layer.")]
+    assert "answers dB" in text
+    assert "answers dB" not in printed(report())
+    assert lines[0].startswith("layer.19/")
+    assert "39.0        41.5" in lines[0]
+    assert "41.5" in page(report(layers=tuple(cost)))
+
+
 def test_a_refusal_shows_what_was_measured_and_chooses_nothing():
     refused = report(chosen=None)
     text = plain_text(refused)

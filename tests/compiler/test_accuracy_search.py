@@ -41,6 +41,15 @@ def test_a_good_estimate_takes_few_measurements():
     assert len(search.tried) <= 6 + 2 * len(kept)    # each is tried without, and groups of them
 
 
+def test_an_exact_estimate_is_right_at_once():
+    noise = random_noise(100)
+    search = Search(additive(noise), 0.5 * sum(noise.values()), 200)
+    kept = search.fewest(noise)
+    # Nothing kept, the guess and one layer less; then such as the rest has room for half of.
+    assert {len(each) for each in search.tried} == {0, len(kept), len(kept) - 1}
+    assert len(search.tried) <= 3 + len(kept)
+
+
 def test_a_wrong_order_is_made_up_for_by_giving_back():
     noise = dict.fromkeys((f"layer.{i}" for i in range(20)), 0.001) | {"bad": 1.0}
     guess = {name: 1.0 + i for i, name in enumerate(noise)} | {"bad": 0.5}
