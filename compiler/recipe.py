@@ -77,9 +77,12 @@ class Int8:
 
     `attention` is the dtype of what attention multiplies: int8, bfloat16 or float32. In int8 its
     queries, keys and values are symmetric, by the ranges of the whole tensors; without calibration,
-    which finds these, it is bfloat16. `embeddings` is the dtype of lookup tables, int8 with a scale
-    a row, or float32. `overrides` are recipes, or their names, for the layers whose operators'
-    names match a pattern, such as {"*/layer.0/*": "bfloat16"}; the first that matches counts.
+    which finds these, by those of each query of a head, of its keys and of its values, computed
+    while the model runs: also on processors with instructions for bfloat16 that is the fastest.
+    Fewer than 8 queries, as in decoding, are computed in float32. `embeddings` is the dtype of
+    lookup tables, int8 with a scale a row, or float32. `overrides` are recipes, or their names, for
+    the layers whose operators' names match a pattern, such as {"*/layer.0/*": "bfloat16"}; the
+    first that matches counts.
 
     `calibration` are batches: an iterable of dicts of arrays by input name, the path of an .npz
     file or of a folder of them, or texts (a list, or the path of a .txt file with one a line) for a

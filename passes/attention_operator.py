@@ -6,7 +6,7 @@ from tvm import relax
 
 from pocketformer.passes.graph import Size
 from pocketformer.passes.graph import dtype as dtype_of
-from pocketformer.passes.rounding import rounded, stored
+from pocketformer.passes.rounding import rounded, stored, symmetric
 
 BSHD_OF_BHSD = [0, 2, 1, 3]
 
@@ -30,9 +30,10 @@ def attention(
     all others: then they weigh the same.
 
     What is multiplied is rounded to `dtype` before, or comes as it; kernels round the query times
-    scale, and weights before they are divided by their sum. For int8, queries, keys and values come
-    as int8; scales [2] (float32) tell what a product of the first two and what a value stands for,
-    and kernels round weights to 255 or more steps of the greatest.
+    scale, and weights before they are divided by their sum. Of queries, keys and values in int8,
+    scales [2] (float32) tell what a product of the first two and what a value stands for; those in
+    float32 are rounded as `symmetric` does for int8, by the range of each query of a head, of the
+    keys of a head and of its values. Kernels round weights to 255 or more steps of the greatest.
 
     Returns [batch, length, heads, value size] as `out_dtype`, int8 with out_factor
     [heads * value size] and out_zero [1] as `quantize` has them; zeros, not NaN, where -infinity
@@ -40,9 +41,13 @@ def attention(
     """
     extra = list(rest)
     out = [extra.pop(-2), extra.pop(-1)] if out_dtype == "int8" else []
-    scales = extra.pop() if dtype == "int8" else None
+    scales = extra.pop() if dtype_of(query) == "int8" else None
     mask = extra.pop() if extra else None
-    factor = _as_it_is if dtype_of(query) != "float32" else rounded
+    if dtype == "int8" and scales is None:
+        query = symmetric(query, [3])
+        key, value = (symmetric(x, [1, 3]) for x in (key, value))
+    # What comes in few bits, or is rounded by now, is only widened.
+    factor = _as_it_is if dtype == "int8" or dtype_of(query) != "float32" else rounded
     heads, q_len, kv_len = query.ty.shape[2], query.ty.shape[1], key.ty.shape[1]
     size = value.ty.shape[3]
     repeats = int(heads) // int(key.ty.shape[2])

@@ -28,7 +28,7 @@ def _attention(
     before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
 ) -> Plan:
     packed = bool(options.get("packed"))
-    in_int8, to_int8 = (options.get(key) == "int8" for key in ("dtype", "out_dtype"))
+    in_int8, to_int8 = dtype(call.args[0]) == "int8", options.get("out_dtype") == "int8"
     masks = call.args[1 if packed else 3 : len(call.args) - in_int8 - 2 * to_int8]
     if packed:
         batch, q_len, _, heads, size = shape(call.args[0])

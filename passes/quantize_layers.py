@@ -12,6 +12,7 @@ from tvm.ir import IRModule, Span
 
 from pocketformer.compiler.quantization.numbers import (
     CastLayer,
+    DynamicAttention,
     DynamicLinear,
     Int4Linear,
     Int8Attention,
@@ -192,6 +193,11 @@ def _attention(layer: _Layer, numbers: Int8Attention) -> relax.Call:
         "attention", [*args, *layer.call.args[len(parts) :], both], options)
 
 
+def _dynamic_attention(layer: _Layer, numbers: DynamicAttention) -> relax.Call:
+    options = {**layer.options, "dtype": "int8"}
+    return layer.composite("attention", list(layer.call.args), options)
+
+
 def _flat_int8(layer: _Layer, x: relax.Expr, factor: np.ndarray, name: str) -> relax.Expr:
     """x [batch, length, ...] in int8, quantised as [batch, length, k]."""
     sizes = shape(x)
@@ -222,5 +228,6 @@ REWRITES: dict[type, tuple[tuple[str, ...], Callable[[_Layer, Any], relax.Call]]
     Int4Linear: (("linear",), _int4),
     CastLayer: (("linear", "attention"), _cast),
     Int8Attention: (("attention",), _attention),
+    DynamicAttention: (("attention",), _dynamic_attention),
     Table: (("relax.take",), _lookup),
 }

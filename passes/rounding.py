@@ -49,6 +49,20 @@ def quantize_rows(x: relax.Expr, *factor: relax.Expr) -> relax.Expr:
     return relax.Tuple([_clipped(steps, "int8"), scale, relax.op.astype(zero, "int32")])
 
 
+def symmetric(x: relax.Expr, axes: list[int]) -> relax.Expr:
+    """x, which is float32, rounded to steps of its own range over `axes`.
+
+    scale = max|x| / 127, or 1 where that is at most TINY, so that 1 / scale is finite; returns
+    round(x / scale) * scale, which NaN and infinity make NaN.
+    """
+    emit = relax.BlockBuilder.current().emit
+    most = relax.op.max(relax.op.abs(x), axes, keepdims=True)
+    step = emit(relax.op.divide(most, relax.const(float(HIGH), "float32")))
+    tiny = relax.op.less_equal(step, relax.const(TINY, "float32"))
+    scale = emit(relax.op.where(tiny, relax.const(1.0, "float32"), step))
+    return emit(relax.op.multiply(relax.op.round(relax.op.divide(x, scale)), scale))
+
+
 def stored(x: relax.Expr, out_dtype: str, extra: list[relax.Expr]) -> relax.Expr:
     """x, which is float32, as a kernel writes it: integers take factor and zero from `extra`."""
     if out_dtype in ("int8", "uint8"):

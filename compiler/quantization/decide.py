@@ -13,6 +13,7 @@ from pocketformer.compiler.quantization.int8_layers import int8_layers
 from pocketformer.compiler.quantization.layers import ATTENTION, LINEAR, LOOKUP, Layer
 from pocketformer.compiler.quantization.numbers import (
     CastLayer,
+    DynamicAttention,
     Int8Attention,
     Numbers,
     Quantization,
@@ -79,13 +80,15 @@ def _alone(layer: Layer, recipe: Recipe, statistics: Statistics) -> Numbers | No
 
 
 def _attention(layer: Layer, recipe: Recipe, statistics: Statistics) -> Numbers | None:
-    """In int8 by ranges of calibration; where there was none, in bfloat16."""
+    """In int8 by ranges of calibration; where there was none, by those that the kernel finds."""
     if isinstance(recipe, BFloat16):
         return CastLayer("bfloat16")
     if not isinstance(recipe, Int8) or recipe.attention == "float32":
         return None
-    if recipe.attention == "bfloat16" or (recipe.by_token and not statistics):
+    if recipe.attention == "bfloat16":
         return CastLayer("bfloat16")
+    if recipe.by_token and not statistics:
+        return DynamicAttention()
     scales = []
     for read in layer.reads:
         tensor = _tensor(statistics, read, layer, needed=True)

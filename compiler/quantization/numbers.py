@@ -74,6 +74,12 @@ class Int8Attention:
     value_scale: float
 
 
+@dataclass(frozen=True)
+class DynamicAttention:
+    """Queries, keys and values are symmetric by ranges that the kernel finds: those of a query of a
+    head, of the keys of a head and of its values."""
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """A lookup table: `rows` [count, size] int8 (of 4 bits from -8 to 7), `scale`
@@ -86,7 +92,7 @@ class Table:
 
 
 Numbers: TypeAlias = (
-    StaticLinear | DynamicLinear | Int4Linear | CastLayer | Int8Attention | Table
+    StaticLinear | DynamicLinear | Int4Linear | CastLayer | Int8Attention | DynamicAttention | Table
 )
 
 

@@ -11,6 +11,7 @@ from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.numbers import (
     Activation,
     CastLayer,
+    DynamicAttention,
     DynamicLinear,
     Int4Linear,
     Int8Attention,
@@ -30,8 +31,8 @@ def sensitivities(
 
     That is 10^(-SQNR / 10), with all that the layer reads in float32. Linear layers compute with
     the sampled rows of what they read, before their activation; without rows, with numbers of a
-    normal distribution. Of attention it is the noise of queries, keys and values together, of a
-    lookup table that of its rows.
+    normal distribution. Of attention it is the noise of queries, keys and values together, by the
+    ranges of all heads where the kernel finds them; of a lookup table that of its rows.
     """
     return {
         layer.key: _noise(layer, statistics, quantization.layers[layer.key])
@@ -45,7 +46,7 @@ def _noise(layer: Layer, statistics: Statistics, numbers: Numbers) -> float:
         case Table():
             assert layer.weight is not None
             return ratio(layer.weight, dequantized_table(numbers))
-        case Int8Attention():
+        case Int8Attention() | DynamicAttention():
             return sum(
                 ratio(rows, np.clip(np.rint(rows / scale), -127, 127) * scale)
                 for rows, scale in _read(layer, statistics, numbers)
@@ -65,12 +66,16 @@ def _noise(layer: Layer, statistics: Statistics, numbers: Numbers) -> float:
 
 
 def _read(
-    layer: Layer, statistics: Statistics, numbers: Int8Attention
+    layer: Layer, statistics: Statistics, numbers: Int8Attention | DynamicAttention
 ) -> Iterator[tuple[np.ndarray, float]]:
-    scales = (numbers.query_scale, numbers.key_scale, numbers.value_scale)
+    """Rows that attention reads, and their scales."""
+    scales: tuple[float | None, ...] = (None,) * len(layer.reads)
+    if isinstance(numbers, Int8Attention):
+        scales = numbers.query_scale, numbers.key_scale, numbers.value_scale
     for key, scale in zip(layer.reads, scales, strict=True):
         if key in statistics:
-            yield statistics[key].rows, scale
+            rows = statistics[key].rows
+            yield rows, scale or float(np.abs(rows).max(initial=0.0)) / 127 or 1.0
 
 
 def linear_output(layer: Layer, numbers: Numbers, rows: np.ndarray) -> np.ndarray:

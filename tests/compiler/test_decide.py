@@ -10,6 +10,7 @@ from pocketformer.compiler.quantization.decide import decide, needs_second
 from pocketformer.compiler.quantization.layers import ATTENTION, LINEAR, LOOKUP, Layer
 from pocketformer.compiler.quantization.numbers import (
     CastLayer,
+    DynamicAttention,
     DynamicLinear,
     Int4Linear,
     Int8Attention,
@@ -196,8 +197,15 @@ def test_attention_has_symmetric_ranges():
     scales = (found.query_scale, found.key_scale, found.value_scale)
     assert isinstance(found, Int8Attention)
     np.testing.assert_allclose(scales, [np.abs(x).max() / 127 for x in values.values()], rtol=1e-6)
-    assert decided(layer, Int8(dynamic=True)) == CastLayer("bfloat16")
+    assert decided(layer, replace(STATIC, attention="bfloat16")) == CastLayer("bfloat16")
     assert decided(layer, replace(STATIC, attention="float32"), **statistics) is None
+
+
+def test_attention_without_calibration_finds_its_own_ranges():
+    layer = Layer("a", ATTENTION, ("softmax",), reads=("q", "k", "v"))
+    assert decided(layer, Int8(dynamic=True)) == DynamicAttention()
+    assert decided(layer, Int8(dynamic=True, attention="bfloat16")) == CastLayer("bfloat16")
+    assert decided(layer, Int8(dynamic=True, attention="float32")) is None
 
 
 def test_tables_are_int8_or_int4_or_stay():

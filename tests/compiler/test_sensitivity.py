@@ -7,6 +7,7 @@ from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.numbers import (
     Activation,
     CastLayer,
+    DynamicAttention,
     DynamicLinear,
     Int4Linear,
     Int8Attention,
@@ -120,6 +121,7 @@ def test_attention_suffers_by_all_that_it_reads():
     alone = noise_of(each, Int8Attention(*fine), q=q, k=k, v=v)
     coarse = noise_of(each, Int8Attention(*fine[:2], fine[2] * 8), q=q, k=k, v=v)
     assert 1e-6 < alone < 1e-3 < coarse
+    assert noise_of(each, DynamicAttention(), q=q, k=k, v=v) == pytest.approx(alone, rel=1e-3)
     assert noise_of(each, CastLayer("bfloat16"), q=q, k=k, v=v) < alone
 
 

@@ -13,6 +13,7 @@ from tvm.relax.utils import copy_with_new_vars
 from pocketformer.compiler.quantization.numbers import (
     Activation,
     CastLayer,
+    DynamicAttention,
     DynamicLinear,
     Int4Linear,
     Int8Attention,
@@ -177,6 +178,18 @@ def test_attention_of_three_tensors_reads_each_in_its_own_scale():
     after = QuantizeLayers({key_of(before, "attention"): numbers})(before)
     assert [name for name, _ in composites(after)] == ["quantize"] * 3 + ["attention"]
     assert distance(run(after, *arrays)[0], run(before, *arrays)[0]) < 0.05
+
+
+def test_attention_without_scales_rounds_by_its_own_ranges():
+    names = dict.fromkeys("qkv", TOKENS)
+    before = FuseAttention()(module(names, {}, attention))
+    arrays = random(*names.values())
+    arrays[0][:, ::2] *= 100
+    arrays[2][..., : SIZE] *= 1e-3
+    after = QuantizeLayers({key_of(before, "attention"): DynamicAttention()})(before)
+    assert [name for name, _ in composites(after)] == ["attention"]
+    found, expected = (run(mod, *arrays)[0].reshape(2, S, HEADS, SIZE) for mod in (after, before))
+    assert 1e-4 < max(distance(found[:, 1::2, i], expected[:, 1::2, i]) for i in range(HEADS)) < 0.1
 
 
 def test_packed_attention_reads_one_tensor_in_three_scales():
