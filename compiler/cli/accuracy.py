@@ -57,12 +57,19 @@ Output = Annotated[
         show_default="the first", rich_help_panel=PANEL,
     ),
 ]
-
 Trials = Annotated[
     int | None,
     typer.Option(
         help="How many choices of layers to keep are compiled and measured at most.",
         show_default="40", rich_help_panel=PANEL,
+    ),
+]
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE",
+        help="Write a page with pictures of what --evaluate measured to this file.",
+        rich_help_panel=PANEL,
     ),
 ]
 

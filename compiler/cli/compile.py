@@ -17,6 +17,7 @@ from pocketformer.compiler.cli.accuracy import (
     Labels,
     MetricName,
     Output,
+    Page,
     Trials,
     accuracy_from,
     overlap,
@@ -24,7 +25,6 @@ from pocketformer.compiler.cli.accuracy import (
 from pocketformer.compiler.cli.common import (
     Debug,
     Dims,
-    Html,
     Json,
     check_page,
     err,
@@ -87,7 +87,7 @@ def compile(
     labels: Labels = None,
     compare_output: Output = None,
     trials: Trials = None,
-    html: Html = None,
+    html: Page = None,
     dim: Dims = None,
     component: Annotated[
         str | None,

@@ -84,13 +84,14 @@ Equalize = Annotated[
 Scales = Annotated[
     str | None,
     typer.Option(
-        help="float, or power_of_two, of int8.", show_default="float", rich_help_panel=PANEL
+        help="Scales of int8: float, or power_of_two.",
+        show_default="float", rich_help_panel=PANEL,
     ),
 ]
 Attention = Annotated[
     str | None,
     typer.Option(
-        help="What attention multiplies by int8: int8, bfloat16 or float32.",
+        help="What attention multiplies in an int8 model: int8, bfloat16 or float32.",
         show_default="int8", rich_help_panel=PANEL,
     ),
 ]
