@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from pocketformer.schedules.cpu import prefetch
 from pocketformer.schedules.cpu.intrinsics import Isa, reduce_add
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
@@ -25,6 +26,7 @@ from pocketformer.schedules.workloads import WeightOnlyLinear
 
 MOST_ROWS = 4    # at a time: each number of them is code of its own
 WAYS = 2     # sums a column, for one row: an addition takes four times as long as it occupies
+AHEAD = 64   # rows of a panel from a load to what is asked for: 12 KiB, if it has 48 columns
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,25 @@ class Arguments:
     scale: Buffer
 
 
+@dataclass(frozen=True)
+class Strip:
+    """The columns of `panel` from its column `start` on."""
+
+    panel: Expr
+    start: Expr
+
+    def load(self, buffer: Buffer, row: Expr, column: int, lanes: int) -> Expr:
+        """Of a row of packed weights or scales, from the strip's `column` on."""
+        return load(buffer, self.panel, row, self.start + column, lanes=lanes)
+
+
 class Products(ABC):
-    """Adds x @ weight to tiles; `columns` is the width of a panel."""
+    """Adds x @ weight to tiles of `columns` columns, of which a panel of weights has `panel`."""
 
-    imports = ""      # functions in LLVM's language that the kernel calls
-
-    def __init__(self, isa: Isa, work: WeightOnlyLinear, columns: int) -> None:
-        self.isa, self.work, self.columns = isa, work, columns
+    def __init__(self, isa: Isa, work: WeightOnlyLinear, columns: int, panel: int) -> None:
+        self.isa, self.work, self.columns, self.panel = isa, work, columns, panel
+        # Functions in LLVM's language that the kernel calls.
+        self.imports = prefetch.LLVM if columns != panel else ""
         self.at = range(0, columns, isa.lanes)
 
     @property
@@ -58,9 +72,17 @@ class Products(ABC):
     def prepare(self, first: Expr, count: Expr) -> None:
         """Bring `count` rows of x from row `first` into the form that `add` reads."""
 
+    def ask(self, weight: Buffer, strip: Strip, at: Expr) -> None:
+        """For what comes behind row `at` of a panel that is read in several strips: the whole width,
+        as memory is best read in order. The next strips find it in a cache."""
+        if self.columns != self.panel:
+            width = int(weight.shape[2])
+            prefetch.prefetch(weight, strip.panel, at, 0, width, AHEAD)
+
     @abstractmethod
-    def add(self, total: Tile, panel: Expr, row: Expr, rows: int) -> None:
-        """Add to `total` the products of rows `row` to `row + rows` of those that are prepared."""
+    def add(self, total: Tile, strip: Strip, row: Expr, rows: int) -> None:
+        """Add to `total`, a tile of `strip`, the products of rows `row` to `row + rows` of those
+        that are prepared."""
 
 
 class Int8Products(Products):
@@ -80,14 +102,16 @@ class Int8Products(Products):
     def prepare(self, first: Expr, count: Expr) -> None:
         self.first = first
 
-    def add(self, total: Tile, panel: Expr, row: Expr, rows: int) -> None:
+    def add(self, total: Tile, strip: Strip, row: Expr, rows: int) -> None:
         lanes, k, row = self.isa.lanes, self.work.k, self.first + row
         sums = zeros(rows, 4 * self.columns, lanes)
 
         def step(at: Expr, fours: list[Expr]) -> None:
+            self.ask(self.weight, strip, at)
             factors = [T.bind(_repeated(four, lanes)) for four in fours]
             for column in range(0, 4 * self.columns, lanes):
-                weights = load(self.weight, panel, at, column, lanes=lanes)
+                weights = load(
+                    self.weight, strip.panel, at, 4 * strip.start + column, lanes=lanes)
                 wide = T.bind(weights.astype(f"float32x{lanes}"))
                 for r, factor in enumerate(factors):
                     sums.add(factor * wide, r, column)
@@ -97,7 +121,7 @@ class Int8Products(Products):
         if k % 4:
             step(k // 4, self._last(row, rows))
         for column in self.at:
-            scale = T.bind(load(self.scale, panel, 0, column, lanes=lanes))
+            scale = T.bind(strip.load(self.scale, 0, column, lanes))
             for r in range(rows):
                 parts = [sums.load(r, 4 * column + i * lanes, lanes) for i in range(4)]
                 sum_of_four = _pairs(_pairs(*parts[:2]), _pairs(*parts[2:]))
@@ -147,7 +171,7 @@ class Int4Products(Products):
             sum_of_group = reduce_add(load(total, 0, lanes=lanes))
             store(self.start, sum_of_group * T.float32(-OFFSET), row, at)
 
-    def add(self, total: Tile, panel: Expr, row: Expr, rows: int) -> None:
+    def add(self, total: Tile, strip: Strip, row: Expr, rows: int) -> None:
         lanes, steps = self.isa.lanes, self.work.k // self.work.groups // 8
         ways = WAYS if rows == 1 else 1
         with loop(self.work.groups) as group:
@@ -157,18 +181,19 @@ class Int4Products(Products):
                 for column in self.at:
                     sums[0].store(start, r, column)
             with loop(steps) as step:
-                self._step(sums, panel, group * steps + step, row, rows)
+                self._step(sums, strip, group * steps + step, row, rows)
             for column in self.at:
-                scale = T.bind(load(self.arguments.scale, panel, group, column, lanes=lanes))
+                scale = T.bind(strip.load(self.arguments.scale, group, column, lanes))
                 for r in range(rows):
                     parts = [way.load(r, column, lanes) for way in sums]
                     total.add(sum(parts[1:], parts[0]) * scale, r, column)
 
-    def _step(self, sums: list[Tile], panel: Expr, at: Expr, row: Expr, rows: int) -> None:
+    def _step(self, sums: list[Tile], strip: Strip, at: Expr, row: Expr, rows: int) -> None:
         lanes = self.isa.lanes
+        self.ask(self.arguments.weight, strip, at)
         numbers = self._numbers(at, row, rows)
         for column in self.at:
-            words = T.bind(load(self.arguments.weight, panel, at, column, lanes=lanes))
+            words = T.bind(strip.load(self.arguments.weight, at, column, lanes))
             for i, shift in enumerate(SHIFTS):
                 weights = T.bind(_number(words, shift).astype(f"float32x{lanes}"))
                 for r in range(rows):

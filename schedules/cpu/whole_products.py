@@ -18,7 +18,14 @@ from pocketformer.schedules.cpu.kernel import (
     store,
 )
 from pocketformer.schedules.cpu.weight_formats import OFFSET
-from pocketformer.schedules.cpu.weight_products import MOST_ROWS, WAYS, Arguments, Products, zeros
+from pocketformer.schedules.cpu.weight_products import (
+    MOST_ROWS,
+    WAYS,
+    Arguments,
+    Products,
+    Strip,
+    zeros,
+)
 from pocketformer.schedules.cpu.whole_x import WholeX
 from pocketformer.schedules.workloads import WeightOnlyLinear
 
@@ -30,9 +37,12 @@ class WholeProducts(Products):
     at -z times the sum of x over the group.
     """
 
-    def __init__(self, isa: Isa, work: WeightOnlyLinear, columns: int, dot: Dot) -> None:
-        super().__init__(isa, work, columns)
-        self.dot, self.imports = dot, dot.llvm
+    def __init__(
+        self, isa: Isa, work: WeightOnlyLinear, columns: int, panel: int, dot: Dot
+    ) -> None:
+        super().__init__(isa, work, columns, panel)
+        self.dot = dot
+        self.imports += dot.llvm
         self.digits = 1 if work.round_x else 3
         self.positive = isinstance(dot, Int8Dot) and dot.unsigned
         self.offset = OFFSET if work.bits == 4 else 128 * self.positive
@@ -50,14 +60,15 @@ class WholeProducts(Products):
 
     def begin(self, arguments: Arguments, block: int) -> None:
         self.scale = arguments.scale
-        shape = (arguments.weight.shape[0], self.steps * self.work.groups, self.columns)
+        panels, _, panel, *_ = arguments.weight.shape
+        shape = (panels, self.steps * self.work.groups, panel)
         self.weight = T.decl_buffer(shape, "int32", data=arguments.weight.data)
         self.x = WholeX(arguments.x, self.work, self.dot, self.digits, -self.offset, block)
 
     def prepare(self, first: Expr, count: Expr) -> None:
         self.x.prepare(first, count)
 
-    def add(self, total: Tile, panel: Expr, row: Expr, rows: int) -> None:
+    def add(self, total: Tile, strip: Strip, row: Expr, rows: int) -> None:
         ways = WAYS if rows == 1 and self.digits == 1 else 1
         with loop(self.work.groups) as group:
             sums = [[zeros(rows, self.columns, self.isa.lanes, self.dot.sums)
@@ -69,21 +80,23 @@ class WholeProducts(Products):
                         first.store(start, r, column)
             at = group * self.steps
             with loop(self.steps // self.unroll) as step:
-                self._step(sums, panel, at + step * self.unroll, self.unroll, row, rows)
+                self._step(sums, strip, at + step * self.unroll, self.unroll, row, rows)
             if rest := self.steps % self.unroll:
-                self._step(sums, panel, at + (self.steps - rest), rest, row, rows)
-            self._scale(total, sums, panel, group, row, rows)
+                self._step(sums, strip, at + (self.steps - rest), rest, row, rows)
+            self._scale(total, sums, strip, group, row, rows)
 
     def _step(
-        self, sums: list[list[Tile]], panel: Expr, at: Expr, count: int, row: Expr, rows: int
+        self, sums: list[list[Tile]], strip: Strip, at: Expr, count: int, row: Expr, rows: int
     ) -> None:
         """`count` words of weights of every column, from word `at` on."""
         parts, lanes, fours = self.dot.parts, self.isa.lanes, count * self.per_word
         words = [self._words(row, digit, rows, at * (self.per_word * parts), fours * parts)
                  for digit in range(self.digits)]
+        for step in range(count):
+            self.ask(self.weight, strip, at + step)
         for column in self.at:
             weights = [each for step in range(count) for each in self._fours(T.bind(
-                load(self.weight, panel, at + step, column, lanes=lanes)))]
+                strip.load(self.weight, at + step, column, lanes)))]
             for four, word in enumerate(weights):
                 for part, factors in enumerate(self.dot.right(word)):
                     bound = T.bind(factors)
@@ -124,12 +137,12 @@ class WholeProducts(Products):
         return [[held[r, i] for i in range(count)] for r in range(rows)]
 
     def _scale(
-        self, total: Tile, sums: list[list[Tile]], panel: Expr, group: Expr, row: Expr, rows: int
+        self, total: Tile, sums: list[list[Tile]], strip: Strip, group: Expr, row: Expr, rows: int
     ) -> None:
         """Add the sums of a group, as many times the scales of its weights and of x."""
         lanes = self.isa.lanes
         for column in self.at:
-            scale = T.bind(load(self.scale, panel, group, column, lanes=lanes))
+            scale = T.bind(strip.load(self.scale, group, column, lanes))
             for r in range(rows):
                 value = None
                 for ways in reversed(sums):     # the last digit counts most

@@ -194,21 +194,35 @@ def test_float16_has_no_points_where_there_are_no_products_of_it():
         list(DotGemm.space(stand_in(TABLE[0]), Linear(8, 96, 64, dtype="float16")))
 
 
+def of_weights(n, m):
+    """Workloads of `n` columns that read weights of every kind in an order of their own."""
+    return [Linear(m, n, 8), Linear(m, n, 8, dtype="bfloat16"),
+            WeightOnlyLinear(m, n, 8, 8), WeightOnlyLinear(m, n, 8, 4, 8)]
+
+
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
 def test_kernels_that_share_a_weight_can_all_lie_alike(target):
     """A layout of one number of rows is one of every other, with the same weight."""
-    for n, dtype in itertools.product((50, 384), ("float32", "bfloat16")):
-        first, *others = (
-            {point.layout for point in template_of(work).space(target, work)}
-            for work in (Linear(m, n, 8, dtype=dtype) for m in (1, 9, 128, None)))
-        assert all(each == first for each in others)
-
+    for n in (50, 384):
+        for works in zip(*(of_weights(n, m) for m in (1, 9, 128, None)), strict=True):
+            first, *others = (
+                {point.layout for point in template_of(work).space(target, work)}
+                for work in works)
+            assert all(each == first for each in others)
 
 
 @pytest.mark.parametrize("n", [50, 96, 312, 384])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_levels_of_a_processor_family_can_all_lie_alike(dtype, n):
+@pytest.mark.parametrize("kind", range(4), ids=["float32", "bfloat16", "8 bits", "4 bits"])
+def test_the_levels_of_a_processor_family_can_all_lie_alike(kind, n):
     levels = targets.load("x86_64-linux").variants
-    work = Linear(128, n, 8, dtype=dtype)
+    work = of_weights(n, 128)[kind]
     assert len({frozenset(point.layout for point in template_of(work).space(level, work))
                 for level in levels}) == 1
+
+
+@pytest.mark.parametrize("name", ["x86_64-linux", "arm64-android"])
+def test_small_weights_lie_alike_for_all_levels_by_default(name):
+    for n, m in itertools.product((2, 50, 312, 384), (1, 9, None)):
+        for work in of_weights(n, m)[2:]:
+            assert len({template_of(work).default(level, work).layout
+                        for level in targets.load(name).variants}) == 1

@@ -164,7 +164,7 @@ def test_every_point_of_the_space_computes_the_same():
     expected = x.astype("float64") @ (weight * np.repeat(scale.astype("float64"), 8, 0))
     for point in points:
         func = point.kernel(work, HOST).func.with_attr("global_symbol", "kernel")
-        given = packed_for(work, weight, scale, point.columns)
+        given = packed_for(work, weight, scale, *point.layout)
         out = tvm.runtime.tensor(np.full((9, 50), np.nan, "float32"))
         tvm.compile(func, target=HOST.tvm())["kernel"](*map(tvm.runtime.tensor, (x, *given)), out)
         assert_agrees(out.numpy(), expected)
