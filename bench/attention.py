@@ -15,7 +15,7 @@ from pocketformer.compiler.worker import Worker
 
 TURNS = 6       # the machine may be busy: the best of several short turns
 SAMPLES = 1000  # numbers of the result that are compared
-APART = {False: 1e-5, True: 1e-2}    # how far they may be, of bfloat16 or not
+APART = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 5e-2}    # how far they may be
 
 
 class Ours:
@@ -100,7 +100,7 @@ def main() -> None:
             if words[3] == words[4]:    # it has no operator for fewer key heads without a cache
                 peer.ask("load", words=words)
                 racers.append(peer)
-            apart = APART["bfloat16" in words]
+            apart = APART[attention(words)[0].dtype]
             print(row(words, *race(racers, wanted.seconds, apart)), flush=True)
 
 

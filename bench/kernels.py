@@ -109,9 +109,9 @@ def quantized(words: list[str]) -> Case:
 def attention(words: list[str]) -> Case:
     batch, q_len, kv_len, heads, kv_heads, size = map(int, words[:6])
     mask = (True, False, False) if "mask" in words else None
+    (dtype,) = {*words} & {"bfloat16", "int8"} or {"float32"}
     work = Attention(batch, q_len, kv_len, heads, kv_heads, size, size, size**-0.5, mask,
-                     causal="causal" in words,
-                     dtype="bfloat16" if "bfloat16" in words else "float32")
+                     causal="causal" in words, dtype=dtype)
     queries, keys = (batch, q_len, heads, size), (batch, kv_len, kv_heads, size)
     shapes: Shapes = [queries, keys, keys, *[(batch, 1, 1, kv_len)] * (mask is not None), queries]
     seen = [min(kv_len, i + 1 + kv_len - q_len) if work.causal else kv_len for i in range(q_len)]
