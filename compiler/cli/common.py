@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from pocketformer.compiler.errors import PocketformerError
 
 USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 out = Console()
 err = Console(stderr=True)
@@ -77,26 +80,56 @@ Command = TypeVar("Command", bound=Callable[..., None])
 def guarded(command: Command) -> Command:
     """A command that ends with one sentence on stderr and an exit code, not with a traceback.
 
-    2 is the user's mistake, 1 is ours, 130 is Ctrl-C. `--debug` adds the traceback.
+    2 is the user's mistake, 1 is ours, 130 is Ctrl-C or what else asks it to end. `--debug` adds
+    the traceback.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except (typer.Exit, BrokenPipeError):
-            raise
-        except (KeyboardInterrupt, Exception) as error:
-            if is_interruption(error):
-                err.print("[yellow]Interrupted; nothing was written.[/]")
-                raise typer.Exit(INTERRUPTED) from None
-            if options.get("debug"):
-                traceback.print_exc()
-            sentence, code = describe(error)
-            err.print(f"[red]error:[/] {plain(sentence)}", soft_wrap=True, highlight=False)
-            raise typer.Exit(code) from None
+        with _ended_by_signals() as came:
+            try:
+                command(*args, **options)
+            except (typer.Exit, BrokenPipeError):
+                raise
+            except (KeyboardInterrupt, Exception) as error:
+                if came or is_interruption(error):
+                    err.print("[yellow]Interrupted; nothing was written.[/]")
+                    raise typer.Exit(INTERRUPTED) from None
+                if options.get("debug"):
+                    traceback.print_exc()
+                sentence, code = describe(error)
+                err.print(f"[red]error:[/] {plain(sentence)}", soft_wrap=True, highlight=False)
+                raise typer.Exit(code) from None
 
     return run    # type: ignore[return-value]
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[list[int]]:
+    """SIGTERM and a closed terminal end the command as Ctrl-C does, so that nothing is left.
+
+    Gives the signals that came: of an interruption in the midst of TVM no more may be known than
+    that something failed. What the command was started to ignore, as by nohup, stays ignored.
+    """
+    came: list[int] = []
+
+    def handler(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = {each: signal.getsignal(each) for each in ENDING}
+    replaced = {
+        each: old for each, old in before.items()
+        if old in (signal.SIG_DFL, signal.default_int_handler)
+        and threading.current_thread() is threading.main_thread()
+    }
+    for each in replaced:
+        signal.signal(each, handler)
+    try:
+        yield came
+    finally:
+        for each, old in replaced.items():
+            signal.signal(each, old)
 
 
 def is_interruption(error: BaseException | None) -> bool:

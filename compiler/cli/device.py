@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,23 +60,22 @@ def emulate(
 
     if port is None:
         port = 0 if tracker else PORT
-    with _ended_by_signals():
-        with progress("setting up") as step:
-            token = read_token_file(token_file)
-            phone = Phone.start(cpu, port, key, token, tracker, progress=step)
-        try:
-            with phone:
-                if json:
-                    print_json({"address": phone.address, "cpu": cpu, "pid": phone.pid})
-                else:
-                    _lines(f"An emulated phone with {cpu} cores: {phone.address}")
-                    _next_steps(phone.address)
-                sys.stdout.flush()
-                code = phone.wait()
-                last = (phone.log.strip().splitlines() or ["its log is empty"])[-1]
-        except KeyboardInterrupt:       # it may come as soon as the address is printed
-            return
-        raise DeviceLost(f"the emulated phone ended with code {code}: {last}")
+    with progress("setting up") as step:
+        token = read_token_file(token_file)
+        phone = Phone.start(cpu, port, key, token, tracker, progress=step)
+    try:
+        with phone:
+            if json:
+                print_json({"address": phone.address, "cpu": cpu, "pid": phone.pid})
+            else:
+                _lines(f"An emulated phone with {cpu} cores: {phone.address}")
+                _next_steps(phone.address)
+            sys.stdout.flush()
+            code = phone.wait()
+            last = (phone.log.strip().splitlines() or ["its log is empty"])[-1]
+    except KeyboardInterrupt:       # it may come as soon as the address is printed
+        return
+    raise DeviceLost(f"the emulated phone ended with code {code}: {last}")
 
 
 @app.command()
@@ -108,11 +104,10 @@ def tracker(
             )
         sys.stdout.flush()
 
-    with _ended_by_signals():
-        try:
-            serve(host, port, ready)
-        except KeyboardInterrupt:
-            return
+    try:
+        serve(host, port, ready)
+    except KeyboardInterrupt:
+        return
 
 
 @app.command(name="list")
@@ -187,18 +182,6 @@ def _next_steps(address: str, target: str = "arm64-linux") -> None:
 def _lines(*lines: str) -> None:
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the command as Ctrl-C does, so that nothing is left."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(each, signal.default_int_handler) for each in signals]
-    try:
-        yield
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
 
 
 def _phones() -> list[Listed]:
