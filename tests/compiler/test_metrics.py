@@ -56,7 +56,7 @@ def test_rows_that_are_zero_in_both_are_alike_and_in_one_are_not():
 
 @pytest.mark.parametrize(("name", "k"), [("top1", 1), ("top5", 5)])
 def test_top_k_finds_the_largest_of_float32_among_the_k_largest(name, k):
-    batches = answers(noise=1.0), answers(noise=1.0)
+    batches = answers(items=40, noise=1.0), answers(items=40, noise=1.0)
     a, b = whole(*batches)
     right = [row.argmax() in np.argsort(-other)[:k] for row, other in zip(a, b, strict=True)]
     metric = measured(name, *batches)
@@ -135,7 +135,7 @@ def test_float32_against_itself_loses_nothing(name):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_answers_of_zero_lose_nearly_everything(name):
-    batch = answers(items=20)
+    batch = answers(items=200)      # of 16 equal values 5 are the largest: it keeps 0.31 +- 0.02
     lost = measured(name, Answers(batch.expected, np.zeros_like(batch.found), batch.counted))
     assert np.isnan(lost.drop()) or lost.drop() > 0.5
 

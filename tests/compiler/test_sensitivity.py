@@ -84,9 +84,9 @@ def test_a_factor_for_each_channel_is_undone_by_the_weights():
     numbers = StaticLinear(
         Activation((1 / (scale * s)).astype(np.float32), 0), weight, weight_scale * scale, each.bias
     )
-    assert noise_of(each, numbers, x=x) < 1e-3
+    assert noise_of(each, numbers, x=x) < 2e-3
     by_row = DynamicLinear(1 / s, weight, weight_scale, each.bias)
-    assert noise_of(each, by_row, x=x) < 1e-3
+    assert noise_of(each, by_row, x=x) < 2e-3
 
 
 def test_by_row_is_better_where_rows_have_very_different_ranges():
