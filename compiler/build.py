@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from pocketformer.compiler.quantization.control import check_measurable, control
 from pocketformer.compiler.quantization.decide import decide
 from pocketformer.compiler.quantization.evaluation import Evaluation
 from pocketformer.compiler.quantization.numbers import Quantization
+from pocketformer.compiler.quantization.keep_layers import Controlled
 from pocketformer.compiler.quantization.overrides import recipes_of
-from pocketformer.compiler.quantization.result import AccuracyReport
 from pocketformer.compiler.recipe import (
     Float32,
     Recipe,
@@ -27,7 +28,7 @@ from pocketformer.compiler.recipe import (
     is_quantized,
 )
 from pocketformer.compiler.tuning.given import Given, records_of
-from pocketformer.targets import Target
+from pocketformer.targets import HOST, Target
 from pocketformer.targets import load as load_target
 
 # Shares of the time of a compilation: all but the last for recipes that decide layer by layer.
@@ -80,7 +81,12 @@ def compile(
     if accept is None:
         quantization, report = quantize(fused, recipe, progressing), None
     else:
-        quantization, report = accepted(fused, recipe, accept, chosen, progressing)
+        found = accepted(fused, recipe, accept, chosen, progressing)
+        quantization, report = found.quantization, found.report
+        as_measured = read.unfixed is None and chosen == load_target(HOST)
+        if as_measured and records is None and not embed_weights and dump_ir is None:
+            manifest = replace(found.bundle.manifest, recipe=recipe.name, accuracy=report)
+            return Bundle.create(found.bundle.library, found.bundle.weights, manifest)
     rest = part_of(tell, decided, 1.0)
     wishes = Wishes(known, records is not None, embed_weights, rest, dump_ir, report)
     return assemble(fused, chosen, recipe, quantization, wishes)
@@ -125,7 +131,7 @@ def calibrated_layers(fused: Fused, recipe: Recipe, tell: Progress = silent) -> 
 
 def accepted(
     fused: Fused, recipe: Recipe, accept: Accuracy, target: Target, tell: Progress = silent
-) -> tuple[Quantization, AccuracyReport]:
+) -> Controlled:
     """What the layers of `fused` compute with so that `accept` holds, and what was measured.
 
     Raises as `quantize` and `controlled` do.

@@ -12,9 +12,8 @@ from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
 from pocketformer.compiler.quantization.evaluation import Evaluation
 from pocketformer.compiler.quantization.higher import FLOAT, SHORT
 from pocketformer.compiler.quantization.judge import Judge
-from pocketformer.compiler.quantization.keep_layers import KeepLayers
+from pocketformer.compiler.quantization.keep_layers import Controlled, KeepLayers
 from pocketformer.compiler.quantization.numbers import Quantization
-from pocketformer.compiler.quantization.result import AccuracyReport
 from pocketformer.compiler.quantization.taps import find_layers
 from pocketformer.compiler.recipe import Int8, Recipe, check_recipe, is_quantized
 from pocketformer.schedules.cpu.dot import BFloat16Dot
@@ -42,7 +41,7 @@ def controlled(
     evaluation: Evaluation,
     target: Target,
     tell: Progress = silent,
-) -> tuple[Quantization, AccuracyReport]:
+) -> Controlled:
     """`quantization` of `fused` with the fewest layers in higher precision that hold the check of
     `evaluation`.
 

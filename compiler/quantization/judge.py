@@ -24,12 +24,14 @@ TIMED_MS, MOST_RUNS, FEWEST_RUNS = 1000.0, 20, 3    # of each choice, on the fir
 
 @dataclass(frozen=True)
 class Judged:
-    """A metric's value and drop, the weights' bytes, the milliseconds of a run on one batch."""
+    """A metric's value and drop, the weights' bytes, the milliseconds of a run on one batch; and
+    the bundle that was measured."""
 
     value: float
     drop: float
     bytes: int
     ms: float
+    bundle: Bundle
 
 
 class Judge:
@@ -63,7 +65,7 @@ class Judge:
         bundle = self._built(recipe, quantization, part_of(tell, 0.0, 0.5))
         with Session(bundle) as session:
             found = self._evaluation.measure(session.run, part_of(tell, 0.5, 1.0))
-            return Judged(found.value, found.drop, _bytes(bundle), self._time(session))
+            return Judged(found.value, found.drop, _bytes(bundle), self._time(session), bundle)
 
     def effects(
         self,

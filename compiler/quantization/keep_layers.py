@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
+from pocketformer.compiler.bundle import Bundle
 from pocketformer.compiler.errors import AccuracyLost
 from pocketformer.compiler.progress import Progress, part_of
 from pocketformer.compiler.quantization.calibrate import Calibrated
@@ -26,6 +28,15 @@ from pocketformer.compiler.recipe import Recipe
 from pocketformer.passes.precision import precision_of_layer
 
 
+@dataclass(frozen=True)
+class Controlled:
+    """What layers compute with, the report on it, and the bundle that was measured, without it."""
+
+    quantization: Quantization
+    report: AccuracyReport
+    bundle: Bundle
+
+
 class KeepLayers:
     """Finds the fewest layers to keep in higher precision; `choices` are what was measured."""
 
@@ -44,10 +55,11 @@ class KeepLayers:
         self._noise = sensitivities(calibrated.layers, calibrated.statistics, quantization)
         self._effects: dict[str, float] = {}    # the answers' noise by each layer
         self._choices: list[Choice] = []
+        self._best: tuple[int, float, Bundle] | None = None     # layers kept, drop
         self._steps = 0     # of the work, which are told
 
-    def decided(self, higher: tuple[str, ...]) -> tuple[Quantization, AccuracyReport]:
-        """What to compute with, and the report on it. Raises AccuracyLost."""
+    def decided(self, higher: tuple[str, ...]) -> Controlled:
+        """What to compute with. Raises AccuracyLost."""
         kept, precision = self._search(higher)
         if kept is None:
             report = self._report(self._quantization, None)
@@ -58,7 +70,8 @@ class KeepLayers:
             place for place, choice in enumerate(self._choices)
             if choice.kept == places and choice.precision == precision
         )
-        return quantization, self._report(quantization, chosen)
+        assert self._best is not None
+        return Controlled(quantization, self._report(quantization, chosen), self._best[-1])
 
     def _search(self, higher: tuple[str, ...]) -> tuple[frozenset[str] | None, str]:
         """The layers to keep and what they compute in, None where no choice was good enough."""
@@ -117,6 +130,9 @@ class KeepLayers:
             bytes=judged.bytes,
             ms=judged.ms,
         ))
+        best = self._best is None or (len(kept), judged.drop) < self._best[:2]
+        if best and judged.drop <= self._accuracy.max_drop:
+            self._best = len(kept), judged.drop, judged.bundle
         return judged.drop
 
     def _keeping(self, kept: frozenset[str], precision: str) -> Quantization:

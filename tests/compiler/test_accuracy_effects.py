@@ -125,8 +125,13 @@ def test_layers_that_the_recipe_casts_can_be_kept_in_float32():
     one = max(noise(exact, pair(cast, same)), noise(exact, pair(same, cast)))
     whole = noise(exact, pair(cast, cast))
     accept = pf.Accuracy((one * whole) ** 0.5, "sqnr", data=[{"x": each} for each in x])
-    bundle = pf.compile(proto_of(PAIR, w0=w0, w1=w1), recipe="bfloat16", accept=accept)
-    report = bundle.manifest.accuracy
+    steps: list[str] = []
+    bundle = pf.compile(
+        proto_of(PAIR, w0=w0, w1=w1), recipe="bfloat16", accept=accept,
+        progress=lambda step, share: steps.append(step),
+    )
+    assert steps[-1].startswith("choice 2, 1 of 2 layers kept")    # which is not compiled again
+    assert (report := bundle.manifest.accuracy).recipe == bundle.manifest.recipe == "bfloat16"
     assert len(report.kept) == 1
     assert {layer.precision for layer in report.layers} == {"bfloat16", "float32"}
     assert report.choices[0].drop == pytest.approx(whole, rel=0.1)
