@@ -37,7 +37,8 @@ class Accuracy:
     `data` are batches as for Int8's calibration, and should be others. `labels` are one an item,
     or one a row where each item has several: an array, or the path of an .npy file. `output` is
     the output to look at, the first of floating point if None. Rows for which the input `mask` is
-    0 count nothing, where there is such an input.
+    0 count nothing, where there is such an input; without a name it is one that calibration takes
+    for a mask: attention_mask, input_mask or mask.
 
     At most `trials` choices of the layers to keep in higher precision are compiled and measured.
     A `max_drop` of infinity measures and accepts everything.
@@ -48,7 +49,7 @@ class Accuracy:
     data: Any = field(default=None, compare=False, repr=False)
     labels: Any = field(default=None, compare=False, repr=False)
     output: str | None = None
-    mask: str = "attention_mask"
+    mask: str | None = None
     trials: int = 40
 
     def __post_init__(self) -> None:

@@ -100,7 +100,7 @@ def rows_of(answer: np.ndarray) -> np.ndarray:
 
 
 def counted_of(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Which rows of answers of `shape` count: all, unless `mask` is one of them."""
+    """Which rows of answers of `shape` count: all, unless `mask`, bool, is one of them."""
     if mask is None or mask.shape != shape[:2]:
         return np.ones(shape[:2], bool)
-    return mask != 0
+    return mask

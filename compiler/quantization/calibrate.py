@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from tvm.ir import IRModule
 
 from pocketformer.compiler.arrays import Arrays
@@ -18,12 +17,14 @@ from pocketformer.compiler.model import Model
 from pocketformer.compiler.progress import Progress, part_of
 from pocketformer.compiler.quantization.data import batches_of, count_of
 from pocketformer.compiler.quantization.decide import needs_second
-from pocketformer.compiler.quantization.layers import Layer
+from pocketformer.compiler.quantization.layers import LINEAR, Layer
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.overrides import recipes_of
+from pocketformer.compiler.quantization.padding import mask_of
+from pocketformer.compiler.quantization.smooth import equalizable
 from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics, block_of
 from pocketformer.compiler.quantization.taps import Found, Tap, find_layers, tapped
-from pocketformer.compiler.recipe import Float32, Recipe
+from pocketformer.compiler.recipe import Float32, Int8, Recipe
 from pocketformer.compiler.session import Session
 from pocketformer.compiler.tuning.records import Records
 from pocketformer.targets import HOST, load
@@ -60,6 +61,7 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
     data = getattr(recipe, "calibration", None)
     if data is None or not found.layers:
         return Calibrated(found.layers, {})
+    _remark_equalizing(found.layers, recipe_of)
     second = {layer.x for layer in found.layers if needs_second(layer, recipe_of(layer))}
     run = _Run.of(found, module, model)
     block = block_of(tap.channels for tap in found.taps if tap.key in second)
@@ -81,6 +83,21 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
             "ranges that it shows; give a few dozen"
         )
     return Calibrated(found.layers, statistics)
+
+
+def _remark_equalizing(layers: Sequence[Layer], recipe_of: Callable[[Layer], Recipe]) -> None:
+    """Warns where a recipe asks for equal ranges and no two layers can have them."""
+    by_key = {layer.key: layer for layer in layers if layer.kind == LINEAR}
+    found = [
+        equalizable(layer, by_key.get(layer.before)) and not recipe.by_token
+        for layer in by_key.values()
+        if isinstance(recipe := recipe_of(layer), Int8) and recipe.equalize
+    ]
+    if found and not any(found):
+        LOG.warning(
+            "equalize changes nothing: no linear layer in int8, with a range for the whole tensor, "
+            "reads what another one computes with at most a relu between"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,11 +132,13 @@ class _Run:
     def update(
         self, statistics: dict[str, TensorStatistics], session: Session, batch: Arrays
     ) -> None:
-        kept = _kept(batch)
+        mask = mask_of(batch)
         tensors = session.run(batch)
         for place, (tap, key) in enumerate(zip(self.taps, self.keys, strict=True)):
             rows = tap.rows(tensors[str(place)])
-            statistics[key].update(rows[kept] if len(kept) == len(rows) else rows)
+            if mask is not None and mask.size == len(rows):
+                rows = rows[mask.reshape(-1)]
+            statistics[key].update(rows)
 
 
 def _same_taps(found: Found, other: Found) -> list[Tap] | None:
@@ -139,15 +158,6 @@ def _same_taps(found: Found, other: Found) -> list[Tap] | None:
         for key, own in zip(reads, [twin.x] if twin.x else twin.reads, strict=True):
             same[key] = taps[own]
     return [same[tap.key] for tap in found.taps]
-
-
-def _kept(batch: Arrays) -> np.ndarray:
-    """Which rows are no padding, by the batch's mask of tokens; none without such a mask."""
-    for name, array in batch.items():
-        if "mask" in name.lower() and array.ndim == 2:
-            kept: np.ndarray = array.reshape(-1) != 0
-            return kept
-    return np.empty(0, bool)
 
 
 def _within(batches: Iterator[Arrays], found: Found, model: Model) -> Iterator[Arrays]:

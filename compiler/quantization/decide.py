@@ -57,7 +57,7 @@ def decide(
         recipe = recipe_of(readers[0])
         assert isinstance(recipe, Int8)
         tensor = _tensor(statistics, x, readers[0], needed=not recipe.by_token)
-        found.update(int8_layers(readers, tensor, recipe, by_key.get(x)))
+        found.update(int8_layers(readers, tensor, recipe, by_key.get(readers[0].before)))
     return Quantization({layer.key: found[layer.key] for layer in layers if layer.key in found})
 
 

@@ -12,6 +12,7 @@ from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.quantization.answers import counted_of, rows_of
 from pocketformer.compiler.quantization.evaluation import Batches
 from pocketformer.compiler.quantization.metrics import Answers, Sqnr
+from pocketformer.compiler.quantization.padding import mask_of
 
 # Batches tell well enough which layers cost most; each takes as many runs as there are layers.
 SAMPLE = 32
@@ -22,7 +23,7 @@ def effects(
     batches: Batches,
     layers: int,
     outputs: Sequence[str],
-    mask: str,
+    mask: str | None,
     tell: Progress,
 ) -> list[float]:
     """Of each layer the noise of the answers, as a part of the signal, when it alone is quantised.
@@ -48,7 +49,7 @@ def effects(
             kept[layer] = True
             for name, noise in zip(outputs, found[layer], strict=True):
                 rows = rows_of(expected[name])
-                counted = counted_of(batch.get(mask), rows.shape)
+                counted = counted_of(mask_of(batch, mask), rows.shape)
                 noise.update(Answers(rows, rows_of(answers[name]), counted))
     sums = [sum(noise.drop() for noise in each) for each in found]
     return [math.inf if math.isnan(each) else each for each in sums]

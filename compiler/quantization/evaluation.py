@@ -25,6 +25,7 @@ from pocketformer.compiler.quantization.answers import (
 )
 from pocketformer.compiler.quantization.data import batches_of
 from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
+from pocketformer.compiler.quantization.padding import mask_of
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Evaluation:
             if self._labels is not None:
                 labels = self._labels_of(items, expected.shape)
             items += len(expected)
-            counted = counted_of(batch.get(self.accuracy.mask), expected.shape)
+            counted = counted_of(mask_of(batch, self.accuracy.mask), expected.shape)
             metric.update(Answers(expected, found, counted, labels))
         self._check_count(items)
         return metric

@@ -17,7 +17,12 @@ from pocketformer.compiler.quantization.observers import (
     rounded,
     scale_and_zero,
 )
-from pocketformer.compiler.quantization.smooth import equalizing, smoothing, to_powers_of_two
+from pocketformer.compiler.quantization.smooth import (
+    equalizable,
+    equalizing,
+    smoothing,
+    to_powers_of_two,
+)
 from pocketformer.compiler.quantization.statistics import TensorStatistics
 from pocketformer.compiler.quantization.weights import (
     channel_scales,
@@ -126,7 +131,7 @@ def _smoothings(
     free = [layer.normed if recipe.by_token else layer.smoothable for layer in layers]
     if not all(free):
         return [None]
-    if recipe.equalize and before is not None and before.activation in ("none", "relu"):
+    if recipe.equalize and before is not None and equalizable(layers[0], before):
         assert before.weight is not None
         found = [equalizing(before.weight, weight)]
     elif recipe.smooth is None:

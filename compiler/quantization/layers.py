@@ -21,6 +21,7 @@ class Layer:
     with the same `x` read the same tensor, so they share its factor and zero. `smoothable` says
     that a norm, a linear layer or attention computes x, whose store can take factors by channel,
     and `normed` that a norm does, which can take them for rows with ranges of their own, too.
+    `before` is the key of the linear layer that computes x, perhaps in another shape, "" if none.
     `reads` are the keys of the queries, keys and values that attention reads.
 
     `weight` is float32: [k, n] of a linear layer, [count, size] of a lookup table, None for
@@ -37,6 +38,7 @@ class Layer:
     smoothable: bool = False
     reads: tuple[str, ...] = ()
     normed: bool = False
+    before: str = ""
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.weights import power_of_two
 
 LEAST = 1e-4    # of the greatest weight: what a channel with hardly any weights counts as
@@ -27,15 +28,22 @@ def smoothing(most: np.ndarray, weight: np.ndarray, alpha: float) -> np.ndarray:
 def equalizing(before: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """s [k] = sqrt(max|w_before| / max|w|) for the channels between two linear layers.
 
-    With it, the ranges of both layers' weights at a channel are equal (Nagel et al., "Data-Free
-    Quantization Through Weight Equalization and Bias Correction", 2019): those of `before` [_, k]
-    are divided by s where its result is stored, which comes to the same since what lies between is
-    at most a relu; those of `weight` [k, n] are multiplied by it.
+    By it Nagel et al. ("Data-Free Quantization Through Weight Equalization and Bias Correction",
+    2019) divide columns of `before` [_, k] and multiply rows of `weight` [k, n], whose ranges are
+    then equal. Here the result of `before` is divided by s where it is stored, which comes to the
+    same: what lies between is at most a relu, and with a scale for each column, dividing columns
+    changes nothing about how those of `before` are rounded. See `equalizable`.
     """
     first, second = np.abs(before).max(axis=0), np.abs(weight).max(axis=1)
     alive = (first > 0) & (second > 0)
     ratio = np.where(alive, np.maximum(first, 1e-30) / np.maximum(second, 1e-30), 1.0)
     return _centred(np.log(ratio) / 2)
+
+
+def equalizable(layer: Layer, before: Layer | None) -> bool:
+    """Whether `layer` can be equalised with the linear layer `before` that computes what it reads:
+    where nothing lies between, or a relu, which factors pass through as they do not GELU."""
+    return before is not None and before.activation in ("none", "relu") and layer.smoothable
 
 
 def to_powers_of_two(s: np.ndarray) -> np.ndarray:

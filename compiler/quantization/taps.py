@@ -128,6 +128,7 @@ class _Finder:
             activation=options["activation"] or "none",
             smoothable=stored is not None and stored[0] in STORES,
             normed=stored is not None and stored[0] == "norm",
+            before=str(x.name) if stored is not None and stored[0] == LINEAR else "",
         )
 
     def _attention(self, var: relax.Var, call: relax.Call, func: relax.Function) -> Layer:

@@ -151,18 +151,18 @@ def test_logarithmic_scales_are_powers_of_two():
 
 def test_neighbours_are_equalized_and_others_smoothed():
     x, recipe = seen(rows()), replace(STATIC, equalize=True)
-    after = linear("after", x="before")
+    after = linear("after", x="y", before="before")
     factors = []
     for activation in ("relu", "gelu"):
         before = replace(
             linear("before", bias=None), weight=normal(K, K), activation=activation)
-        found = decide([before, after], {"x": x, "before": x}, lambda _: recipe).layers
+        found = decide([before, after], {"x": x, "y": x}, lambda _: recipe).layers
         factors.append(found["after"].x.factor)
         if activation == "relu":
             first = np.abs(before.weight).max(axis=0) * factors[0]
             second = np.abs(after.weight).max(axis=1) / factors[0]
             np.testing.assert_allclose(first / second, first[0] / second[0], rtol=1e-4)
-    np.testing.assert_array_equal(factors[1], decided(after, STATIC, before=x).x.factor)
+    np.testing.assert_array_equal(factors[1], decided(after, STATIC, y=x).x.factor)
 
 
 def test_int4_with_calibration_beats_the_nearest_numbers():

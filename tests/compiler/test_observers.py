@@ -88,8 +88,8 @@ def test_mse_has_the_least_error_of_all_ranges(kind):
     others = [range_of(tensor, name) for name in OBSERVERS]
     others += [(-whole * part, whole * part) for part in np.geomspace(1e-4, 1, 40)]
     found = squared_error(batch, range_of(tensor, "mse"))
-    # the search sees bins, not values, and takes steps
-    assert found <= 1.02 * min(squared_error(batch, ends) for ends in others)
+    # the search takes steps of 6 %, and the error goes by their square
+    assert found <= 1.2 * min(squared_error(batch, ends) for ends in others)
 
 
 def test_a_tensor_whose_channels_count_nothing_keeps_its_range():
