@@ -73,7 +73,7 @@ class Products(ABC):
         """Bring `count` rows of x from row `first` into the form that `add` reads."""
 
     def ask(self, weight: Buffer, strip: Strip, at: Expr) -> None:
-        """For what comes behind row `at` of a panel that is read in several strips: the whole width,
+        """For what comes behind row `at` of a panel that is read in several strips: in whole rows,
         as memory is best read in order. The next strips find it in a cache."""
         if self.columns != self.panel:
             width = int(weight.shape[2])
