@@ -90,7 +90,7 @@ KEEPING = [{}, {"keep": False, "residual": True}, {"residual": True}]
 @pytest.mark.parametrize("isa", STORED)
 @pytest.mark.parametrize("options", KEEPING, ids="_".join)
 def test_a_norm_stored_as_int8_is_at_most_half_a_step_off(isa, options):
-    (stored,), steps, given = stored_norm(isa, 3, 83, "int8", **options)
+    (stored,), steps, given = stored_norm(isa, 5, 83, "int8", **options)
     assert_whole(stored, steps, given["zero"])
     assert len(np.unique(stored)) > 100
 
@@ -109,8 +109,8 @@ def test_rows_of_a_norm_are_quantised_by_their_own_ranges(isa, options):
     assert_agrees(scale, (high - low) / 255)
     assert_whole(zero, -128 - low / scale, 0)
     assert_whole(stored, values / scale[:, None], zero[:, None])
-    assert (stored.min(1) == -128).all()
-    assert (stored.max(1) == 127).all()
+    assert (stored.min(1) <= -127).all()    # a zero near the middle between two is either
+    assert (stored.max(1) >= 126).all()
 
 
 @pytest.mark.parametrize("isa", STORED)
@@ -151,7 +151,7 @@ def test_a_row_of_zeros_has_a_scale_of_one():
         work, "avx2", [x, one, one], (2, 40), (2,), (2,), dtype=["int8", "float32", "int32"])
     assert (scale[1], zero[1]) == (1, -128)
     assert (stored[1] == -128).all()
-    assert stored[0].max() == 127
+    assert stored[0].max() >= 126
 
 
 def softmax(x):
