@@ -1,5 +1,6 @@
 """quantize(reshape(dequantize(q)))  ->  reshape(q), and products of integers as those of tensors.
 
+Activations in uint8 become int8, in which kernels store, and are quantised before they are moved.
 An integer product that is scaled becomes a product of dequantised tensors, so that what follows it
 is fused as after any other; fuse_quantized.py multiplies integers again.
 """
@@ -10,14 +11,23 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from tvm import relax
-from tvm.ir import IRModule
+from tvm.ir import GenericConst, IRModule
 
-from pocketformer.passes.graph import Graph, dtype, is_one, op_name, same_value, shape
+from pocketformer.passes.graph import (
+    Graph,
+    constant,
+    dtype,
+    is_one,
+    op_name,
+    same_value,
+    shape,
+)
 from pocketformer.passes.pattern import Found
 from pocketformer.passes.rewrite import Match, Rewrite
 
 MOVES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.permute_dims")
 WHOLE = ("int8", "uint8")
+MIDDLE = 128    # of uint8: what lies between it and int8
 
 
 class FoldQuantization(Rewrite):
@@ -47,13 +57,30 @@ def per_tensor(call: relax.Call) -> bool:
     return all(all(map(is_one, shape(arg))) for arg in call.args[1:])
 
 
-def _requantized(graph: Graph, call: relax.Call) -> Better:
-    """quantize of dequantised integers, moved or not, to the same integers."""
+def _quantized(graph: Graph, call: relax.Call) -> Better:
+    return _requantized(graph, call) or _before_moves(graph, call)
+
+
+def moved_from(graph: Graph, expr: relax.Expr) -> tuple[relax.Expr, list[relax.Var]]:
+    """What `expr` is when it is not moved yet, and the moves, the last one first."""
     moves: list[relax.Var] = []
-    expr = call.args[0]
     while op_name(graph.value(expr)) in MOVES:
         moves.append(expr)
         expr = graph.value(expr).args[0]
+    return expr, moves
+
+
+def moved(graph: Graph, whole: relax.Expr, moves: list[relax.Var]) -> relax.Expr:
+    """`whole` after the same moves."""
+    for var in reversed(moves):
+        move = graph.value(var)
+        whole = relax.Call(move.op, [whole, *move.args[1:]], move.attrs)
+    return whole
+
+
+def _requantized(graph: Graph, call: relax.Call) -> Better:
+    """quantize of dequantised integers, moved or not, to the same integers."""
+    expr, moves = moved_from(graph, call.args[0])
     inner = graph.value(expr)
     if op_name(inner) != "relax.dequantize" or not (per_tensor(call) and per_tensor(inner)):
         return None
@@ -63,10 +90,42 @@ def _requantized(graph: Graph, call: relax.Call) -> Better:
         for own, other in zip(inner.args[1:], call.args[1:], strict=True)
     ):
         return None
-    for var in reversed(moves):
-        move = graph.value(var)
-        whole = relax.Call(move.op, [whole, *move.args[1:]], move.attrs)
-    return whole, [expr, *moves]
+    return moved(graph, whole, moves), [expr, *moves]
+
+
+def _before_moves(graph: Graph, call: relax.Call) -> Better:
+    """quantize of what is moved for it alone: bytes are moved, and stored by who computes them."""
+    expr, moves = moved_from(graph, call.args[0])
+    alone = all(graph.only_user(var) is not None for var in moves)
+    if not moves or not alone or not per_tensor(call) or graph.is_weight(expr):
+        return None
+    quantize = relax.op.quantize(expr, *call.args[1:], -1, str(call.attrs.out_dtype))
+    return moved(graph, quantize, moves), moves
+
+
+def _with_signs(graph: Graph, call: relax.Call) -> Better:
+    """dequantize of what was quantised to uint8: of int8, each number less by 128, and so exact."""
+    expr, moves = moved_from(graph, call.args[0])
+    inner = graph.value(expr)
+    if op_name(inner) != "relax.quantize" or str(inner.attrs.out_dtype) != "uint8":
+        return None
+    zeros = [each.args[2] for each in (inner, call)]
+    if not all(isinstance(zero, GenericConst) for zero in zeros) or graph.is_weight(expr):
+        return None
+    if not (per_tensor(inner) and per_tensor(call) and _dequantized_only(graph, expr)):
+        return None
+    less = [relax.const((constant(zero).astype("int16") - MIDDLE).astype("int8")) for zero in zeros]
+    quantize = relax.op.quantize(inner.args[0], inner.args[1], less[0], -1, "int8")
+    whole = moved(graph, quantize, moves)
+    return relax.op.dequantize(whole, call.args[1], less[1], -1, dtype(call)), [expr, *moves]
+
+
+def _dequantized_only(graph: Graph, var: relax.Var) -> bool:
+    """Whether all that reads integers, moved or not, dequantises them."""
+    return var not in graph.outputs and all(
+        graph.is_call(user, "relax.dequantize")
+        or (graph.is_call(user, *MOVES) and _dequantized_only(graph, user))
+        for user in graph.users.get(var, []))
 
 
 def _looked_up(graph: Graph, call: relax.Call) -> Better:
@@ -139,7 +198,8 @@ def _scalar(expr: relax.Expr) -> relax.Expr:
 
 
 RULES: dict[str, Callable[[Graph, relax.Call], Better]] = {
-    "relax.quantize": _requantized,
+    "relax.quantize": _quantized,
+    "relax.dequantize": _with_signs,
     "relax.take": _looked_up,
     "relax.multiply": _scaled_product,
 }

@@ -13,7 +13,8 @@ from pocketformer.passes.rounding import quantize, quantize_rows, rounded, store
 
 __all__ = [
     "ACTIVATIONS", "BSHD_OF_BHSD", "attention", "body_of", "linear", "lookup", "norm",
-    "packed_attention", "quantize", "quantize_rows", "quantized_linear", "weight_only_linear",
+    "packed_attention", "quantize", "quantize_rows", "quantized_linear", "quantized_matmul",
+    "weight_only_linear",
 ]
 
 ACTIVATIONS: dict[str, Callable[[relax.Expr], relax.Expr]] = {
@@ -92,6 +93,31 @@ def quantized_linear(
     scale = weight_scale if x_scale is None else relax.op.multiply(x_scale, weight_scale)
     out = relax.op.multiply(relax.op.astype(sums, "float32"), scale)
     return _finished(out, extra, bias, activation, residual, out_dtype)
+
+
+def quantized_matmul(
+    a: relax.Expr,
+    b: relax.Expr,
+    a_zero: relax.Expr,
+    b_zero: relax.Expr,
+    *rest: relax.Expr,
+    out_dtype: str = "float32",
+) -> relax.Expr:
+    """((a - a_zero) @ (b - b_zero)) * scale in plain operators; `rest` is
+    scale?, out_factor?, out_zero?.
+
+    a is int8 or uint8 [..., m, k] and b [..., k, n] of the same batches, or [k, n]; products are
+    added up in int32. Zeros are int32 [1], scale float32 [1]. Returns [..., m, n] as `out_dtype`,
+    int8 or uint8 with out_factor [1] and out_zero [1] as `quantize` has them; for int32 the sums.
+    """
+    extra = list(rest)
+    sides = [relax.op.subtract(relax.op.astype(whole, "int32"), zero)
+             for whole, zero in ((a, a_zero), (b, b_zero))]
+    sums = relax.op.matmul(*sides)
+    if out_dtype == "int32":
+        return sums
+    out = relax.op.multiply(relax.op.astype(sums, "float32"), extra.pop(0))
+    return stored(out, out_dtype, extra)
 
 
 def weight_only_linear(
@@ -200,6 +226,7 @@ BODIES: dict[str, Callable[..., relax.Expr]] = {
     "quantize": quantize,
     "quantize_rows": quantize_rows,
     "quantized_linear": quantized_linear,
+    "quantized_matmul": quantized_matmul,
     "weight_only_linear": weight_only_linear,
 }
 

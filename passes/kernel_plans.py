@@ -21,7 +21,14 @@ from pocketformer.passes.graph import (
     shape,
 )
 from pocketformer.passes.plan import Plan, flat, known, product, rows_of
-from pocketformer.schedules.workloads import Attention, BatchMatmul, Lookup, Norm, Softmax
+from pocketformer.schedules.workloads import (
+    Attention,
+    BatchMatmul,
+    Lookup,
+    Norm,
+    QuantizedMatmul,
+    Softmax,
+)
 
 
 def _attention(
@@ -127,6 +134,27 @@ def _batch_matmul(
     return Plan(workload, args, [batch, m, n], {"batch": batch, "m": m, "n": n, "k": k})
 
 
+def _quantized_matmul(
+    before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
+) -> Plan:
+    left, right, *rest = call.args
+    *lead, m, k = shape(left)
+    *batches, _, n = shape(right)
+    batch = product(batches)
+    if not batches:
+        m = product([*lead, m])     # all batches are multiplied with the same
+    args = [
+        flat(before, left, [batch, m, k], f"{name}_left"),
+        flat(before, right, [batch, k, n], f"{name}_right"),
+        *rest,
+    ]
+    workload = QuantizedMatmul(
+        batch=known(batch), m=known(m), n=known(n), k=known(k), a_dtype=dtype(left),
+        b_dtype=dtype(right), out_dtype=options.get("out_dtype", "float32"),
+    )    # fmt: skip
+    return Plan(workload, args, [batch, m, n], {"batch": batch, "m": m, "n": n, "k": k})
+
+
 def _lookup(
     before: list[relax.VarBinding], name: str, call: relax.Call, options: dict[str, Any]
 ) -> Plan | None:
@@ -153,6 +181,7 @@ PLANS: dict[str, Callable[..., Plan | None]] = {
     "attention": _attention,
     "norm": _norm,
     "lookup": _lookup,
+    "quantized_matmul": _quantized_matmul,
 }
 OPERATOR_PLANS: dict[str, Callable[..., Plan | None]] = {
     "relax.nn.softmax": _softmax,

@@ -20,10 +20,10 @@ def pass_name(step: object) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(step).__name__).lower()
 
 
-def check_sums(k: int) -> None:
+def check_sums(k: object, most: int = MOST_PRODUCTS) -> None:
     """Raise Refused where sums of `k` products of 8-bit integers may be too large for int32."""
-    if k > MOST_PRODUCTS:
-        raise Refused(f"its sums of {k} products may not fit in int32, which holds {MOST_PRODUCTS}")
+    if isinstance(k, int) and k > most:
+        raise Refused(f"its sums of {k} products may not fit in int32, which holds {most}")
 
 
 def note_refusal(name: str, expr: relax.Expr, reason: Refused) -> None:

@@ -19,6 +19,7 @@ STORES = {
     "norm": ("int8", "rows", "bfloat16"),
     "linear": ("int8", "bfloat16"),
     "quantized_linear": ("int8", "uint8", "bfloat16"),
+    "quantized_matmul": ("int8", "uint8"),
     "attention": ("int8", "bfloat16"),
 }
 
@@ -159,6 +160,8 @@ class Forms:
 
 def channels_of(var: relax.Var, kind: str) -> int:
     """How many factors a store takes."""
+    if kind == "quantized_matmul":
+        return 1
     sizes = shape(var)
     return int(np.prod(sizes[-2:])) if kind == "attention" else int(sizes[-1])
 

@@ -83,11 +83,17 @@ def test_a_product_of_floats_that_is_stored_in_few_bits_is_one_of_floats():
 
 def test_a_product_of_integers_that_is_stored_as_floats_is_one_of_integers():
     nodes = [
-        helper.make_node("MatMulInteger", ["a", "b"], ["sums"]),
-        helper.make_node("Cast", ["sums"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["a", "b"], ["products"]),
+        helper.make_node("Cast", ["products"], ["y"], to=TensorProto.FLOAT),
     ]
+    inputs = {"a": TensorProto.INT32, "b": TensorProto.INT32}
+    assert precisions(nodes, inputs, ("y", TensorProto.FLOAT))["Mul"] == "int32"
+
+
+def test_a_product_of_two_inputs_of_bytes_is_one_of_bytes():
+    nodes = [helper.make_node("MatMulInteger", ["a", "b"], ["y"])]
     inputs = {"a": TensorProto.INT8, "b": TensorProto.INT8}
-    assert precisions(nodes, inputs, ("y", TensorProto.FLOAT))["MatMulInteger"] == "int32"
+    assert precisions(nodes, inputs, ("y", TensorProto.INT32)) == {"MatMulInteger": "int8"}
 
 
 def test_what_only_moves_numbers_says_which():

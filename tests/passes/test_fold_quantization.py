@@ -16,6 +16,11 @@ def number(value, dtype="float32"):
 SCALE, ZERO, OTHER = number(0.05), number(7, "int8"), number(0.06)
 
 
+def emitted(call):
+    """A variable, for what is read twice."""
+    return relax.BlockBuilder.current().emit(call)
+
+
 def operators(mod):
     return [op_name(value).removeprefix("relax.") for _, value in Graph(mod["main"])]
 
@@ -78,3 +83,44 @@ def test_sums_of_integers_that_are_not_scaled_stay():
         return op.matmul(q, op.permute_dims(q), out_dtype="int32")
 
     assert folded({"x": (2, 8)}, body).count("dequantize") == 0
+
+
+def test_activations_without_signs_get_some():
+    def body(x):
+        q = op.reshape(op.quantize(x, SCALE, number(130, "uint8"), -1, "uint8"), (3, 8))
+        return op.dequantize(q, SCALE, number(130, "uint8"))
+
+    before = module({"x": (2, 12)}, {}, body)
+    after = FoldQuantization()(before)
+    short = {str(value.attrs.out_dtype) for _, value in Graph(after["main"])
+             if op_name(value) == "relax.quantize"}
+    assert short == {"int8"}
+    (x,) = random((2, 12))
+    x[0, :4] = [1e9, -1e9, 0, np.nan]
+    np.testing.assert_array_equal(run(after, x)[0], run(before, x)[0])
+
+
+def test_integers_without_signs_that_a_model_returns_stay():
+    def body(x):
+        q = emitted(op.quantize(x, SCALE, number(130, "uint8"), -1, "uint8"))
+        return q, op.dequantize(q, SCALE, number(130, "uint8"))
+
+    assert folded({"x": (2, 12)}, body).count("quantize") == 1
+
+
+def test_what_is_moved_to_be_quantised_is_quantised_first():
+    def body(x):
+        moved = op.permute_dims(op.reshape(op.nn.relu(x), (2, 4, 3)), [0, 2, 1])
+        return op.dequantize(op.quantize(moved, SCALE, ZERO, -1, "int8"), SCALE, ZERO)
+
+    assert folded({"x": (2, 12)}, body) == [
+        "nn.relu", "quantize", "reshape", "permute_dims", "dequantize", ""]
+
+
+def test_what_others_read_moved_is_moved_first():
+    def body(x):
+        moved = emitted(op.permute_dims(op.nn.relu(x)))
+        return moved, op.dequantize(op.quantize(moved, SCALE, ZERO, -1, "int8"), SCALE, ZERO)
+
+    found = folded({"x": (2, 12)}, body)
+    assert found.index("permute_dims") < found.index("quantize")

@@ -202,3 +202,31 @@ def test_what_no_kernel_multiplies_stays_float32(caplog, weight, reason):
         found = fused(lambda x, w, b: op.matmul(x, weight(w)))
     assert [name for name, _ in found] == ["linear"]
     assert reason in caplog.text
+
+
+def test_a_product_of_two_activations_multiplies_integers():
+    def body(x, w, b):
+        turned = op.permute_dims(rounded(x, "uint8", const(9, "uint8")))
+        return op.matmul(rounded(x), turned)
+
+    assert fused(body, atol=1e-3)[-1] == ("quantized_matmul", {})
+
+
+def test_sums_of_two_activations_are_an_integer_kernel():
+    def body(x, w, b):
+        q = op.quantize(x, SCALE, ZERO, -1, "int8")
+        left = op.subtract(op.astype(q, "int32"), op.astype(ZERO, "int32"))
+        return op.matmul(left, op.astype(op.permute_dims(q), "int32"), out_dtype="int32")
+
+    assert fused(body)[-1] == ("quantized_matmul", {"out_dtype": "int32"})
+
+
+def test_activations_that_are_repeated_for_batches_stay_float32(caplog):
+    def body(x, w, b):
+        right = op.reshape(op.permute_dims(rounded(x)), (1, K, M))
+        return op.matmul(op.reshape(rounded(x), (M, 1, K)), right)
+
+    with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
+        found = fused(body)
+    assert "quantized_matmul" not in dict(found)
+    assert "one side is repeated for batches of the other" in caplog.text

@@ -12,6 +12,7 @@ from pocketformer.passes.fused_operators import (
     quantize,
     quantize_rows,
     quantized_linear,
+    quantized_matmul,
     weight_only_linear,
 )
 from tests.numerics.tolerance import TOLERANCE
@@ -174,3 +175,12 @@ def test_a_lookup_unpacks_and_scales_rows(bits):
     found = computed(
         lambda *args: lookup(*args, bits=bits, group=group, size=size), ids, table, scale)
     close(found, (numbers * np.repeat(scale, group, axis=1))[ids])
+
+
+def test_a_product_of_two_activations_takes_both_zeros_off():
+    a, b = integers(*ROWS, K), integers(2, K, N, low=0, high=255, dtype="uint8")
+    zeros, scale = [np.array([zero], "int32") for zero in (5, 130)], np.array([0.001], "float32")
+    sums = (a.astype("int64") - 5) @ (b.astype("int64") - 130)
+    np.testing.assert_array_equal(
+        computed(lambda *args: quantized_matmul(*args, out_dtype="int32"), a, b, *zeros), sums)
+    close(computed(quantized_matmul, a, b, *zeros, scale), sums * 0.001)
