@@ -13,7 +13,8 @@ from pocketformer.compiler.kernel_calls import Entry, KernelCalls, bindings, ker
 from pocketformer.compiler.manifest_records import OperatorRecord
 from pocketformer.compiler.model import Operator
 from pocketformer.compiler.pipeline import VIEWS
-from pocketformer.passes.graph import Graph, entry_functions, op_name, sources
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph, op_name, sources
 from pocketformer.passes.refusal import LOG
 
 FOLDED = "computed at compile time"

@@ -11,15 +11,8 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst, IRModule
 
-from pocketformer.passes.graph import (
-    Graph,
-    constant,
-    dtype,
-    entry_functions,
-    op_name,
-    rebuild,
-    shape,
-)
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph, constant, dtype, op_name, rebuild, shape
 
 # A result of at most this many elements becomes part of the code, a larger one a weight.
 INLINE_ELEMENTS = 16

@@ -13,7 +13,8 @@ from pocketformer.compiler.costs import TEMPLATES, Cost, LoopNest, template_cost
 from pocketformer.compiler.manifest_records import KernelRecord, MemoryRecord
 from pocketformer.compiler.memory import Scratch, arenas, scratch_of
 from pocketformer.compiler.model import Operator
-from pocketformer.passes.graph import dtype, entry_functions, op_name, sources
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import dtype, op_name, sources
 from pocketformer.passes.pick_kernels import WORKLOAD
 from pocketformer.passes.precision import PRECISION
 from pocketformer.schedules.cpu.elementwise import NOT_TUNED, TUNED

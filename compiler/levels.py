@@ -20,7 +20,7 @@ from pocketformer.compiler.model import Model
 from pocketformer.compiler.pipeline import Step, finish, kernels, run
 from pocketformer.compiler.progress import Progress
 from pocketformer.compiler.tuning.choices import Choices
-from pocketformer.passes.graph import entry_functions
+from pocketformer.passes.entries import entry_functions
 from pocketformer.targets import Target
 
 

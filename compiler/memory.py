@@ -13,7 +13,8 @@ from tvm.ir import IRModule
 from pocketformer.compiler.costs import analyzer_of, formula, number, product, put, sizes_of, total
 from pocketformer.compiler.manifest_records import MemoryRecord
 from pocketformer.compiler.model import Axis
-from pocketformer.passes.graph import Size, entry_functions, op_name
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Size, op_name
 from pocketformer.schedules.cpu.kernel import STACK
 
 

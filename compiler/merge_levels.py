@@ -16,7 +16,7 @@ from pocketformer.compiler.levels import LevelCode
 from pocketformer.compiler.link import Linker
 from pocketformer.compiler.manifest_records import LevelRecord, TargetRecord
 from pocketformer.compiler.object_code import ObjectCode, read_object
-from pocketformer.passes.graph import entry_functions
+from pocketformer.passes.entries import entry_functions
 
 SYMBOL = "global_symbol"
 # Small functions of TVM's that compute the machine's shapes.

@@ -12,7 +12,7 @@ from typing import Any
 from tvm import relax, tirx
 from tvm.ir import Array, GlobalVar, IRModule, Span
 
-from pocketformer.passes.graph import with_entries
+from pocketformer.passes.entries import with_entries
 
 Body = Callable[..., relax.Expr]
 

@@ -9,7 +9,8 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from pocketformer.passes.composite import Composites
-from pocketformer.passes.graph import Graph, Replacement, entry_functions
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph, Replacement
 from pocketformer.passes.refusal import Refused, note_refusal, pass_name
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from tvm import relax, tirx
-from tvm.ir import Expr, GenericConst, GlobalVar, IRModule, SequentialSpan, SourceName, Span
+from tvm.ir import Expr, GenericConst, SequentialSpan, SourceName, Span
 from tvm.ir import Op as RelaxOp
 
 Size: TypeAlias = int | Expr    # a known size, or an expression in symbolic dimensions
@@ -190,36 +190,6 @@ def normalize(value: relax.Expr, span: Span | None = None) -> relax.Expr:
 def with_span(call: relax.Call, span: Span | None) -> relax.Call:
     """`call` as one that stands for the source at `span`."""
     return relax.Call(call.op, call.args, call.attrs, call.ty_args, span)
-
-
-def entry_functions(mod: IRModule) -> list[tuple[GlobalVar, relax.Function]]:
-    """The functions that a user calls: those with a global symbol."""
-    return [
-        (gvar, func)
-        for gvar, func in mod.functions.items()
-        if isinstance(func, relax.Function) and func.attrs and "global_symbol" in func.attrs
-    ]
-
-
-def map_entries(
-    mod: IRModule, rewrite: Callable[[relax.Function], relax.Function]
-) -> IRModule:
-    """`mod` with every entry function rewritten."""
-    functions = dict(mod.functions.items())
-    for gvar, func in entry_functions(mod):
-        functions[gvar] = rewrite(func)
-    return IRModule(functions, attrs=mod.attrs)
-
-
-def with_entries(
-    builder: relax.BlockBuilder, mod: IRModule, entries: Mapping[GlobalVar, relax.Function]
-) -> IRModule:
-    """`mod` with what was added to its `builder`, and with the rewritten `entries`."""
-    functions = dict(builder.get().functions.items())
-    names = {gvar.name_hint: gvar for gvar in functions}
-    for gvar, func in entries.items():
-        functions[names[gvar.name_hint]] = func
-    return IRModule(functions, attrs=mod.attrs)
 
 
 def _used(expr: relax.Expr) -> list[relax.Var]:

@@ -9,7 +9,8 @@ from tvm import relax, tirx
 from tvm.ir import GenericConst, IRModule
 
 from pocketformer.passes.composite import composite_of
-from pocketformer.passes.graph import Graph, Replacement, emit, entry_functions
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph, Replacement, emit
 
 
 class LowerComposites:

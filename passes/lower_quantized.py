@@ -10,7 +10,8 @@ from __future__ import annotations
 from tvm import relax
 from tvm.ir import IRModule
 
-from pocketformer.passes.graph import Graph, Replacement, emit, map_entries, normalize, op_name
+from pocketformer.passes.entries import map_entries
+from pocketformer.passes.graph import Graph, Replacement, emit, normalize, op_name
 
 
 class LowerQuantized:

@@ -12,7 +12,8 @@ from tvm.ir import GlobalVar, IRModule, PrimType
 from tvm.sym import Analyzer
 
 from pocketformer.passes.arena import Bytes, Life, bytes_of, place
-from pocketformer.passes.graph import Graph, Size, dtype, entry_functions, op_name
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph, Size, dtype, op_name
 from pocketformer.passes.offsets import with_offsets
 
 ALLOC = "relax.builtin.alloc_tensor"

@@ -9,16 +9,15 @@ from typing import Any
 from tvm import relax
 from tvm.ir import GlobalVar, IRModule
 
+from pocketformer.passes.entries import entry_functions, with_entries
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
     emit,
-    entry_functions,
     normalize,
     same_sizes,
     shape,
     sizes_of,
-    with_entries,
 )
 from pocketformer.passes.kernel_plans import Planned, plans
 from pocketformer.passes.pack_memory import IN_PLACE

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from tvm import relax
 from tvm.ir import IRModule
 
-from pocketformer.passes.graph import Graph, emit, map_entries, op_name, rebuild, shape
+from pocketformer.passes.entries import map_entries
+from pocketformer.passes.graph import Graph, emit, op_name, rebuild, shape
 from pocketformer.passes.refusal import Refused, note_refusal
 from pocketformer.passes.rows import Rows, of_rows, rows_needed, rows_read
 from pocketformer.passes.split_linear import as_parts, split_linears

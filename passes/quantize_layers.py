@@ -22,17 +22,10 @@ from pocketformer.compiler.quantization.numbers import (
 )
 from pocketformer.passes.cast_products import cast_to
 from pocketformer.passes.composite import Composites, composite_of, options_of
+from pocketformer.passes.entries import entry_functions
 from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.fusion import Fusion, Search
-from pocketformer.passes.graph import (
-    Graph,
-    Replacement,
-    Size,
-    emit,
-    entry_functions,
-    op_name,
-    shape,
-)
+from pocketformer.passes.graph import Graph, Replacement, Size, emit, op_name, shape
 from pocketformer.passes.refusal import LOG, check_sums
 
 MOST_NAMED = 5    # layers in a message

@@ -11,15 +11,8 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.sym import Analyzer
 
-from pocketformer.passes.graph import (
-    Graph,
-    Replacement,
-    emit,
-    entry_functions,
-    join_spans,
-    normalize,
-    op_name,
-)
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph, Replacement, emit, join_spans, normalize, op_name
 from pocketformer.passes.pattern import Found, Pattern
 from pocketformer.passes.refusal import Refused, note_refusal, pass_name
 

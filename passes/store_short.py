@@ -10,13 +10,13 @@ from tvm import relax
 from tvm.ir import GenericConst, GlobalVar, IRModule
 
 from pocketformer.passes.composite import Composites
+from pocketformer.passes.entries import entry_functions
 from pocketformer.passes.fused_operators import body_of
 from pocketformer.passes.graph import (
     Graph,
     Replacement,
     constant,
     emit,
-    entry_functions,
     same_sizes,
     shape,
     sizes_of,

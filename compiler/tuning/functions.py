@@ -17,7 +17,7 @@ from pocketformer.compiler.pipeline import FLOAT, fuse_rest, kernels, run, share
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.compiler.tuning.tasks import Task
-from pocketformer.passes.graph import entry_functions
+from pocketformer.passes.entries import entry_functions
 from pocketformer.schedules.cpu.block import Block
 from pocketformer.schedules.cpu.elementwise import unscheduled
 from pocketformer.schedules.cpu.replay import key_of

@@ -9,7 +9,8 @@ from tvm.ir import IRModule
 from pocketformer.compiler.costs import formula
 from pocketformer.compiler.folding import expression_text
 from pocketformer.compiler.model import Axis
-from pocketformer.passes.graph import Graph, entry_functions
+from pocketformer.passes.entries import entry_functions
+from pocketformer.passes.graph import Graph
 from pocketformer.passes.kernel_plans import Planned, plans
 from pocketformer.schedules.workloads import Workload
 

@@ -14,8 +14,9 @@ from pocketformer.compiler import pipeline
 from pocketformer.compiler.folding import Folding
 from pocketformer.compiler.kernel_calls import KernelCalls
 from pocketformer.passes.composite import Composites
+from pocketformer.passes.entries import entry_functions
 from pocketformer.passes.fused_operators import lookup, norm
-from pocketformer.passes.graph import entry_functions, op_name
+from pocketformer.passes.graph import op_name
 from pocketformer.passes.lower_composites import LowerComposites
 from tests.passes.graphs import module, random, run
 

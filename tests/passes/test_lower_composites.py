@@ -6,8 +6,9 @@ from tvm import relax, tirx
 from tvm.relax import op
 
 from pocketformer.passes.composite import Composites
+from pocketformer.passes.entries import entry_functions
 from pocketformer.passes.fuse_linear import FuseLinear
-from pocketformer.passes.graph import Graph, Replacement, entry_functions, sources
+from pocketformer.passes.graph import Graph, Replacement, sources
 from pocketformer.passes.lower_composites import LowerComposites
 from tests.passes.graphs import composites, module, random, run
 
