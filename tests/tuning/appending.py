@@ -16,15 +16,17 @@ BATCH = 200     # some 150 KB: a write that takes long enough to be hit
 
 def killed(path: str, times: int) -> None:
     """A child that counts on in the file from where it stands, killed at random moments."""
-    file = RecordFile(path)
+    file, longest = RecordFile(path), 0.05
     for _ in range(times):
         if (child := os.fork()) == 0:
             while True:
                 count = file.path.read_bytes().count(b"\n") if file.path.exists() else 0
                 file.append(record(runs=count + each) for each in range(BATCH))
-        time.sleep(random.uniform(0.0, 0.05))
+        time.sleep(random.uniform(0.0, longest))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        if not file.path.exists() or not file.path.stat().st_size:
+            longest *= 2        # the machine is so busy that nothing was written yet
 
 
 def together(path: str, names: list[str], count: int) -> None:

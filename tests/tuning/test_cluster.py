@@ -21,6 +21,8 @@ from pocketformer.compiler.tuning.cluster import ClusterBuilders
 from tests.device.jobs import job, tar
 from tests.tuning.dask_cluster import Cluster
 
+LONG = 300.0    # seconds for what takes one or two on an idle machine
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -31,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @contextmanager
 def building(cluster: Cluster, said: list[str] | None = None) -> Iterator[ClusterBuilders]:
     told = [] if said is None else said
-    builders = ClusterBuilders(cluster.address, 120.0, lambda step, _: told.append(step))
+    builders = ClusterBuilders(cluster.address, LONG, lambda step, _: told.append(step))
     try:
         yield builders
     finally:
@@ -43,7 +45,7 @@ def test_a_cluster_builds_what_this_machine_builds(cluster, tmp_path):
         assert builders.workers == 2
         for each in ("there", "here"):
             (tmp_path / each).mkdir()
-        there = unpack(builders.submit(job("")).result(120), tmp_path / "there")
+        there = unpack(builders.submit(job("")).result(LONG), tmp_path / "there")
         here = unpack(tar(job("")), tmp_path / "here")
         assert there.manifest.kernels == here.manifest.kernels
         assert there.library.read_bytes() == here.library.read_bytes()
@@ -53,10 +55,10 @@ def test_what_cannot_be_built_is_said(cluster):
     wrong = replace(job(""), points=("no point",))
     with building(cluster) as builders:
         with pytest.raises(BuildFailed, match="linear_4x64x32 by no point cannot be built"):
-            builders.submit(wrong).result(120)
+            builders.submit(wrong).result(LONG)
         with pytest.raises(BuildFailed):        # dask would answer the same job with its old error
-            builders.submit(wrong).result(120)
-        assert builders.submit(job("")).result(120)
+            builders.submit(wrong).result(LONG)
+        assert builders.submit(job("")).result(LONG)
 
 
 def test_a_worker_that_is_lost_leaves_its_builds_to_others(cluster):
@@ -64,8 +66,8 @@ def test_a_worker_that_is_lost_leaves_its_builds_to_others(cluster):
         futures = [builders.submit(job(*[""] * more)) for more in (0, 1, 2, 0, 1, 2)]
         pids = builders._client.run(os.getpid)
         os.kill(pids.popitem()[1], 9)
-        assert all(future.result(120) for future in futures)
-        until = time.monotonic() + 30
+        assert all(future.result(LONG) for future in futures)
+        until = time.monotonic() + LONG
         while builders.workers != 2:            # dask has started another
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -85,21 +87,21 @@ def test_a_look_without_an_answer_takes_no_builds_from_their_workers(cluster, mo
         future = builders.submit(job(""))
         (wanted,) = builders._open
         task = wanted.task
-        until = time.monotonic() + 30
+        until = time.monotonic() + LONG
         while not looks:
             assert builders.workers == 2
             assert time.monotonic() < until
             time.sleep(0.01)
         assert builders.workers == 2
         assert wanted.task is task
-        assert future.result(120)
+        assert future.result(LONG)
 
 
 def test_a_client_that_was_closed_hangs_nobody(cluster, monkeypatch):
     monkeypatch.setattr(builders_of_cluster, "cpus", lambda: [0])
     with building(cluster) as builders:
         builders._client.close()
-        assert builders.submit(job("")).result(120)
+        assert builders.submit(job("")).result(LONG)
 
 
 def test_closing_cancels(cluster):
@@ -110,7 +112,7 @@ def test_closing_cancels(cluster):
         for future in futures:
             if not future.done():
                 with pytest.raises(CancelledError):
-                    future.result(5)
+                    future.result(LONG)
 
 
 def test_a_worker_of_another_version_builds_nothing(cluster, monkeypatch):
@@ -140,9 +142,9 @@ def test_without_its_scheduler_this_machine_builds(cluster, monkeypatch):
         workers = [psutil.Process(pid) for pid in builders._client.run(os.getpid).values()]
         futures = [builders.submit(job(*[""] * more)) for more in range(3)]
         cluster.kill()
-        assert all(future.result(120) for future in futures)
+        assert all(future.result(LONG) for future in futures)
         assert said == [f"the scheduler at {cluster.address} is gone: building on this machine"]
-        assert not psutil.wait_procs(workers, 10)[1]
+        assert not psutil.wait_procs(workers, LONG)[1]
 
 
 def test_the_package_is_asked_for(monkeypatch):

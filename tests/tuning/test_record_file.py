@@ -76,7 +76,7 @@ def test_a_last_line_without_its_end_is_kept_where_it_is_whole(file):
 
 def test_a_writer_that_is_killed_again_and_again_loses_and_doubles_nothing(file):
     command = [*APPENDING, "killed", str(file.path), "20"]
-    subprocess.run(command, check=True, timeout=120, cwd=ROOT, env=ENVIRONMENT)
+    subprocess.run(command, check=True, timeout=600, cwd=ROOT, env=ENVIRONMENT)
     before = len(Records.load(file.path))
     file.append([record(runs=before)])
     after = Records.load(file.path)
