@@ -84,6 +84,7 @@ def test_norms_quantise_rows_where_nothing_is_known_before(model):
     assert without_template(bundle) == 1
     precisions = {record.name: record.precision for record in bundle.manifest.operators}
     assert precisions["wide_product_MatMul"] == "int8 (by token)"
+    assert precisions["weights_Softmax"] == "int8"
     check_words(proto, pf.Int8(dynamic=True), bundle)
     [found] = pf.Session(bundle).run(given).values()
     assert cosine(found, expected) > 0.99
