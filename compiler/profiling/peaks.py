@@ -53,7 +53,7 @@ def accumulators(target: Target) -> int:
 def operations(target: Target, threads: int, rounds: int) -> dict[str, int]:
     """Operations of a call of each product's kernel, by dtype: two for a product and its sum."""
     steps = accumulators(target) * threads * rounds
-    short = {dot.dtype: 2 * steps * dot.lanes * dot.group // dot.parts
+    short = {dot.dtype: 2 * steps * dot.products
              for dot in products_of(target)}
     return {"float32": 2 * steps * isa_of(target).lanes, **short}
 

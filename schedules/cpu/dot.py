@@ -24,8 +24,8 @@ class Dot(ABC):
     """Weights lie as [panel, k / group, column, group]; a vector of them has `lanes` words.
 
     `needs` and `arch` say which targets have it. `tiles`, `panels`, `unroll` and `by_lane` mean
-    what they do in `Isa`. With `matrix`, one instruction multiplies two rows by two columns: each
-    of the four pairs has a lane of the sums, and a group fills two words.
+    what they do in `Isa`. With `matrix`, one instruction multiplies two rows by two columns, two
+    groups of each: each of the four pairs has a lane of the sums.
     """
 
     name: str
@@ -51,9 +51,19 @@ class Dot(ABC):
         return 1
 
     @property
+    def depth(self) -> int:
+        """Groups of k that one instruction multiplies."""
+        return 2 if self.matrix else 1
+
+    @property
+    def products(self) -> int:
+        """Products that `add` adds up."""
+        return self.lanes * self.group * self.depth // self.parts
+
+    @property
     def values(self) -> int:
         """Numbers of x in a packed word."""
-        return self.group // (2 if self.matrix else 1) // self.parts
+        return self.group // self.parts
 
     @property
     def llvm(self) -> str:

@@ -120,7 +120,8 @@ class Left(ABC):
     def read(
         self, tile: Expr, row: Expr, rows: int, at: Expr, steps: int
     ) -> list[list[list[Expr]]]:
-        """Vectors [step][part][row, or pair of rows] of `steps` groups of k from `at` on."""
+        """Vectors [step][part][row, or pair of rows] of `steps` steps of k from `at` on, each what
+        an instruction takes."""
 
 
 class _Rows(Left):
@@ -200,7 +201,7 @@ class _Lanes(Left):
 
 
 class _Matrices(Left):
-    """[tile, group of k, pair of rows, row of the pair, word of the group]."""
+    """[tile, pair of words, pair of rows, row of the pair, word of the pair]."""
 
     height = 2
 

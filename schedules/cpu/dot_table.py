@@ -28,17 +28,18 @@ _PAIRS = {
 }
 
 # A target gets the first row of a dtype that it satisfies. Every machine has one for bfloat16 and
-# for int8.
+# for int8. Those of an architecture have equal groups and panels, so that a library for several of
+# its levels has its weights once.
 DOTS: tuple[Dot, ...] = (
     BFloat16Dot("vdpbf16ps", _X86, frozenset({"avx512f", "avx512bf16"}), 2, 16, *_AVX512,
                 intrinsic="llvm.x86.avx512bf16.dpbf16ps.512"),
-    BFloat16Dot("bfmmla", _ARM, frozenset({"bf16"}), 4, 4, *_NEON, 2, matrix=True,
+    BFloat16Dot("bfmmla", _ARM, frozenset({"bf16"}), 2, 4, *_NEON, 2, matrix=True,
                 intrinsic="llvm.aarch64.neon.bfmmla"),
     BFloat16Dot("bfdot", _ARM, frozenset({"bf16"}), 2, 4, *_NEON, 4, by_lane=True,
                 intrinsic="llvm.aarch64.neon.bfdot.v4f32.v8bf16"),
     Int8Dot("vpdpbusd", _X86, frozenset({"avx512f", "avx512vnni"}), 4, 16, *_AVX512,
             intrinsic="llvm.x86.avx512.vpdpbusd.512", unsigned=True),
-    Int8Dot("smmla", _ARM, frozenset({"i8mm"}), 8, 4, *_NEON, 8, matrix=True,
+    Int8Dot("smmla", _ARM, frozenset({"i8mm"}), 4, 4, *_NEON, 8, matrix=True,
             intrinsic="llvm.aarch64.neon.smmla.v4i32.v16i8"),
     Int8Dot("sdot", _ARM, frozenset({"dotprod"}), 4, 4, *_NEON, 16, by_lane=True,
             intrinsic="llvm.aarch64.neon.sdot.v4i32.v16i8"),

@@ -150,6 +150,15 @@ def test_what_levels_share_is_there_once(fat):
     assert ("main__avx512", "fused_cast_subtract_multiply") in called    # of unknown length: equal
 
 
+@pytest.mark.parametrize("recipe", [pf.Int8(dynamic=True), pf.BFloat16()], ids=["int8", "bf16"])
+def test_short_weights_are_there_once_for_all_levels_of_a_phone(recipe):
+    manifest = pf.compile(encoder(seq=8), "arm64-android", recipe=recipe).manifest
+    base, *above = manifest.levels
+    assert above[-1].kernels > 0
+    assert base.weight_bytes == manifest.weights.bytes
+    assert [level.weight_bytes for level in above] == [0] * len(above)
+
+
 def test_the_size_of_each_level_is_told(fat):
     base, above = fat.manifest.levels
     assert 0 < above.kernels < base.kernels

@@ -14,6 +14,7 @@ from tvm import relax
 from pocketformer import targets
 from pocketformer.schedules.cpu import pick
 from pocketformer.schedules.cpu.dot_gemm import DotGemm
+from pocketformer.schedules.cpu.dot_right import SEVERAL
 from pocketformer.schedules.cpu.dot_table import DOTS, dot_named
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.kernel import load, prim_func, store
@@ -92,6 +93,13 @@ def test_a_result_of_integers(isa, activation):
     check(bfloat16(10, 50, 24, bias=True, activation=activation, out_dtype="int8"), isa, 10)
 
 
+@pytest.mark.parametrize("isa", [isa for isa in PRODUCTS if "mmla" in isa.values[0]])
+@pytest.mark.parametrize("k", [32, 37, 41])     # and a last group without a second, or part of one
+def test_matrices_of_weights_that_many_tiles_take(isa, k):
+    rows = 8 * SEVERAL - 1
+    check(bfloat16(rows, 192, k, bias=True), isa, rows)
+
+
 @pytest.mark.parametrize("isa", instructions(Linear(None, 53, 37, dtype="float16"), "float16"))
 def test_float16(isa):
     workload = Linear(None, 53, 37, bias=True, residual=True, dtype="float16")
@@ -137,12 +145,24 @@ def test_the_layout_of_weights_does_not_depend_on_the_rows(dot):
                     for work in works}) == 1
 
 
+@pytest.mark.parametrize("family", ["x86_64-linux", "arm64-android"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_all_of_a_processors_levels_read_the_same_layout(dtype):
+def test_all_of_a_processors_levels_read_the_same_layout(dtype, family):
     for n in (2, 16, 50, 384, 30522):
         work = QuantizedLinear(8, n, 30) if dtype == "int8" else bfloat16(8, n, 30)
         assert len({pick(work, level).packed_shape
-                    for level in targets.load("x86_64-linux").variants}) == 1
+                    for level in targets.load(family).variants}) == 1
+
+
+@pytest.mark.parametrize("family", ["x86_64-linux", "arm64-android"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_all_of_a_processors_levels_can_read_the_same_other_layouts(dtype, family):
+    for n in (96, 384):
+        work = QuantizedLinear(9, n, 30) if dtype == "int8" else bfloat16(9, n, 30)
+        layouts = {frozenset(point.layout for point in DotGemm.space(level, work))
+                   for level in targets.load(family).variants}
+        assert len(layouts) == 1
+        assert len(next(iter(layouts))) > 1
 
 
 def test_pack_gives_what_the_kernel_reads():

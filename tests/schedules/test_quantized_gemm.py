@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pocketformer import targets
 from pocketformer.compiler.errors import BadWorkload
 from pocketformer.schedules.cpu import pick
+from pocketformer.schedules.cpu.dot_right import SEVERAL
 from pocketformer.schedules.cpu.intrinsics import TABLE
 from pocketformer.schedules.cpu.tiles import BLOCK_ROWS
 from pocketformer.schedules.workloads import MOST_PRODUCTS, QuantizedLinear
@@ -105,6 +106,13 @@ def test_a_short_result(isa, dtype):
 ], ids=["folded", "rows", "gelu"])
 def test_integers_from_integers(isa, sizes, options):
     check(QuantizedLinear(*sizes, out_dtype="int8", **options), isa, sizes[0])
+
+
+@pytest.mark.parametrize("isa", [isa for isa in PRODUCTS if "mmla" in isa.values[0]])
+@pytest.mark.parametrize("k", [32, 36, 45])     # and a last group without a second, or part of one
+def test_matrices_of_weights_that_many_tiles_take(isa, k):
+    rows = 8 * SEVERAL - 1
+    check(QuantizedLinear(rows, 192, k, zero=True, out_dtype="int32"), isa, rows)
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
