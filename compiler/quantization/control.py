@@ -46,9 +46,10 @@ def controlled(
     `evaluation`.
 
     What is measured is compiled for this machine, whose integers are those of `target`, from the
-    model before its sizes were fixed. Layers are kept in bfloat16 first where `target` is fast with
-    it, else in float32, as are those that the recipe itself casts. Raises AccuracyLost, with what
-    was measured, where the answers do not hold; BadMetric and BadInput.
+    model before its sizes were fixed. Layers are looked for in the order of what each takes from
+    the answers when it alone is quantised (Judge.effects). They are kept in bfloat16 first where
+    `target` is fast with it, else in float32, as are those that the recipe itself casts. Raises
+    AccuracyLost, with what was measured, where the answers do not hold; BadMetric and BadInput.
     """
     host = load_target(HOST)
     measured = _measured(fused.model, calibrated, host)

@@ -1,4 +1,4 @@
-"""layer(x)  ->  where(kept, layer'(x), layer(x)): a module with both, chosen while it runs."""
+"""layer(x)  ->  where(kept, layer__kept(x), layer__few(x)): what counts is chosen at run time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pocketformer.compiler.model import TensorSpec
 from pocketformer.compiler.quantization.numbers import Numbers, Quantization
 from pocketformer.passes.graph import Graph, Replacement, emit, rebuild
 
-FEW, KEPT = "_few", "_kept"    # what the keys of a layer's two forms end in
+FEW, KEPT = "__few", "__kept"    # what the keys of a layer's two forms end in
 
 
 def both(
