@@ -53,7 +53,7 @@ def symmetric(x: relax.Expr, axes: list[int]) -> relax.Expr:
     """x, which is float32, rounded to steps of its own range over `axes`.
 
     scale = max|x| / 127, or 1 where that is at most TINY, so that 1 / scale is finite; returns
-    round(x / scale) * scale, which NaN and infinity make NaN.
+    round(x / scale) * scale.
     """
     emit = relax.BlockBuilder.current().emit
     most = relax.op.max(relax.op.abs(x), axes, keepdims=True)
