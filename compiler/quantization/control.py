@@ -62,11 +62,14 @@ def controlled(
 
 
 def _measured(model: Model, calibrated: Calibrated, host: Target) -> Fused:
-    """The model before its sizes were fixed, if its layers are the same as those after."""
+    """The model before its sizes were fixed, if it has the layers that are there after.
+
+    It may have more of them: a lookup of places is settled once the size is known.
+    """
     if model.unfixed is not None:
         fused = fuse(model.unfixed, host)
         found = find_layers(fused.module, model.weights).layers if calibrated.layers else ()
-        if {layer.key for layer in found} == {layer.key for layer in calibrated.layers}:
+        if {layer.key for layer in calibrated.layers} <= {layer.key for layer in found}:
             return fused
     return fuse(model, host)
 
