@@ -66,7 +66,7 @@ class QueryRanges:
         self.unit, self._steps = workspace(queries), workspace(queries)
 
     def measure(self, size: int, rows: Rows, unit: Expr) -> Callable[[Expr, Expr], Expr]:
-        """Find them; `unit` is that of queries in float32 and keys as they are.
+        """Find them; `unit` is what makes scores of queries as they are and keys in steps.
 
         Returns what makes integers of a vector of a query.
         """
