@@ -129,17 +129,18 @@ def _divergence(seen: _Seen, low: float, high: float) -> float:
 
 
 def _mse(seen: _Seen, low: float, high: float) -> tuple[float, float]:
-    lower, upper, counts = seen
-    density = counts / (upper - lower)
+    tried = _tried(seen, max(-low, high))
+    lower, upper, counts = _merged(seen, float(tried[-1]) / LEVELS)
+    ends = np.unique(np.concatenate([lower, upper]))    # of bins, and of gaps between them
+    density = np.zeros(len(ends) - 1)
+    density[np.searchsorted(ends, lower)] = counts / (upper - lower)
 
     def error(low: float, high: float) -> float:
         scale, zero = scale_and_zero(low, high)
-        inside = _squares(upper / scale, zero) - _squares(lower / scale, zero)
-        return float(density @ inside) * scale**3
+        return float(density @ np.diff(_squares(ends / scale, zero))) * scale**3
 
     # both ends at once, then each: the best one depends little on the other
-    most = min(_tried(seen, max(-low, high)),
-               key=lambda end: error(max(low, -end), min(high, end)))
+    most = min(tried, key=lambda end: error(max(low, -end), min(high, end)))
     low, high = max(low, -most), min(high, most)
     high = min(_tried(seen, high), key=lambda end: error(low, end))
     return -min(_tried(seen, -low), key=lambda end: error(-end, high)), high
