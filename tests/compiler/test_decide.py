@@ -84,13 +84,16 @@ def test_int8_layers_compute_nearly_the_same(recipe):
 
 @pytest.mark.parametrize("recipe", [STATIC, TOKEN], ids=["static", "token"])
 def test_smoothing_and_gptq_lower_the_error(recipe):
-    layer, x = linear(), rows()
-    plain = decided(layer, replace(recipe, smooth=None), x=seen(x, block=0))
-    smooth = decided(layer, recipe, x=seen(x, block=0))
-    best = decided(layer, recipe, x=seen(x))
-    errors = [error(layer, numbers, x) for numbers in (best, smooth, plain)]
-    assert errors == sorted(errors)
-    assert errors[0] < 0.7 * errors[2]
+    errors = []
+    for _ in range(10):     # what a single layer gains by GPTQ varies by half of it
+        layer, x = linear(), rows()
+        plain = decided(layer, replace(recipe, smooth=None), x=seen(x, block=0))
+        smooth = decided(layer, recipe, x=seen(x, block=0))
+        best = decided(layer, recipe, x=seen(x))
+        errors.append([error(layer, numbers, x) for numbers in (best, smooth, plain)])
+    best, smooth, plain = np.exp(np.log(errors).mean(axis=0))
+    assert best < smooth < plain
+    assert best < 0.7 * plain
 
 
 def test_bias_correction_keeps_the_mean():
