@@ -17,8 +17,8 @@ from pocketformer.compiler.quantization.calibrate import Calibrated, calibrate
 from pocketformer.compiler.quantization.control import check_measurable, controlled
 from pocketformer.compiler.quantization.decide import decide
 from pocketformer.compiler.quantization.evaluation import Evaluation
-from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.keep_layers import Controlled
+from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.overrides import recipes_of
 from pocketformer.compiler.recipe import (
     Float32,
