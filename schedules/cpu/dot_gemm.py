@@ -81,7 +81,7 @@ class DotGemm:
         """
         cls.default(target, workload)
         m = workload.m
-        for dot in dots_of(target, workload.dtype):
+        for dot in cls._dots(target, workload):
             tiles = (cls._of(dot, m, panel, *tile) for panel in panels_of(dot, workload.n)
                      for tile in (cls._best(dot, panel),
                                   *tiles_of(dot, target.vector_registers,
@@ -98,10 +98,17 @@ class DotGemm:
 
         Raises LookupError where it has none for the workload's dtype.
         """
-        dot = next(dots_of(target, workload.dtype), None)
-        if dot is None:
+        dots = cls._dots(target, workload)
+        if not dots:
             raise LookupError(f"{target.name} has no products of {workload.dtype}")
-        return cls.best(dot, workload)
+        return cls.best(dots[0], workload)
+
+    @staticmethod
+    def _dots(target: Target, workload: Linear | QuantizedLinear) -> list[Dot]:
+        """The instructions of `target`, the best first; a row alone would leave half of each matrix
+        empty."""
+        return sorted(dots_of(target, workload.dtype),
+                      key=lambda dot: dot.matrix and workload.m == 1)
 
     @classmethod
     def best(cls, dot: Dot, workload: Linear | QuantizedLinear) -> DotGemm:

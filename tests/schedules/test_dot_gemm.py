@@ -193,9 +193,10 @@ def test_every_point_of_the_space_computes_the_same(x_dtype, every):
         assert_agrees(out.numpy(), expected)
 
 
-def test_the_first_instruction_that_a_target_has_is_taken():
+@pytest.mark.parametrize(("rows", "chosen"), [
+    (8, ["neon", "bfmmla", "avx2"]), (1, ["neon", "bfdot", "avx2"])])
+def test_the_first_instruction_that_a_target_has_is_taken_and_no_matrices_for_a_row(rows, chosen):
     def dot(name):
-        return pick(bfloat16(8, 96, 64), targets.load(name)).name.rpartition("_")[2]
+        return pick(bfloat16(rows, 96, 64), targets.load(name)).name.rpartition("_")[2]
 
-    assert [dot(name) for name in ("arm64-android", "snapdragon8gen3", "x86_64-linux")] == [
-        "neon", "bfmmla", "avx2"]
+    assert [dot(name) for name in ("arm64-android", "snapdragon8gen3", "x86_64-linux")] == chosen
