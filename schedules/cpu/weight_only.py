@@ -19,7 +19,7 @@ from pocketformer.schedules.cpu.intrinsics import Isa, isa_named, isa_of
 from pocketformer.schedules.cpu.kernel import Expr, Kernel, Tile, ceil_div, imported, prim_func
 from pocketformer.schedules.cpu.packing import default_panel, part_of_panel, told
 from pocketformer.schedules.cpu.spaces import one_at_a_time, panels_of, parts_of
-from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, worth_sharing
+from pocketformer.schedules.cpu.tiles import Tiles, block_rows, each_block, hidden, worth_sharing
 from pocketformer.schedules.cpu.weight_formats import (
     DTYPE,
     pack_scale,
@@ -136,6 +136,9 @@ class WeightOnly:
                 products.prepare(first, count)
 
                 def compute(strip: Expr, tile: Expr, row: Expr, rows: int) -> None:
+                    if isinstance(m, int) and m % self.rows:
+                        # Of two tiles of different heights TVM solves which one it is, and trips.
+                        row = hidden(row)
                     total = Tile(rows, self.columns)
                     end.start(total, rows)
                     place = Strip(*part_of_panel(strip, self.columns, self.panel))

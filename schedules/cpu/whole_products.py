@@ -26,7 +26,7 @@ from pocketformer.schedules.cpu.weight_products import (
     Strip,
     zeros,
 )
-from pocketformer.schedules.cpu.whole_x import WholeX
+from pocketformer.schedules.cpu.whole_x import LARGEST, WholeX
 from pocketformer.schedules.workloads import WeightOnlyLinear
 
 
@@ -52,6 +52,8 @@ class WholeProducts(Products):
         if isa.by_lane:      # words of x come in vectors
             fours = 4 // dot.parts
         self.unroll = max(1, fours // self.per_word)
+        largest = LARGEST[self.digits] << (work.bits - 1)      # of products
+        self.exact = largest * (work.k // work.groups) < 1 << 31    # their sum fits in int32
 
     @property
     def rows(self) -> int:
@@ -144,10 +146,15 @@ class WholeProducts(Products):
         for column in self.at:
             scale = T.bind(strip.load(self.scale, group, column, lanes))
             for r in range(rows):
-                value = None
-                for ways in reversed(sums):     # the last digit counts most
-                    parts = [way.load(r, column, lanes) for way in ways]
-                    digit = sum(parts[1:], parts[0]).astype(f"float32x{lanes}")
-                    value = digit if value is None else value * splat(256.0, lanes) + digit
+                value, *rest = (self._sum(ways, r, column) for ways in reversed(sums))
+                for digit in rest:     # each counts less than the one before
+                    value = value * tirx.const(256, digit.ty) + digit
+                value = value.astype(f"float32x{lanes}")
                 x_scale = splat(self.x.scale[row + r, group], lanes)
                 total.add(value * (scale * x_scale), r, column)
+
+    def _sum(self, ways: list[Tile], r: int, column: int) -> Expr:
+        """Of one digit's products; where all digits together fit, in int32."""
+        parts = [way.load(r, column, self.isa.lanes) for way in ways]
+        total = sum(parts[1:], parts[0])
+        return total if self.exact else total.astype(f"float32x{self.isa.lanes}")

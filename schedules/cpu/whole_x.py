@@ -12,7 +12,6 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.dot import Dot, Int8Dot
-from pocketformer.schedules.cpu.intrinsics import reduce_add, reduce_max
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
@@ -30,7 +29,7 @@ from pocketformer.schedules.workloads import WeightOnlyLinear
 LANES = 8                   # numbers that are taken at a time: two words
 LARGEST = {1: 127, 3: (1 << 22) - 1}     # by digits: what the largest number becomes
 TINY = 1e-30                # where nothing is larger, all are taken for zeros
-HUGE = 3e38                 # a larger sum of x has overflowed
+INFINITY = 0x7F800000       # its bits; those of NaNs are greater
 _INTEGERS = f"int32x{LANES}"
 
 
@@ -55,23 +54,20 @@ class WholeX:
         """Make them of `count` rows of x from row `first` on."""
         most = LARGEST[self.digits]
         with loop(count) as row, loop(self.groups) as group:
-            held = [registers(LANES) for _ in range(2 + self.digits)]
-            for each in held:
-                store(each, splat(0.0, LANES), 0)
-            largest, total, *sums = held
-            self._visit(first + row, group, lambda at, x: _measure(x, largest, total))
-            size = T.bind(reduce_max(load(largest, 0, lanes=LANES)))
+            largest, *sums = (registers(LANES, dtype="int32") for _ in range(1 + self.digits))
+            for each in (largest, *sums):
+                store(each, tirx.const(0, _INTEGERS), 0)
+            self._visit(first + row, group, lambda at, x: _measure(x, largest))
+            bits = T.bind(_reduced("smax", largest))
+            size = T.bind(tirx.reinterpret("float32", bits))
             # A NaN or an infinity makes the scale a NaN, and so all that it scales.
-            sound = T.bind(reduce_add(load(total, 0, lanes=LANES)))
-            sound = tirx.all(sound >= T.float32(-HUGE), sound <= T.float32(HUGE))
             store(self.scale, tirx.Select(
-                sound, size * T.float32(1.0 / most), T.float32(float("nan"))), row, group)
+                bits < INFINITY, size * T.float32(1.0 / most), T.float32(float("nan"))), row, group)
             factor = T.bind(tirx.Select(
                 size > T.float32(TINY), T.float32(float(most)) / size, T.float32(0.0)))
             self._visit(first + row, group, lambda at, x: self._put(row, at, x, factor, sums))
             for digit, each in enumerate(sums):
-                value = reduce_add(load(each, 0, lanes=LANES)) * T.float32(float(self.factor))
-                store(self.sums, value.astype("int32"), row, group, digit)
+                store(self.sums, _reduced("add", each) * self.factor, row, group, digit)
 
     def _visit(self, row: Expr, group: Expr, visit: Callable[[Expr, Expr], None]) -> None:
         """`visit(place, numbers)` for all of a group; zeros stand after the last."""
@@ -95,7 +91,7 @@ class WholeX:
                 high = tirx.const(24, _INTEGERS)
                 number = T.bind((rest << high) >> high)
                 rest = T.bind((rest - number) >> tirx.const(8, _INTEGERS))
-            store(total, load(total, 0, lanes=LANES) + number.astype(f"float32x{LANES}"), 0)
+            store(total, load(total, 0, lanes=LANES) + number, 0)
             store(self.words, self._words(number.astype(f"int8x{LANES}")),
                   row, digit, at // 4 * self.dot.parts)
 
@@ -106,7 +102,12 @@ class WholeX:
         return self.dot.left(numbers)
 
 
-def _measure(x: Expr, largest: Buffer, total: Buffer) -> None:
-    before = load(largest, 0, lanes=LANES)
-    store(largest, tirx.max(tirx.max(before, x), splat(0.0, LANES) - x), 0)
-    store(total, load(total, 0, lanes=LANES) + x, 0)
+def _measure(x: Expr, largest: Buffer) -> None:
+    """Magnitudes are compared by their bits, in which a NaN is the greatest."""
+    magnitude = tirx.reinterpret(_INTEGERS, x) & tirx.const(0x7FFFFFFF, _INTEGERS)
+    store(largest, tirx.max(load(largest, 0, lanes=LANES), magnitude), 0)
+
+
+def _reduced(operation: str, vector: Buffer) -> Expr:
+    return tirx.call_llvm_pure_intrin(
+        "int32", f"llvm.vector.reduce.{operation}", load(vector, 0, lanes=LANES))

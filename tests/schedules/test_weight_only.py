@@ -92,6 +92,12 @@ def test_one_row(isa, work):
     check(replace(work, m=1, bias=True, activation="relu", residual=True), isa, 1)
 
 
+@pytest.mark.parametrize("m", [3, 5])
+@pytest.mark.parametrize("isa", ["avx512", "neon", *WHOLE])
+def test_a_known_number_of_rows_that_tiles_do_not_divide(isa, m):
+    check(replace(INT4, m=m), isa, m)
+
+
 @pytest.mark.parametrize("isa", ["avx512", "neon", *WHOLE])
 def test_more_rows_than_are_prepared_at_once(isa):
     check(WeightOnlyLinear(None, 12, 16, bits=4, group=8), isa, 150)
@@ -103,6 +109,18 @@ def test_numbers_of_many_sizes(isa):
     x = np.concatenate([np.zeros((2, 24)), 1e-3 * random(2, 24), 1e3 * random(2, 24)], 1)
     check(replace(INT4, m=2), isa, 2, x.astype("float32"))
     check(replace(INT8, m=2), isa, 2, np.zeros((2, 69), "float32") + random(1, 69))
+
+
+@pytest.mark.parametrize("isa", WHOLE)
+@pytest.mark.parametrize("group", [64, 72])
+def test_the_greatest_sums_of_a_group_do_not_overflow(isa, group):
+    """Those of 64 products are just below 2**31."""
+    work = WeightOnlyLinear(3, 12, 2 * group, 4, group)
+    weight, scale = np.full((work.k, work.n), -8, "int8"), numbers(work)[1]
+    x = np.repeat(np.float32([[1.0], [-1.0], [0.7]]), work.k, 1)
+    expected = x.astype("float64") @ (weight * np.repeat(scale.astype("float64"), group, 0))
+    (result,) = call(work, isa, [x, *packed_numbers(work, weight, scale, isa)], (3, work.n))
+    assert_agrees(result, expected)
 
 
 @pytest.mark.parametrize("isa", ["avx512", *WHOLE])
