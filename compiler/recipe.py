@@ -63,17 +63,19 @@ class Int8:
     Only Inference", 2018). Ranges of activations are those that `observer` finds in `calibration`:
     the outermost values (minmax), their moving average over batches (average), all but a hundredth
     of a percent of the values (percentile), the least Kullback-Leibler divergence (entropy; Migacz,
-    "8-bit Inference with TensorRT", 2017) or the least squared error (mse). With `activations` of
-    "token", or `dynamic`, each row has a range of its own, computed while the model runs; `dynamic`
-    needs no calibration.
+    "8-bit Inference with TensorRT", 2017) or the least squared error (mse). Percentile and entropy
+    do not weigh how far outside a value lies, and may cut off rare great ones that answers hang on.
+    With `activations` of "token", or `dynamic`, each row has a range of its own, computed while the
+    model runs; `dynamic` needs no calibration.
 
     `smooth` is the alpha of SmoothQuant (Xiao et al., 2023): s_j = max|x_j|^alpha /
     max|w_j|^(1 - alpha) moves from activations to weights; "auto" takes for each layer the one with
     the least error on the calibration's rows, None moves nothing. `bias_correction` takes the mean
     error of a layer's output off its bias, `equalize` scales channels of neighbouring linear layers
-    to equal ranges (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", 2019) in place of `smooth`. All three need calibration: without, they do nothing.
-    `scales` of "power_of_two" are rounded up to those (logarithmic scales), but not those of rows.
+    with at most a relu between to equal ranges (Nagel et al., "Data-Free Quantization Through
+    Weight Equalization and Bias Correction", 2019) in place of `smooth`. All three need
+    calibration: without, they do nothing. `scales` of "power_of_two" are rounded up to those
+    (logarithmic scales), but not those of rows.
 
     `attention` is the dtype of what attention multiplies: int8, bfloat16 or float32. In int8 its
     queries, keys and values are symmetric, by the ranges of the whole tensors; without calibration,

@@ -26,8 +26,9 @@ def range_of(
     "minmax": of all values; "average": of the moving averages of each batch's extremes. Those
     below look for a smaller range. "percentile": leaves out OUTSIDE of the values. "entropy": up
     to the magnitude where the histogram in int8 diverges least from that of all values (Migacz,
-    "8-bit Inference with TensorRT", 2017). "mse": that with the least squared error
-    of rounding and clipping, where `weight` [k] is how much the square of a channel counts.
+    "8-bit Inference with TensorRT", 2017); neither weighs how far outside a value lies. "mse": that
+    with the least squared error of rounding and clipping, where `weight` [k] is how much the square
+    of a channel counts.
     """
     divide = np.float32(1.0) if smooth is None else smooth
     if observer == "average":
