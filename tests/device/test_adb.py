@@ -34,6 +34,7 @@ from pocketformer.compiler.errors import (
 from pocketformer.runtime import Runtime
 from tests.device.adbd import Adbd
 from tests.device.phones import TOKEN
+from tests.runtime.device_server import free_port
 
 adbutils = pytest.importorskip("adbutils")
 
@@ -56,6 +57,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         client = adbutils.AdbClient()
         yield client
         client.server_kill()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulated phone on a busy machine takes longer than one of one's own."""
+    monkeypatch.setattr(pushing, "READY_WITHIN", 200.0)
 
 
 @pytest.fixture
@@ -83,11 +90,6 @@ def plug(server: Any, phone: Phone, tmp_path: Path) -> Iterator[Plug]:
 @pytest.fixture(scope="module")
 def built() -> Runtime:
     return runtime.build("arm64-linux")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        return int(other.getsockname()[1])
 
 
 def is_running(pid: int) -> bool:
