@@ -147,12 +147,14 @@ def _scaled_product(graph: Graph, call: relax.Call) -> Better:
         if op_name(cast) != "relax.astype" or dtype(cast) != "float32":
             continue
         product = graph.value(cast.args[0])
-        if op_name(product) != "relax.matmul" or dtype(product) != "int32":
+        if op_name(product) != "relax.matmul" or dtype(product) != "int32" or not shape(product):
             continue
         left, right = (integers_of(graph, arg) for arg in product.args)
         scales = _split_scale(graph, scale, shape(product)[-1])
         if left is None or right is None or scales is None:
             continue
+        if shape(scales[1]) and not graph.is_weight(right[0]):
+            continue    # no kernel scales columns of activations: their product stays in int32
         sides = [
             relax.op.dequantize(whole, step, zero, -1, "float32")
             for (whole, zero), step in zip((left, right), scales, strict=True)

@@ -25,6 +25,7 @@ from pocketformer.passes.quantized_products import (
 from pocketformer.passes.quantized_writer import Writer, integers_in, zeros_of
 from pocketformer.passes.refusal import Refused, check_sums
 from pocketformer.passes.short_weights import Evaluate, ShortWeight, short_weight
+from pocketformer.schedules.workloads import MOST_BYTES, MOST_PRODUCTS
 
 GROUP_STEP = 8    # groups of 4 bits that kernels take are multiples of it
 
@@ -72,7 +73,7 @@ def _linear(
     end = {name: options[name] for name in ("bias", "activation", "residual")}
     if weight.group is not None or x is None:
         return writer.done(_weight_only(writer, call, weight, end))
-    check_sums(shape(weight.whole)[0])
+    check_sums(shape(weight.whole)[0], MOST_PRODUCTS if weight.zero is None else MOST_BYTES)
     if weight.zero is not None:
         return writer.done(with_weight_zero(writer, call, x, weight, end))
     scales, scaled = [weight.scale], not graph.is_weight(x.scale)

@@ -66,8 +66,7 @@ def product_of_sums(
 def product_of_activations(
     search: Search, var: relax.Var, call: relax.Call
 ) -> tuple[relax.Var, Replacement] | None:
-    """A product of two dequantised tensors that is no linear layer."""
-    """What replaces a product of two dequantised tensors, None where it is none."""
+    """What replaces a product of two dequantised activations, None where it is none."""
     graph = search.graph
     sides = [moved_from(graph, arg) for arg in call.args]
     left, right = (integers_in(graph, expr) for expr, _ in sides)
@@ -86,10 +85,13 @@ def _both(writer: Writer, left: Integers, right: Integers) -> relax.Call:
     lead, other = shape(left.whole)[:-2], shape(right.whole)[:-2]
     if len(shape(left.whole)) < 2 or len(shape(right.whole)) < 2:
         raise Refused("one side is a vector")
+    whole = right.whole
     if other and not same_sizes(lead, other):
-        raise Refused("one side is repeated for batches of the other")
+        if not all(map(is_one, other)):
+            raise Refused("one side is repeated for batches of the other")
+        whole = writer.emit(relax.op.reshape(whole, shape(whole)[-2:]), "right")
     check_sums(shape(left.whole)[-1], MOST_BYTES)
-    args = [left.whole, right.whole, zero_of(writer, left.zero), zero_of(writer, right.zero)]
+    args = [left.whole, whole, zero_of(writer, left.zero), zero_of(writer, right.zero)]
     if left.scale is None or right.scale is None:
         return writer.composite(quantized_matmul, args, {"out_dtype": "int32"})
     scale = relax.op.multiply(left.scale, right.scale)

@@ -46,9 +46,9 @@ class Writer:
 
 
 def integers_in(graph: Graph, expr: relax.Expr) -> Integers | None:
-    """What is dequantised where `expr` is, with one scale and zero for all."""
+    """What is dequantised to float32 where `expr` is, with one scale and zero for all."""
     call = graph.value(expr)
-    if op_name(call) != "relax.dequantize" or not per_tensor(call):
+    if op_name(call) != "relax.dequantize" or dtype(call) != "float32" or not per_tensor(call):
         return None
     whole, scale, zero = call.args
     return Integers(whole, zero, scale) if dtype(whole) in WHOLE else None

@@ -11,7 +11,7 @@ from pocketformer.compiler.folding import Folding
 from pocketformer.passes.fold_quantization import FoldQuantization
 from pocketformer.passes.fuse_linear import FuseLinear
 from pocketformer.passes.fuse_quantized import FuseQuantized
-from pocketformer.schedules.workloads import MOST_PRODUCTS
+from pocketformer.schedules.workloads import MOST_BYTES, MOST_PRODUCTS
 from tests.passes.graphs import composites, module, random, run
 
 M, K, N = 40, 16, 8    # so many rows that relu never leaves zeros only
@@ -134,10 +134,11 @@ def test_weights_alone_are_integers_where_x_is_none():
 
 
 @pytest.mark.parametrize("over", [0, 1])
-def test_a_linear_whose_sums_may_not_fit_in_int32_stays_float32(over):
-    rows = MOST_PRODUCTS + over
+@pytest.mark.parametrize(("most", "zero"), [(MOST_PRODUCTS, 0), (MOST_BYTES, -90)])
+def test_a_linear_whose_sums_may_not_fit_in_int32_stays_float32(most, zero, over):
+    rows = most + over
     before = module({"x": (3, rows)}, {"w": (rows, 1)}, lambda x, w: op.matmul(
-        rounded(x), op.dequantize(short(w), const(0.02), NONE)))
+        rounded(x), op.dequantize(short(w), const(0.02), const(zero, "int8"))))
     folding = Folding({"w": random((rows, 1))[0]})
     after = FuseQuantized(folding.evaluate)(FuseLinear()(FoldQuantization()(before)))
     assert ("linear" in dict(composites(after))) == bool(over)
@@ -221,12 +222,45 @@ def test_sums_of_two_activations_are_an_integer_kernel():
     assert fused(body)[-1] == ("quantized_matmul", {"out_dtype": "int32"})
 
 
-def test_activations_that_are_repeated_for_batches_stay_float32(caplog):
+def test_a_right_side_that_all_batches_share_has_none():
     def body(x, w, b):
         right = op.reshape(op.permute_dims(rounded(x)), (1, K, M))
-        return op.matmul(op.reshape(rounded(x), (M, 1, K)), right)
+        return op.matmul(op.reshape(rounded(x), (M // 4, 4, K)), right)
+
+    assert fused(body, atol=1e-3)[-1] == ("quantized_matmul", {})
+
+
+def test_activations_that_are_repeated_for_batches_stay_float32(caplog):
+    def body(x, w, b):
+        left = op.reshape(rounded(x), (1, M, K))
+        return op.matmul(left, op.reshape(rounded(x), (M, K, 1)))
 
     with caplog.at_level(logging.INFO, logger="pocketformer.passes"):
         found = fused(body)
     assert "quantized_matmul" not in dict(found)
     assert "one side is repeated for batches of the other" in caplog.text
+
+
+def test_what_is_dequantised_to_float16_stays_float16():
+    def body(x, w, b):
+        q = op.quantize(x, SCALE, ZERO, -1, "int8")
+        half = op.dequantize(q, const(0.03, "float16"), ZERO, -1, "float16")
+        return op.astype(op.matmul(half, op.permute_dims(half)), "float32")
+
+    assert "quantized_matmul" not in dict(fused(body))
+
+
+@pytest.mark.parametrize("vectors", [False, True], ids=["a scale for each column", "vectors"])
+def test_a_scaled_sum_of_two_activations_stays_an_integer_kernel(vectors):
+    def body(x, w, b):
+        q = op.quantize(x, SCALE, ZERO, -1, "int8")
+        left, right = op.astype(q, "int32"), op.astype(op.permute_dims(q), "int32")
+        if vectors:
+            left, right = (op.reshape(op.take(side, relax.const([0], "int64"), axis), (K,))
+                           for side, axis in ((left, 0), (right, 1)))
+        sums = op.astype(op.matmul(left, right, out_dtype="int32"), "float32")
+        steps = const(0.01) if vectors else const(np.linspace(0.01, 0.02, M))
+        return op.multiply(sums, steps)
+
+    found = dict(fused(body, atol=1e-2))
+    assert found.get("quantized_matmul") == (None if vectors else {"out_dtype": "int32"})
