@@ -100,7 +100,7 @@ def main() -> None:
             if words[3] == words[4]:    # it has no operator for fewer key heads without a cache
                 peer.ask("load", words=words)
                 racers.append(peer)
-            apart = APART[attention(words)[0].dtype]
+            apart = next((APART[word] for word in words if word in APART), APART["float32"])
             print(row(words, *race(racers, wanted.seconds, apart)), flush=True)
 
 
