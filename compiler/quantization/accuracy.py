@@ -37,8 +37,8 @@ class Accuracy:
     `data` are batches as for Int8's calibration, and should be others. `labels` are one an item,
     or one a row where each item has several: an array, or the path of an .npy file. `output` is
     the output to look at, the first of floating point if None. Rows for which the input `mask` is
-    0 count nothing, where there is such an input; without a name it is one that calibration takes
-    for a mask: attention_mask, input_mask or mask.
+    0 count nothing; without a name that is one which calibration takes for a mask, attention_mask
+    or input_mask, if there is one, and with an empty name all rows count.
 
     At most `trials` choices of the layers to keep in higher precision are compiled and measured.
     A `max_drop` of infinity measures and accepts everything.

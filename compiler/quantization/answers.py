@@ -29,14 +29,31 @@ def output_of(accuracy: Accuracy, model: Model) -> str:
     if accuracy.output is None:
         raise BadMetric(f"no output of the model is of floating point: {', '.join(names)}")
     if accuracy.output not in names:
-        near = get_close_matches(accuracy.output, names, 1)
-        hint = f", did you mean {near[0]!r}" if near else ""
-        raise BadMetric(
-            f"the model has no output {accuracy.output!r}{hint}; it has {', '.join(names)}"
-        )
+        raise BadMetric(_no_such("output", accuracy.output, names))
     if accuracy.output not in floats:
         raise BadMetric(f"the output {accuracy.output} is not of floating point")
     return accuracy.output
+
+
+def check_mask_name(accuracy: Accuracy, model: Model) -> None:
+    """Raises BadMetric where the mask that `accuracy` names is no input of the model with an item
+    and a token axis. No name, or an empty one, is right."""
+    if not accuracy.mask:
+        return
+    ranks = {spec.name: len(spec.shape) for spec in model.inputs}
+    if accuracy.mask not in ranks:
+        raise BadMetric(_no_such("input", accuracy.mask, list(ranks)))
+    if ranks[accuracy.mask] != 2:
+        raise BadMetric(
+            f"the mask {accuracy.mask} has rank {ranks[accuracy.mask]}, it must have 2: a number "
+            "for each token of each item"
+        )
+
+
+def _no_such(what: str, name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, 1)
+    hint = f", did you mean {near[0]!r}" if near else ""
+    return f"the model has no {what} {name!r}{hint}; it has {', '.join(names)}"
 
 
 def outputs_of(accuracy: Accuracy, model: Model) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from tvm.ir import IRModule
 
 from pocketformer.compiler.arrays import Arrays
 from pocketformer.compiler.assemble import Fused, Wishes, assemble, fuse
-from pocketformer.compiler.errors import BadInput
+from pocketformer.compiler.errors import BadCalibration, BadInput
 from pocketformer.compiler.explain import Explanation
 from pocketformer.compiler.machine import cpus
 from pocketformer.compiler.model import Model
@@ -20,7 +20,7 @@ from pocketformer.compiler.quantization.decide import needs_second
 from pocketformer.compiler.quantization.layers import LINEAR, Layer
 from pocketformer.compiler.quantization.numbers import Quantization
 from pocketformer.compiler.quantization.overrides import recipes_of
-from pocketformer.compiler.quantization.padding import mask_of
+from pocketformer.compiler.quantization.padding import check_mask, mask_of
 from pocketformer.compiler.quantization.smooth import equalizable
 from pocketformer.compiler.quantization.statistics import Statistics, TensorStatistics, block_of
 from pocketformer.compiler.quantization.taps import Found, Tap, find_layers, tapped
@@ -49,7 +49,8 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
     run on the model as it was before, so that sentences keep their own lengths. Memory does not
     depend on the number of batches, and that for second moments has a limit (`block_of`). A model
     without layers is warned of, and runs nothing. Raises BadInput for data that does not fit the
-    model, BadRecipe for an override that matches no layer.
+    model, BadCalibration for a batch that is nothing but padding, BadRecipe for an override that
+    matches no layer.
     """
     found = find_layers(module, model.weights)
     recipe_of = recipes_of(found.layers, recipe)    # a misspelt override is told before the work
@@ -75,6 +76,7 @@ def calibrate(module: IRModule, model: Model, recipe: Recipe, tell: Progress) ->
     with run.session(part_of(tell, 0.0, COMPILED)) as session:
         for count, batch in enumerate(batches, 1):
             done = count / total if total else count / (count + GUESS)
+            check_mask(batch, count, BadCalibration)
             tell(f"calibrate on batch {count}", COMPILED + (1 - COMPILED) * min(done, 1.0))
             run.update(statistics, session, batch)
     if count == 1:

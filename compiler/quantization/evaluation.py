@@ -17,6 +17,7 @@ from pocketformer.compiler.progress import Progress, silent
 from pocketformer.compiler.quantization.accuracy import Accuracy, Run
 from pocketformer.compiler.quantization.answers import (
     answer_shape,
+    check_mask_name,
     counted_of,
     first_line,
     labels_of,
@@ -25,7 +26,7 @@ from pocketformer.compiler.quantization.answers import (
 )
 from pocketformer.compiler.quantization.data import batches_of
 from pocketformer.compiler.quantization.metrics import METRICS, Answers, Metric
-from pocketformer.compiler.quantization.padding import mask_of
+from pocketformer.compiler.quantization.padding import check_mask, mask_of
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,21 @@ class Evaluation:
 
     Batches and answers lie in files until the end of a `with` block, so that the memory for them
     does not depend on how many they are. Raises BadInput for data that does not fit the model, and
-    BadMetric for an output or labels that do not or a metric that raises or gives no number.
+    BadMetric for an output, a mask or labels that do not, for a batch that is nothing but padding,
+    and a metric that raises or gives no number.
     """
 
     def __init__(self, accuracy: Accuracy, model: Model) -> None:
         self.accuracy, self.baseline = accuracy, math.nan
         self._output = "" if callable(accuracy.metric) else output_of(accuracy, model)
         self._labels = labels_of(accuracy)
+        check_mask_name(accuracy, model)
         self._files = tempfile.TemporaryDirectory(prefix="pocketformer-accuracy-")
         self._folder = Path(self._files.name)
         shapes: list[tuple[int, ...] | None] = []
         try:
             for count, batch in enumerate(batches_of(accuracy.data, model)):
+                check_mask(batch, count + 1, BadMetric, accuracy.mask)
                 write_arrays(self._folder / f"{count}.npz", batch)
                 shapes.append(answer_shape(model, self._output, batch))
             self._check_items(shapes)
