@@ -42,8 +42,12 @@ def equalizing(before: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def equalizable(layer: Layer, before: Layer | None) -> bool:
     """Whether `layer` can be equalised with the linear layer `before` that computes what it reads:
-    where nothing lies between, or a relu, which factors pass through as they do not GELU."""
-    return before is not None and before.activation in ("none", "relu") and layer.smoothable
+    where nothing lies between, or a relu, which factors pass through as they do not GELU; and no
+    reshape that gives the channels other places."""
+    if before is None or before.weight is None or layer.weight is None:
+        return False
+    same = before.weight.shape[1] == len(layer.weight)
+    return same and before.activation in ("none", "relu") and layer.smoothable
 
 
 def to_powers_of_two(s: np.ndarray) -> np.ndarray:

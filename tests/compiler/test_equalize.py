@@ -25,11 +25,13 @@ def normal(*shape):
     return np.random.default_rng().normal(size=shape).astype("float32")
 
 
-def found(between, **options):
+def found(between, shape=(2, 3, SIZE), **options):
     """The layers of two products with `between` and a reshape between them; what these compute."""
-    proto = parser.parse_model(TEXT.replace("Relu", between))
-    for name in ("w1", "w2"):
-        weight = normal(SIZE, SIZE) * np.exp(normal(SIZE))
+    sizes = ", ".join(map(str, shape))
+    text = TEXT.replace("{2, 3, 32}", f"{{{sizes}}}").replace("[2, 3, 32]", str([*shape[:2], SIZE]))
+    proto = parser.parse_model(text.replace("Relu", between))
+    for name, rows in (("w1", SIZE), ("w2", shape[-1])):
+        weight = normal(rows, SIZE) * np.exp(normal(SIZE))
         proto.graph.initializer.append(numpy_helper.from_array(weight, name))
     data = [{"x": normal(1, 6, SIZE)} for _ in range(3)]
     recipe = Int8(calibration=data, equalize=True, **options)
@@ -48,9 +50,14 @@ def test_layers_are_equalized_through_a_reshape(between, caplog):
 
 
 @pytest.mark.parametrize(
-    ("between", "options"), [("Tanh", {}), ("Relu", {"activations": "token"})],
-    ids=["tanh", "token"],
+    ("between", "options"),
+    [
+        ("Tanh", {}), ("Relu", {"activations": "token"}),
+        ("Relu", {"shape": (1, 12, 16)}), ("Relu", {"shape": (1, 3, 64)}),
+    ],
+    ids=["tanh", "token", "narrower", "wider"],
 )
 def test_where_no_layers_can_be_equalized_a_note_tells(between, options, caplog):
-    found(between, **options)
+    layers, numbers = found(between, **options)
+    assert {layer.key for layer in layers} == set(numbers)
     assert "equalize changes nothing: no linear layer in int8" in caplog.text
