@@ -65,7 +65,8 @@ def reduce_rows(block: Block, bound: list[Any], lanes: int) -> None:
         _, terms, *steps = sch.get_loops(partial)
         sch.reorder(*steps, terms)
         attempt(sch.vectorize, terms)
-        attempt(sch.decompose_reduction, partial, steps[0])
+        if steps:    # a single vector of terms has no loop to begin sums before
+            attempt(sch.decompose_reduction, partial, steps[0])
     attempt(sch.decompose_reduction, block.rv, last)
 
 

@@ -52,6 +52,19 @@ def test_the_phone_computes_the_same(case, cpu):
     np.testing.assert_allclose(result, run(plain, arrays), rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("target", ["host", "x86_64-linux", "arm64-android", "armv7-android"])
+@pytest.mark.parametrize("terms", [4, 8, 16, 17, 32])
+@pytest.mark.parametrize("body", [op.sum, op.argmax], ids=["sum", "argmax"])
+def test_a_reduction_may_have_a_single_vector_of_terms(body, terms, target):
+    plain = lowered([(6, terms)], lambda x: body(x, axis=-1), symbolic=False)
+    x = np.random.default_rng().standard_normal((6, terms), "float32")
+    expected = x.sum(-1, dtype="float64") if body is op.sum else x.argmax(-1)
+    for variant in targets.load(target).variants:
+        scheduled = ScheduleRest(variant)(plain)
+        if target == "host":
+            np.testing.assert_allclose(run(scheduled, [x]), expected, rtol=2e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("case", ["chain", "chain_of_odd_length", "transpose"])
 def test_no_temporary_is_left_of_a_chain(case):
     shapes, body = CASES[case]

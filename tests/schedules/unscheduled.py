@@ -78,6 +78,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "concat": ([(6, 5), (6, 9)], lambda x, y: op.concat([x, y], axis=1)),
     "mean_of_rows": ([(6, 96)], lambda x: op.mean(op.exp(x), axis=-1)),
     "mean_of_odd_rows": ([(6, 37)], lambda x: op.mean(x, axis=-1, keepdims=True)),
+    "sum_of_one_vector": ([(6, 4)], lambda x: op.sum(x, axis=-1)),
     "sum_of_columns": ([(6, 20, 64)], lambda x: op.sum(x, axis=1)),
     "max_of_columns": ([(6, 20, 37)], lambda x: op.max(x, axis=1)),
     "sum_of_all": ([(6, 20)], op.sum),
