@@ -15,17 +15,15 @@ from pocketformer.compiler.quantization.higher import FLOAT, kept_numbers
 from pocketformer.compiler.quantization.judge import Judge
 from pocketformer.compiler.quantization.layers import Layer
 from pocketformer.compiler.quantization.metrics import decibels
-from pocketformer.compiler.quantization.numbers import (
-    CastLayer,
-    Numbers,
-    Quantization,
-)
+from pocketformer.compiler.quantization.numbers import CastLayer, Numbers, Quantization
 from pocketformer.compiler.quantization.result import AccuracyReport, Choice, LayerReport
 from pocketformer.compiler.quantization.search import Search
 from pocketformer.compiler.quantization.sensitivity import sensitivities
 from pocketformer.compiler.quantization.table import plain_text
 from pocketformer.compiler.recipe import Recipe
 from pocketformer.passes.precision import precision_of_layer
+
+WORST = -100.0      # decibel; so much noise, or answers that are no numbers, is as bad as any
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ class KeepLayers:
         if drop <= self._accuracy.max_drop:
             return nothing, FLOAT
         for precision in higher:
+            self._best = None   # what held in another precision is not what is chosen
             liftable = self._liftable(precision)
             left = self._accuracy.trials - len(self._choices)
             if not liftable or left < 1:
@@ -173,9 +172,9 @@ class KeepLayers:
             name=_shown(layer),
             kind=layer.kind,
             precision=precision_of_layer(found),
-            sqnr=None if noise is None else _finite(decibels(noise)),
+            sqnr=_ratio(noise),
             kept=precision_of_layer(wanted) != precision_of_layer(found),
-            answers=None if effect is None else _finite(decibels(effect)),
+            answers=_ratio(effect),
         )
 
     def _refusal(self) -> str:
@@ -202,3 +201,8 @@ def _shown(layer: Layer) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _ratio(noise: float | None) -> float | None:
+    """In decibel, from WORST on; None where there is no noise, or none is known."""
+    return max(WORST, decibels(noise)) if noise else None

@@ -18,8 +18,8 @@ class LayerReport:
 
     `sqnr` is its output's signal to quantisation noise in decibel, an estimate from calibration;
     `answers` is that of the model's answers, measured where layers to keep were looked for. They
-    are None where there is no noise or nothing but noise. `kept` says that it was to be quantised,
-    and is not for the answers' sake.
+    are None where there is no noise, and -100 at least, which also stands for answers that are no
+    numbers. `kept` says that it was to be quantised, and is not for the answers' sake.
     """
 
     name: str

@@ -11,8 +11,10 @@ from onnx import numpy_helper
 import pocketformer as pf
 from pocketformer.compiler.assemble import Wishes, assemble, fuse
 from pocketformer.compiler.build import calibrated_layers, decide_layers, read_model
+from pocketformer.compiler.progress import silent
 from pocketformer.compiler.quantization.evaluation import Evaluation
 from pocketformer.compiler.quantization.judge import Judge
+from pocketformer.compiler.quantization.keep_layers import WORST, KeepLayers
 from pocketformer.compiler.quantization.metrics import Answers, Sqnr
 from pocketformer.compiler.quantization.numbers import CastLayer, Quantization
 from pocketformer.compiler.quantization.switches import both, switched
@@ -152,3 +154,41 @@ def test_a_users_function_needs_no_output_of_floating_point():
             dict.fromkeys(keys, CastLayer("bfloat16")), {}, keys, lambda step, share: None
         )
     assert list(found) == keys
+
+
+def test_the_bundle_is_the_one_that_the_report_chooses():
+    """In bfloat16 all that can be kept would have to be; in float32 one layer is as good."""
+    w0, w1, x = normal(N, N), normal(N, N), normal(ROWS, N)
+    exact = np.maximum(x @ w0, 0) @ w1
+
+    def close(run, batches) -> float:
+        return float(max(noise(exact, run(batch)["y"]) for batch in batches) < 1e-3)
+
+    recipe, host = pf.Int4Weights(overrides={"y_MatMul": "bfloat16"}), load("host")
+    model = pf.load(proto_of(PAIR, w0=w0, w1=w1))
+    fused = fuse(model, host)
+    layers = calibrated_layers(fused, recipe)
+    with Evaluation(pf.Accuracy(0.0, close, data=[{"x": x}]), model) as evaluation:
+        judge = Judge(fused, recipe, evaluation, host)
+        judge.answer(silent)
+        keep = KeepLayers(recipe, layers, decide_layers(layers, recipe), judge, silent)
+        found = keep.decided(("bfloat16", "float32"))
+    assert [choice.drop for choice in found.report.choices[:2]] == [1.0, 0.0]
+    assert found.report.choices[1].precision == "bfloat16"
+    assert (found.report.kept, found.report.choice.precision) == (("a_MatMul",), "float32")
+    told = {layer.name: layer.precision for layer in found.report.layers}
+    made = {each.name: each.precision for each in found.bundle.manifest.operators}
+    assert told == {"a_MatMul": "float32", "y_MatMul": "bfloat16"}
+    assert told == {name: made[name] for name in told}
+
+
+def test_a_layer_that_leaves_no_numbers_is_the_most_sensitive():
+    w0, w1, x = np.zeros((N, N), np.float32), normal(N, N), normal(ROWS, N)
+    w0[0], w0[1] = 1.0, 2.0**-12 - 1.0     # in bfloat16 that is -1, and the logarithm that of 0
+    x[:, :2] = 1.0
+    proto = proto_of(PAIR.replace("Relu", "Log"), w0=w0, w1=w1)
+    accept = pf.Accuracy(0.001, "sqnr", data=[{"x": x}])
+    report = pf.compile(proto, recipe="bfloat16", accept=accept).manifest.accuracy
+    worst, other = report.sensitive_first
+    assert (worst.name, worst.kept, worst.answers) == ("a_MatMul", True, WORST)
+    assert (other.name, other.kept, 30 < other.answers < 70) == ("y_MatMul", False, True)
