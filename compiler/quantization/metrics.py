@@ -43,17 +43,16 @@ class Metric(Protocol):
 
 @dataclass
 class Cosine:
-    """The mean cosine of corresponding rows; rows that are both zero are alike."""
+    """The mean cosine of corresponding rows; that of equal rows is exactly 1, even of zeros."""
 
     total: float = 0.0
     rows: int = 0
 
     def update(self, answers: Answers) -> None:
         expected, found = _counted(answers)
-        norms = np.linalg.norm(expected, axis=-1), np.linalg.norm(found, axis=-1)
-        both_zero = (norms[0] == 0) & (norms[1] == 0)
-        cosines = np.einsum("rn,rn->r", expected, found) / np.maximum(norms[0] * norms[1], TINY)
-        self.total += float(np.where(both_zero, 1.0, cosines).sum())
+        norms = np.sqrt(_products(expected, expected) * _products(found, found))
+        cosines = _products(expected, found) / np.maximum(norms, TINY)
+        self.total += float(np.where((expected == found).all(axis=-1), 1.0, cosines).sum())
         self.rows += len(expected)
 
     def value(self) -> float:
@@ -120,7 +119,7 @@ class Spearman:
             return np.nan
         ranks = [_ranks(_pairs(np.stack(each))) for each in (self.expected, self.found)]
         a, b = (each - each.mean() for each in ranks)
-        norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+        norms = float(np.sqrt((a @ a) * (b @ b)))   # of equal ranks exactly a @ b
         return float(a @ b) / norms if norms else np.nan
 
     def baseline(self) -> float:
@@ -172,6 +171,11 @@ def decibels(noise: float) -> float:
 def _counted(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     """The rows that count, of float32 and of the model: [rows, n] each."""
     return answers.expected[answers.counted], answers.found[answers.counted]
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The inner product of each row of `a` [rows, n] with that of `b`, float64 [rows]."""
+    return np.asarray(np.einsum("rn,rn->r", a, b, dtype=np.float64))
 
 
 def _among_largest(rows: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:

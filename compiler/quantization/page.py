@@ -29,9 +29,10 @@ def page(report: AccuracyReport) -> str:
         ("kept", "in", *figures), figures,
         (_choice(report, choice) for choice in report.choices), largest_first="drop",
     )
+    ratios = RATIOS if report.looked_for else RATIOS[:1]
     layers = html.table(
-        ("layer", "kind", "precision", *RATIOS, "kept"), RATIOS,
-        map(_layer, report.sensitive_first), largest_first="",
+        ("layer", "kind", "precision", *ratios, "kept"), ratios,
+        (_layer(layer, len(ratios)) for layer in report.sensitive_first), largest_first="",
     )
     return html.page(f"Accuracy of {report.model}", headline(report), (), [
         ("What each choice costs", choice_picture(report)),
@@ -55,12 +56,13 @@ def _choice(report: AccuracyReport, choice: Choice) -> str:
     return f"<td>{kept}</td><td>{escape(choice.precision)}</td>{cells}"
 
 
-def _layer(layer: LayerReport) -> str:
-    ratios = "".join(
+def _layer(layer: LayerReport, ratios: int) -> str:
+    """A row of the table, with so many of RATIOS."""
+    figures = "".join(
         html.figure(LARGEST if ratio is None else ratio, decibels(ratio))
-        for ratio in (layer.sqnr, layer.answers)
+        for ratio in (layer.sqnr, layer.answers)[:ratios]
     )
     return (
         f'<td class="kernel">{escape(layer.name)}</td><td class="kind">{escape(layer.kind)}</td>'
-        f"<td>{escape(layer.precision)}</td>{ratios}<td>{'kept' if layer.kept else ''}</td>"
+        f"<td>{escape(layer.precision)}</td>{figures}<td>{'kept' if layer.kept else ''}</td>"
     )

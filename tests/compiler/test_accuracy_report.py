@@ -68,6 +68,8 @@ def test_layers_are_in_the_order_of_what_they_take_from_the_answers():
     assert lines[0].startswith("layer.19/")
     assert "39.0        41.5" in lines[0]
     assert "41.5" in page(report(layers=tuple(cost)))
+    assert "answers dB" in page(report(layers=tuple(cost)))
+    assert "answers dB" not in page(report())
 
 
 def test_a_refusal_shows_what_was_measured_and_chooses_nothing():

@@ -54,6 +54,13 @@ def test_rows_that_are_zero_in_both_are_alike_and_in_one_are_not():
     assert measured("cosine", Answers(one, zero, counted)).value() == 0.0
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_equal_answers_lose_exactly_nothing(name):
+    given = [answers(items=1, rows=1) for _ in range(40)]
+    equal = [Answers(each.expected, each.expected.copy(), each.counted) for each in given]
+    assert measured(name, *equal).drop() == 0.0
+
+
 @pytest.mark.parametrize(("name", "k"), [("top1", 1), ("top5", 5)])
 def test_top_k_finds_the_largest_of_float32_among_the_k_largest(name, k):
     batches = answers(items=40, noise=1.0), answers(items=40, noise=1.0)
