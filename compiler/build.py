@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from pocketformer.compiler.tuning.given import Given, records_of
 from pocketformer.targets import HOST, Target
 from pocketformer.targets import load as load_target
 
+LOG = logging.getLogger("pocketformer.calibration")
 # Shares of the time of a compilation: all but the last for recipes that decide layer by layer.
 READ, CALIBRATED, DECIDED = 0.1, 0.5, 0.7
 MEASURED = 0.2      # of the time of an accuracy check goes by before it measures
@@ -148,6 +150,13 @@ def accepted(
 
 
 def decide_layers(calibrated: Calibrated, recipe: Recipe) -> Quantization:
-    """What `recipe` with its overrides makes of layers that were calibrated."""
+    """What `recipe` with its overrides makes of layers that were calibrated; a warning tells where
+    it leaves all of them in float32."""
     layers = calibrated.layers
-    return decide(layers, calibrated.statistics, recipes_of(layers, recipe))
+    found = decide(layers, calibrated.statistics, recipes_of(layers, recipe))
+    if layers and not found.layers and is_quantized(recipe):
+        LOG.warning(
+            f"the recipe {recipe.name} leaves all layers in float32: its settings keep them so, or "
+            "they read no multiple of 8 channels, as int4 weights do"
+        )
+    return found

@@ -174,8 +174,8 @@ def _round(
 
     The error of a result is x @ (w_q - w) + r @ w_q, with the `rounding` r of x. Where the bias
     takes its mean (`centred`), what counts is its variance, which the covariance of x tells, and
-    the variance of r; else their mean squares. r adds to the diagonal: it hardly depends on x, nor
-    on that of other channels.
+    the variance of r; else their mean squares. r adds about that to the diagonal: it hardly
+    depends on x, nor on that of other channels.
     """
     if not tensor.blocks:
         return round_channels(weight, scale)

@@ -77,7 +77,7 @@ class Judge:
         """The noise of the answers, by key, when that layer alone computes with `few`.
 
         All other layers of `keys` compute with `kept`, in float32 what that lacks, and layers that
-        are not among `keys` with `few`. See `effects`.
+        are not among `keys` with `few`. See `effects.effects`.
         """
         fused = switched(self._fused, keys)
         quantization = both(few, kept, keys)

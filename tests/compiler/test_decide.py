@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pocketformer.compiler.build import decide_layers
 from pocketformer.compiler.errors import BadCalibration
+from pocketformer.compiler.quantization.calibrate import Calibrated
 from pocketformer.compiler.quantization.decide import decide, needs_second
 from pocketformer.compiler.quantization.layers import ATTENTION, LINEAR, LOOKUP, Layer
 from pocketformer.compiler.quantization.numbers import (
@@ -247,3 +249,11 @@ def test_activations_that_tell_nothing_are_refused(x, message):
     statistics = {} if x is None else {"x": seen(x)}
     with pytest.raises(BadCalibration, match=message):
         decided(linear(), STATIC, **statistics)
+
+
+@pytest.mark.parametrize("k", [30, 32])
+def test_a_recipe_that_leaves_all_layers_in_float32_is_warned_of(k, caplog):
+    layer = Layer("a", LINEAR, ("a",), x="x", weight=normal(k, N))
+    found = decide_layers(Calibrated((layer,), {}), Int4Weights())
+    assert bool(found.layers) == (k == 32)
+    assert ("the recipe int4 leaves all layers in float32" in caplog.text) == (k == 30)
