@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tvm import relax
 
-from pocketformer.passes.graph import Size
+from pocketformer.passes.graph import Size, is_one, shape
 from pocketformer.passes.graph import dtype as dtype_of
 from pocketformer.passes.rounding import rounded, stored, symmetric
+from pocketformer.schedules.cpu.attention_mask import BESIDE
+from pocketformer.schedules.cpu.attention_softmax import LOWEST
 
 BSHD_OF_BHSD = [0, 2, 1, 3]
 
@@ -33,7 +35,8 @@ def attention(
     scale, and weights before they are divided by their sum. Of queries, keys and values in int8,
     scales [2] (float32) tell what a product of the first two and what a value stands for; those in
     float32 are rounded as `symmetric` does for int8, by the range of each query of a head, of the
-    keys of a head and of its values. Kernels round weights to 255 or more steps of the greatest.
+    keys of a head and of its values, without those that `_counted` leaves out. Kernels round
+    weights to 255 or more steps of the greatest.
 
     Returns [batch, length, heads, value size] as `out_dtype`, int8 with out_factor
     [heads * value size] and out_zero [1] as `quantize` has them; zeros, not NaN, where -infinity
@@ -45,7 +48,7 @@ def attention(
     mask = extra.pop() if extra else None
     if dtype == "int8" and scales is None:
         query = symmetric(query, [3])
-        key, value = (symmetric(x, [1, 3]) for x in (key, value))
+        key, value = (symmetric(_counted(x, mask, causal), [1, 3]) for x in (key, value))
     # What comes in few bits, or is rounded by now, is only widened.
     factor = _as_it_is if dtype == "int8" or dtype_of(query) != "float32" else rounded
     heads, q_len, kv_len = query.ty.shape[2], query.ty.shape[1], key.ty.shape[1]
@@ -74,6 +77,21 @@ def attention(
     if out:
         out[0] = relax.op.reshape(out[0], (heads, size))
     return stored(result, out_dtype, out)
+
+
+def _counted(x: relax.Expr, mask: relax.Expr | None, causal: bool) -> relax.Expr:
+    """Keys or values with zeros for those that no query gives a weight.
+
+    Only a mask without axes of heads and queries tells; a causal query may see no other keys.
+    """
+    if mask is None or causal or not all(is_one(size) for size in shape(mask)[1:3]):
+        return x
+    emit = relax.BlockBuilder.current().emit
+    beside = relax.op.subtract(
+        relax.op.max(mask, -1, keepdims=True), relax.const(BESIDE, "float32"))
+    least = relax.op.maximum(beside, relax.const(LOWEST, "float32"))
+    hidden = relax.op.permute_dims(relax.op.less(mask, least), [0, 3, 1, 2])
+    return emit(relax.op.where(hidden, relax.const(0.0, "float32"), x))
 
 
 def _as_it_is(x: relax.Expr, dtype: str) -> relax.Expr:

@@ -205,6 +205,11 @@ class Attention:
     head and of its values. The result is rounded to `out_dtype`, as that of a Linear: out_factor is
     [heads * value_size]. All else is float32. Inputs: q, k, v (or qkv), mask?, scales[2]? (of
     int8), out_factor?, out_zero[1]? (int32).
+
+    Ranges leave out keys, with their values, that have no weight: those that a mask without axes of
+    heads and queries hides by false, by -inf or by 5e8 less than its greatest number, which scores
+    do not make up for (-1e9 hides, -1e4 does not). All other keys count: under a mask of each query
+    or head, and, as a query may see no others, under one of numbers together with `causal`.
     """
 
     batch: int | None

@@ -21,6 +21,7 @@ from pocketformer.schedules.cpu.attention_inputs import Inputs
 from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_panels import Keys, Values
 from pocketformer.schedules.cpu.attention_products import Products, in_float32
+from pocketformer.schedules.cpu.attention_ranges import finds_ranges
 from pocketformer.schedules.cpu.attention_rows import RowWriter
 from pocketformer.schedules.cpu.attention_scores import Place
 from pocketformer.schedules.cpu.attention_space import (
@@ -187,6 +188,8 @@ class FusedAttention:
         work, dot = inputs.workload, self.products
         mask = Mask(inputs, self.keys, self.queries, dot.lanes)
         mask.prepare()
+        if finds_ranges(inputs, dot):
+            mask.prepare_ranges()
         tiles = ceil_div(inputs.q_len, self.queries)
         total, pairs = tiles * inputs.group, inputs.batch * work.kv_heads
         parts = ceil_div(self.tasks, pairs if isinstance(pairs, int) else work.kv_heads)
@@ -194,8 +197,8 @@ class FusedAttention:
         with parallel_loop(pairs * parts, self._worthwhile(inputs)) as task:
             pair, part = task // parts, task % parts
             batch, kv_head = pair // work.kv_heads, pair % work.kv_heads
-            keys = Keys(inputs, dot, self.keys)
-            values = Values(inputs, dot, self.columns)
+            keys = Keys(inputs, dot, self.keys, mask)
+            values = Values(inputs, dot, self.columns, mask)
             with when(parts == 1 or part * each < total):
                 keys.fill(batch, kv_head)
                 values.fill(batch, kv_head)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.attention_softmax import LOG2E, LOWEST
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
@@ -23,6 +25,11 @@ from pocketformer.schedules.cpu.kernel import (
 if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention_scores import Place
 
+# A key whose mask is less than the greatest one by more than this has no weight: scores that made
+# up for it would be so large that float32 tells them apart in steps of 32.
+BESIDE = 5e8
+MAGNITUDE = 0x7FFFFFFF     # all bits of a float32 number but its sign
+
 
 class Mask:
     """A mask of all queries is made ready once, one of each query tile by tile."""
@@ -32,6 +39,7 @@ class Mask:
         self.by_query = inputs.mask_axes[2]
         self.ready: Buffer | None = None
         self.tile: Buffer | None = None
+        self._counted: Buffer | None = None
 
     def prepare(self) -> None:
         """Outside of all tiles: what is added to the scores of every query."""
@@ -49,6 +57,30 @@ class Mask:
             with loop(inputs.kv_len % self.lanes) as i:
                 at = whole * self.lanes + i
                 store(self.ready, inputs.masked(batch, head, 0, at, 1), batch, head, at)
+
+    def prepare_ranges(self) -> None:
+        """Outside of all tiles, after `prepare`: which keys have a weight for any query."""
+        ready, inputs = self.ready, self.inputs
+        # A causal query may see no key but those of finite values: then they have weights, too.
+        if ready is None or inputs.mask_axes[1] or inputs.may_lose:
+            return
+        self._counted = workspace(ready.shape[0], inputs.kv_len, dtype="int32")
+        least = registers(1)
+        with loop(ready.shape[0]) as batch:
+            store(least, T.float32(LOWEST), 0)
+            with loop(inputs.kv_len) as key:
+                beside = ready[batch, 0, key] - T.float32(BESIDE * LOG2E)
+                store(least, tirx.max(least[0], beside), 0)
+            with loop(inputs.kv_len) as key:
+                hidden = ready[batch, 0, key] < least[0]
+                bits = tirx.Select(hidden, T.int32(0), T.int32(MAGNITUDE))
+                store(self._counted, bits, batch, key)
+
+    def counted(self, batch: Expr, key: Expr) -> Expr:
+        """The bits of the numbers of a key, and of its value, that count in a range."""
+        if self._counted is None:
+            return T.int32(MAGNITUDE)
+        return self._counted[batch if self.inputs.mask_axes[0] else 0, key]
 
     def begin(self) -> None:
         """Inside of a tile, outside of its loops."""

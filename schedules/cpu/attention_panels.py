@@ -9,6 +9,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.attention_mask import Mask
 from pocketformer.schedules.cpu.attention_products import Products, padded_words
 from pocketformer.schedules.cpu.attention_ranges import Range
 from pocketformer.schedules.cpu.attention_words import (
@@ -38,8 +39,8 @@ class Keys:
     moved back to end with the last key.
     """
 
-    def __init__(self, inputs: Inputs, dot: Products, width: int) -> None:
-        self.inputs, self.dot, self.width = inputs, dot, width
+    def __init__(self, inputs: Inputs, dot: Products, width: int, mask: Mask) -> None:
+        self.inputs, self.dot, self.width, self.mask = inputs, dot, width, mask
         words = padded_words(dot, inputs.workload.head_size)
         shape = (ceil_div(inputs.kv_len, width), words, width) if dot.by_lane else (
             inputs.kv_len, words)
@@ -55,7 +56,8 @@ class Keys:
         numbers: Words = dot.numbers
         if self.range:
             numbers = self.range.measure(
-                inputs.kv_len, size, lambda at, d, width: inputs.k(batch, at, head, d, width))
+                inputs.kv_len, size, lambda at, d, width: inputs.k(batch, at, head, d, width),
+                lambda at: self.mask.counted(batch, at))
         if not dot.by_lane:
             with loop(inputs.kv_len) as at:
                 def row(d: Expr, width: int) -> Expr:
@@ -88,8 +90,8 @@ class Keys:
 class Values:
     """[group of columns, word of keys, column of the group]."""
 
-    def __init__(self, inputs: Inputs, dot: Products, columns: int) -> None:
-        self.inputs, self.dot, self.columns = inputs, dot, columns
+    def __init__(self, inputs: Inputs, dot: Products, columns: int, mask: Mask) -> None:
+        self.inputs, self.dot, self.columns, self.mask = inputs, dot, columns, mask
         size = inputs.workload.value_size
         self.buffer = workspace(
             ceil_div(size, columns), ceil_div(inputs.kv_len, dot.group), columns, dtype=dot.word)
@@ -101,7 +103,8 @@ class Values:
         numbers: Words = dot.numbers
         if self.range:
             numbers = self.range.measure(
-                inputs.kv_len, size, lambda at, d, width: inputs.v(batch, at, head, d, width))
+                inputs.kv_len, size, lambda at, d, width: inputs.v(batch, at, head, d, width),
+                lambda at: self.mask.counted(batch, at))
         for group in range(ceil_div(size, self.columns)):
             def put(word: Expr, keys: int, last: Expr | None = None, group: int = group) -> None:
                 first = group * self.columns

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
+from pocketformer.schedules.cpu.attention_mask import MAGNITUDE
 from pocketformer.schedules.cpu.attention_products import Products
 from pocketformer.schedules.cpu.attention_words import vectors
 from pocketformer.schedules.cpu.kernel import (
@@ -25,7 +26,7 @@ from pocketformer.schedules.cpu.kernel import (
     typed,
     workspace,
 )
-from pocketformer.schedules.cpu.math import ROUND, constant
+from pocketformer.schedules.cpu.math import ROUND
 from pocketformer.schedules.cpu.short_stores import TINY
 
 STEPS = 127                 # of the largest magnitude
@@ -33,6 +34,7 @@ _INFINITY = 0x7F800000      # the bits of a number that is not finite are no les
 _MOST_VECTORS = 8           # of maxima that stay in registers
 
 Rows = Callable[[Expr, Expr, int], Expr]    # so many float32 numbers of a row from a place on
+Counted = Callable[[Expr], Expr]            # the bits of a row's numbers that count: none or all
 
 
 class Range:
@@ -44,15 +46,20 @@ class Range:
     @staticmethod
     def of(inputs: Inputs, dot: Products) -> Range | None:
         """None where products are of no integers, or these come as such."""
-        return Range(dot.lanes) if dot.integers and inputs.scales is None else None
+        return Range(dot.lanes) if finds_ranges(inputs, dot) else None
 
     @property
     def scale(self) -> Expr:
         return self._scale[0]
 
-    def measure(self, count: Expr, size: int, rows: Rows) -> Callable[[Expr], Expr]:
-        """Find it from `count` rows of `size` numbers; returns what makes integers of a vector."""
-        scale = step_of(_largest(count, size, self._lanes, rows))
+    def measure(
+        self, count: Expr, size: int, rows: Rows, counted: Counted
+    ) -> Callable[[Expr], Expr]:
+        """Find it from `count` rows of `size` numbers; returns what makes integers of a vector.
+
+        Those of a row that does not count are any.
+        """
+        scale = step_of(_largest(count, size, self._lanes, rows, counted))
         store(self._scale, scale, 0)
         steps = T.bind(T.float32(1.0) / scale)
         return lambda value: integers(value, steps)
@@ -71,10 +78,16 @@ class QueryRanges:
         Returns what makes integers of a vector of a query.
         """
         with loop(self._queries) as r:
-            scale = step_of(_largest(1, size, self._lanes, lambda _, d, width: rows(r, d, width)))
+            scale = step_of(_largest(
+                1, size, self._lanes, lambda _, d, width: rows(r, d, width),
+                lambda _: T.int32(MAGNITUDE)))
             store(self.unit, scale * unit, r)
             store(self._steps, T.float32(1.0) / scale, r)
         return lambda r, value: integers(value, self._steps[r])
+
+
+def finds_ranges(inputs: Inputs, dot: Products) -> bool:
+    return dot.integers and inputs.scales is None
 
 
 def step_of(magnitude: Expr) -> Expr:
@@ -92,7 +105,7 @@ def integers(value: Expr, steps: Expr) -> Expr:
     return tirx.reinterpret(typed("int32", lanes), held).astype(typed("int8", lanes))
 
 
-def _largest(count: Expr, size: int, lanes: int, rows: Rows) -> Expr:
+def _largest(count: Expr, size: int, lanes: int, rows: Rows, counted: Counted) -> Expr:
     """The bits of the largest magnitude of `count` rows of `size` numbers."""
     most = registers(1, dtype="int32")
     store(most, T.int32(0), 0)
@@ -103,17 +116,14 @@ def _largest(count: Expr, size: int, lanes: int, rows: Rows) -> Expr:
         for (_, width), into in zip(group, found, strict=True):
             store(into, splat(T.int32(0), width), 0)
         with loop(count) as row:
+            kept = T.bind(counted(row))
             for (at, width), into in zip(group, found, strict=True):
-                bits = _magnitude(rows(row, at, width))
+                bits = tirx.reinterpret(typed("int32", width), rows(row, at, width))
+                bits = bits & splat(kept, width)
                 store(into, tirx.max(load(into, 0, lanes=width), bits), 0)
         for (_, width), into in zip(group, found, strict=True):
             store(most, tirx.max(most[0], _across(load(into, 0, lanes=width))), 0)
     return T.bind(most[0])
-
-
-def _magnitude(value: Expr) -> Expr:
-    bits = tirx.reinterpret(typed("int32", lanes_of(value)), value)
-    return bits & constant(0x7FFFFFFF, bits)
 
 
 def _across(bits: Expr) -> Expr:

@@ -162,6 +162,20 @@ def test_int8_attention_multiplies_what_its_integers_stand_for():
     close(short, np.clip(np.rint(found * 64) + 1, -128, 127))
 
 
+def test_int8_attention_finds_ranges_of_what_a_mask_does_not_hide():
+    """In each batch it hides other numbers in another way."""
+    hidden, number = (x.reshape(9, 1, 1, 1) for x in np.meshgrid(
+        [-1e9, np.finfo("float32").min, -np.inf], [1e3, np.inf, np.nan]))
+    query, key, value = random((9, 5, 2, 8), (9, 9, 2, 8), (9, 9, 2, 8))
+    mask = np.zeros((9, 1, 1, 9), "float32")
+    seen = query, key[:, :6].copy(), value[:, :6].copy(), mask[..., :6].copy()
+    mask[..., 6:], key[:, 6:], value[:, 6:] = hidden, number, number
+    found, expected = (
+        computed(lambda *args: attention(*args, scale=0.3, dtype="int8"), *args)
+        for args in ((query, key, value, mask), seen))
+    close(found, expected)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_lookup_unpacks_and_scales_rows(bits):
     count, size, group = 9, 16, 8

@@ -96,3 +96,42 @@ def test_what_is_not_finite_makes_its_query_or_its_head_nan(isa, number):
         result = known(isa, *given)
         assert np.isnan(result[:, :, 1]).all()
         assert np.isfinite(result[:, :, 0]).all()
+
+
+HIDES = {"bool": False, "lowest": LOWEST, "infinity": -np.inf, "billion": -1e9}
+MASKED = {dtype: Attention(2, 21, 39, 4, 2, 32, 20, 0.2, (True, False, False), dtype, dtype="int8")
+          for dtype in ("bool", "float32")}
+
+
+@pytest.mark.parametrize("isa", FOURS)
+@pytest.mark.parametrize("by", HIDES)
+def test_what_a_mask_hides_has_no_say(isa, by):
+    """In two batches, of which the mask hides different keys."""
+    dtype = "bool" if by == "bool" else "float32"
+    q, k, v = inputs(2, 21, 39, 4, 2, 32, 20)
+    mask = np.full((2, 1, 1, 39), by == "bool", dtype)
+    expected = []
+    for batch, places in enumerate((slice(9, 13), slice(28, 39))):
+        one = slice(batch, batch + 1)
+        expected.append(expected_of(
+            q[one], *(np.delete(x[one], places, 1) for x in (k, v)), 0.2))
+        mask[batch, ..., places] = HIDES[by]
+    most = TOLERANCE["int8 kernel"] * np.abs(v[:, :9]).max()
+    for number in (1e4, np.inf, np.nan):
+        for x in (k, v):
+            x[0, 9:13], x[1, 28:] = number * np.sign(x[0, 9:13]), number
+        (result,) = call(MASKED[dtype], isa, [q, k, v, mask], (2, 21, 4, 20))
+        assert np.abs(result - np.concatenate(expected)).max() <= most
+
+
+@pytest.mark.parametrize("isa", FOURS)
+def test_where_a_mask_hides_all_keys_their_mean_or_zeros_remain(isa):
+    q, k, v = inputs(2, 21, 39, 4, 2, 32, 20)
+    v += 3
+    mask = np.stack([np.full((1, 1, 39), LOWEST), np.full((1, 1, 39), -np.inf, "float32")])
+    mean = np.repeat(v[0].mean(0), 2, 0)
+    most = TOLERANCE["int8 kernel"] * np.abs(v[0]).max()
+    k[1], v[1] = np.nan, np.nan
+    (result,) = call(MASKED["float32"], isa, [q, k, v, mask], (2, 21, 4, 20))
+    assert np.abs(result[0] - mean).max() <= most
+    assert not result[1].any()
