@@ -21,6 +21,7 @@ from pocketformer.schedules.cpu.kernel import (
     transpose,
     workspace,
 )
+from pocketformer.schedules.cpu.math import MAGNITUDE
 
 if TYPE_CHECKING:
     from pocketformer.schedules.cpu.attention_scores import Place
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 # A key whose mask is less than the greatest one by more than this has no weight: scores that made
 # up for it would be so large that float32 tells them apart in steps of 32.
 BESIDE = 5e8
-MAGNITUDE = 0x7FFFFFFF     # all bits of a float32 number but its sign
 
 
 class Mask:

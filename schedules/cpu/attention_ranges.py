@@ -12,9 +12,9 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_inputs import Inputs
-from pocketformer.schedules.cpu.attention_mask import MAGNITUDE
 from pocketformer.schedules.cpu.attention_products import Products
 from pocketformer.schedules.cpu.attention_words import vectors
+from pocketformer.schedules.cpu.intrinsics import reduce_max_integers
 from pocketformer.schedules.cpu.kernel import (
     Expr,
     lanes_of,
@@ -26,11 +26,10 @@ from pocketformer.schedules.cpu.kernel import (
     typed,
     workspace,
 )
-from pocketformer.schedules.cpu.math import ROUND
+from pocketformer.schedules.cpu.math import INFINITY, MAGNITUDE, ROUND
 from pocketformer.schedules.cpu.short_stores import TINY
 
 STEPS = 127                 # of the largest magnitude
-_INFINITY = 0x7F800000      # the bits of a number that is not finite are no less
 _MOST_VECTORS = 8           # of maxima that stay in registers
 
 Rows = Callable[[Expr, Expr, int], Expr]    # so many float32 numbers of a row from a place on
@@ -94,7 +93,7 @@ def step_of(magnitude: Expr) -> Expr:
     """The scale of numbers up to the one with the bits `magnitude`; NaN if that is not finite."""
     step = T.bind(tirx.reinterpret("float32", magnitude) / T.float32(STEPS))
     scale = tirx.Select(step <= T.float32(TINY), T.float32(1.0), step)
-    finite = magnitude < T.int32(_INFINITY)
+    finite = magnitude < T.int32(INFINITY)
     return T.bind(tirx.Select(finite, scale, T.float32(float("nan"))))
 
 
@@ -130,4 +129,4 @@ def _across(bits: Expr) -> Expr:
     """The greatest lane."""
     if lanes_of(bits) == 1:
         return bits
-    return tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.smax", bits)
+    return reduce_max_integers(bits)

@@ -67,20 +67,30 @@ def isa_named(name: str) -> Isa:
     return next(isa for isa in TABLE if isa.name == name)
 
 
-def _reduce(intrinsic: str, *arguments: Any) -> Any:
-    return tirx.call_llvm_pure_intrin("float32", intrinsic, *arguments)
+def _reduce(intrinsic: str, *arguments: Any, dtype: str = "float32") -> Any:
+    return tirx.call_llvm_pure_intrin(dtype, f"llvm.vector.reduce.{intrinsic}", *arguments)
 
 
 def reduce_add(vector: Any) -> Any:
     """The sum of a float32 vector's lanes (in pairs where the instruction set does so)."""
-    return _reduce("llvm.vector.reduce.fadd", tirx.const(0.0, "float32"), vector)
+    return _reduce("fadd", tirx.const(0.0, "float32"), vector)
+
+
+def reduce_add_integers(vector: Any) -> Any:
+    """The sum of an int32 vector's lanes."""
+    return _reduce("add", vector, dtype="int32")
+
+
+def reduce_max_integers(vector: Any) -> Any:
+    """The greatest lane of an int32 vector."""
+    return _reduce("smax", vector, dtype="int32")
 
 
 def reduce_max(vector: Any) -> Any:
     """The greatest lane of a float32 vector, of those that are not NaN."""
-    return _reduce("llvm.vector.reduce.fmax", vector)
+    return _reduce("fmax", vector)
 
 
 def reduce_min(vector: Any) -> Any:
     """The least lane of a float32 vector, of those that are not NaN."""
-    return _reduce("llvm.vector.reduce.fmin", vector)
+    return _reduce("fmin", vector)

@@ -28,6 +28,8 @@ Expr = Any     # a tirx expression of float32, scalar or vector
 # 1.5 * 2**23: adding it leaves a float's nearest integer in the low bits of its pattern.
 ROUND = 12582912.0
 ROUND_BITS = 0x4B400000     # its pattern
+MAGNITUDE = 0x7FFFFFFF      # all bits of a float32 number but its sign
+INFINITY = 0x7F800000       # its bits; those of NaNs are greater
 _WHOLE = 8388608.0      # 2**23: floats from here on are whole numbers
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts; the first has so few bits that its product with any exponent is exact.

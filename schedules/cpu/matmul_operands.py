@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.attention_words import neighbours
 from pocketformer.schedules.cpu.dot import SIGNS, Dot
+from pocketformer.schedules.cpu.intrinsics import reduce_add_integers
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
@@ -175,8 +176,7 @@ class LeftRows:
                 put(whole, [load(edge, slot, 0, lanes=self.step) for slot in range(self.height)])
         moved = T.bind(a_zero * tirx.Cast("int32", tirx.convert(self.k)))
         for slot in range(self.height):
-            total = tirx.call_llvm_pure_intrin(
-                "int32", "llvm.vector.reduce.add", totals.load(slot, 0, self.lanes))
+            total = reduce_add_integers(totals.load(slot, 0, self.lanes))
             store(self.starts, (moved - total) * b_zero, group * self.height + slot)
 
     def factors(self, group: Expr) -> list[list[Expr]]:

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from pocketformer.schedules.cpu.dot import Dot, Int8Dot
+from pocketformer.schedules.cpu.intrinsics import reduce_add_integers, reduce_max_integers
 from pocketformer.schedules.cpu.kernel import (
     Buffer,
     Expr,
@@ -23,13 +24,12 @@ from pocketformer.schedules.cpu.kernel import (
     store,
     workspace,
 )
-from pocketformer.schedules.cpu.math import ROUND, ROUND_BITS
+from pocketformer.schedules.cpu.math import INFINITY, MAGNITUDE, ROUND, ROUND_BITS
 from pocketformer.schedules.workloads import WeightOnlyLinear
 
 LANES = 8                   # numbers that are taken at a time: two words
 LARGEST = {1: 127, 3: (1 << 22) - 1}     # by digits: what the largest number becomes
 TINY = 1e-30                # where nothing is larger, all are taken for zeros
-INFINITY = 0x7F800000       # its bits; those of NaNs are greater
 _INTEGERS = f"int32x{LANES}"
 
 
@@ -58,7 +58,7 @@ class WholeX:
             for each in (largest, *sums):
                 store(each, tirx.const(0, _INTEGERS), 0)
             self._visit(first + row, group, lambda at, x: _measure(x, largest))
-            bits = T.bind(_reduced("smax", largest))
+            bits = T.bind(reduce_max_integers(load(largest, 0, lanes=LANES)))
             size = T.bind(tirx.reinterpret("float32", bits))
             # A NaN or an infinity makes the scale a NaN, and so all that it scales.
             store(self.scale, tirx.Select(
@@ -67,7 +67,8 @@ class WholeX:
                 size > T.float32(TINY), T.float32(float(most)) / size, T.float32(0.0)))
             self._visit(first + row, group, lambda at, x: self._put(row, at, x, factor, sums))
             for digit, each in enumerate(sums):
-                store(self.sums, _reduced("add", each) * self.factor, row, group, digit)
+                total = reduce_add_integers(load(each, 0, lanes=LANES))
+                store(self.sums, total * self.factor, row, group, digit)
 
     def _visit(self, row: Expr, group: Expr, visit: Callable[[Expr, Expr], None]) -> None:
         """`visit(place, numbers)` for all of a group; zeros stand after the last."""
@@ -104,10 +105,5 @@ class WholeX:
 
 def _measure(x: Expr, largest: Buffer) -> None:
     """Magnitudes are compared by their bits, in which a NaN is the greatest."""
-    magnitude = tirx.reinterpret(_INTEGERS, x) & tirx.const(0x7FFFFFFF, _INTEGERS)
+    magnitude = tirx.reinterpret(_INTEGERS, x) & tirx.const(MAGNITUDE, _INTEGERS)
     store(largest, tirx.max(load(largest, 0, lanes=LANES), magnitude), 0)
-
-
-def _reduced(operation: str, vector: Buffer) -> Expr:
-    return tirx.call_llvm_pure_intrin(
-        "int32", f"llvm.vector.reduce.{operation}", load(vector, 0, lanes=LANES))
